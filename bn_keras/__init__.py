@@ -1,0 +1,29 @@
+"""bn_keras: what does batch normalization do to my network, and is it doing it right?
+
+`from bn_keras import BatchNorm` gives the layer. Names are loaded on first use, so that importing
+the package alone does not import TensorFlow.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "BatchNorm": "bn_keras.norms.batch_norm",
+    "ConfigError": "bn_keras.config",
+    "RunConfig": "bn_keras.config",
+    "RunResult": "bn_keras.results",
+    "Store": "bn_keras.results",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name):
+    if name not in _HOMES:
+        raise AttributeError(f"module 'bn_keras' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__():
+    return __all__

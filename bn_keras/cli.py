@@ -1,0 +1,351 @@
+"""The training command: flags → runs → report. TensorFlow is not loaded before work starts."""
+
+import contextlib
+import dataclasses
+import difflib
+import hashlib
+import json
+import os
+import pathlib
+import re
+import sys
+import tempfile
+import threading
+
+from absl import flags
+
+from bn_keras import config as configs
+from bn_keras import registry
+from bn_keras.config import ConfigError, RunConfig
+from bn_keras.registry import DATASETS, LOSSES, MODELS, NORMALIZERS, OPTIMIZERS, UnknownName
+
+REGISTRIES = {
+    "model": MODELS,
+    "normalizer": NORMALIZERS,
+    "loss": LOSSES,
+    "dataset": DATASETS,
+    "optimizer": OPTIMIZERS,
+}
+# The flags that say which runs to make; every other flag is a field of RunConfig.
+ARMS = "Arms and seeds"
+USAGE = """Trains a net with and without batch normalization and compares them.
+
+  python train.py                     both arms, 3 seeds, about a minute
+  python train.py --is_bn             only with batch normalization
+  python train.py --is_bn=False       only without
+  python train.py --learning_rate=0.001 --seeds=5
+"""
+
+
+class Refusal(Exception):
+    """Something a user can put right; the message says how."""
+
+
+def main(argv=None):
+    """Runs the command; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    argv = list(sys.argv if argv is None else argv)
+    try:
+        options = parse_flags(argv)
+        if options is None:
+            return 0
+        runs = plan(options)
+        from bn_keras import data
+
+        first = runs[0]
+        try:
+            splits = data.load(
+                first.dataset, first.data_dir, first.train_size, first.validation_size,
+                first.test_size,
+            )
+        except data.DataError as error:
+            raise Refusal(str(error)) from error
+        if first.batch_size > len(splits.train):
+            raise Refusal(
+                f"batch_size={first.batch_size}: the dataset has {len(splits.train)} training "
+                f"images; expected at most {len(splits.train)}."
+            )
+        work_dir = make_work_dir(options["logdir"], first)
+    except (Refusal, ConfigError, UnknownName, flags.Error) as error:
+        print(f"{pathlib.Path(argv[0]).name}: {error}", file=sys.stderr)
+        return 2
+    try:
+        return train(runs, splits, work_dir, options["workers"])
+    except OSError as error:
+        print(
+            f"{pathlib.Path(argv[0]).name}: {error}; finished runs are kept in {work_dir}, the "
+            "same command goes on from there.",
+            file=sys.stderr,
+        )
+        return 1
+
+
+def parse_flags(argv):
+    """Values by flag name; None after `--help`, which it prints.
+
+    Raises:
+        flags.Error: an unknown flag or a value that the flag does not accept.
+    """
+    values = flags.FlagValues()
+    names = [name for names in flag_groups().values() for name in names]
+    for group, rules in flag_groups().items():
+        for name, (rule, default, why) in rules.items():
+            parser = _FlagParser(rule)
+            if rule is YES_NO:
+                values[name] = flags.BooleanFlag(name, default, why)  # also --is_bn and --nois_bn
+                values[name].parser = parser
+            else:
+                serializer = flags.ArgumentSerializer()
+                values[name] = flags.Flag(parser, serializer, name, default, why)
+    if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
+        print(help_text())
+        return None
+    try:
+        rest = values(argv)[1:]
+    except ValueError as error:  # absl's own word on --nois_bn=3
+        raise Refusal(str(error)) from error
+    if rest:
+        near = difflib.get_close_matches(rest[0].lstrip("-").split("=")[0], names, n=1)
+        hint = f" (did you mean --{near[0]}?)" if near else ""
+        raise Refusal(f"unexpected argument {rest[0]!r}; expected flags like --seeds=3{hint}")
+    given = {name for name in names if values[name].present}
+    if {"steps", "epochs"} <= given:
+        raise Refusal(
+            f"--steps={values['steps'].value} and --epochs={values['epochs'].value}: "
+            "expected one of them"
+        )
+    return {name: values[name].value for name in names}
+
+
+YES_NO = configs.Rule(str, lambda text: True, "true or false")
+NAMES = configs.Rule(str, lambda text: bool(text), "names with commas between")
+
+
+def flag_groups():
+    """Group title to flag name to (rule, default, why)."""
+    groups = {
+        ARMS: {
+            "is_bn": (YES_NO, None, "unset: both arms, which is the comparison"),
+            "seeds": (configs.COUNT, 3, "the fewest that give an interval worth a look"),
+            "first_seed": (configs.INDEX, 0, "seeds count up from here"),
+            "workers": (configs.COUNT, None,
+                        "unset: the arms train side by side, as far as there are cores; with 1 "
+                        "the seconds of the arms can be compared"),
+        },
+        "Output": {
+            "logdir": (configs.TEXT, "runs", "a folder is made in it for these settings; the same "
+                       "command goes on where it stopped"),
+        },
+    }
+    for name, field in configs.RUN_FIELDS.items():
+        if name == "seed":
+            continue
+        rule, why = field.metadata["rule"], field.metadata["why"]
+        if name == "normalizer":
+            rule, why = NAMES, why + "; several with commas between"
+        groups.setdefault(field.metadata["group"], {})[name] = (rule, field.default, why)
+    return groups
+
+
+def help_text():
+    """All flags by group, each with its default, the reason for it and what it accepts."""
+    lines = [USAGE]
+    for group, rules in flag_groups().items():
+        lines.append(f"{group}:")
+        for name, (rule, default, why) in rules.items():
+            shown = "" if default is None else f"={default}"
+            lines.append(f"  --{name}{shown}")
+            lines.append(f"        {why}")
+            choices = ", ".join(REGISTRIES[name].names()) if name in REGISTRIES else rule.expected
+            lines.append(f"        ({choices})")
+        lines.append("")
+    lines.append("--flagfile=FILE reads flags from a file, one a line.")
+    return "\n".join(lines)
+
+
+def plan(options):
+    """The RunConfigs that the flags ask for: every arm with every seed.
+
+    Raises:
+        ConfigError, UnknownName, Refusal: settings that do not exist or do not go together.
+    """
+    settings = {name: options[name] for name in configs.RUN_FIELDS if name in options}
+    for name, kind in REGISTRIES.items():
+        if name != "normalizer" and settings[name] is not None:
+            kind.check(settings[name].partition(":")[0] if name == "dataset" else settings[name])
+    asked = [NORMALIZERS.check(name.strip()) for name in settings.pop("normalizer").split(",")]
+    named = [name for name in asked if name != "none"]
+    if options["is_bn"] is True and not named:
+        raise Refusal("--is_bn=True with --normalizer=none: expected a normalizer, such as batch")
+    arms = {
+        None: ["none", *named],
+        True: named,
+        False: ["none"],
+    }[options["is_bn"]]
+    seeds = range(options["first_seed"], options["first_seed"] + options["seeds"])
+    return [
+        RunConfig(**settings, normalizer=arm, seed=seed)
+        for arm in dict.fromkeys(arms) for seed in seeds
+    ]
+
+
+def make_work_dir(logdir, config):
+    """Makes the folder for runs of these settings, whatever their arms and seeds.
+
+    Raises:
+        Refusal: it cannot be written to.
+    """
+    shared = {
+        name: value for name, value in dataclasses.asdict(config).items()
+        if name not in ("normalizer", "seed")
+    }
+    digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
+    readable = f"{config.model}-{config.dataset}-{config.optimizer}-{config.learning_rate:g}"
+    name = re.sub(r"[^\w.-]+", "_", readable)[:80]
+    path = pathlib.Path(logdir).expanduser() / f"{name}-{digest}"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise Refusal(
+            f"--logdir={logdir}: cannot be written to ({error.strerror}); name another folder."
+        ) from error
+    return path
+
+
+def train(runs, splits, work_dir, workers=None):
+    """Trains what is not stored yet, then reports on all of it; returns the exit status."""
+    from bn_keras.results import Store
+
+    console = make_console()
+    store = Store(work_dir)
+    store.write_plan(runs)
+    missing = [run for run in runs if store.find(run) is None]
+    if len(missing) < len(runs):
+        console.print(
+            f"{len(runs) - len(missing)} of {len(runs)} runs are stored in {work_dir} and are not "
+            "repeated (delete the folder to train them again)"
+        )
+    interrupted = bool(missing) and not _train_missing(missing, splits, store, console, workers)
+    if not store.results():
+        console.print("stopped before the first run was finished; nothing to report")
+        return 130
+    report_on(store, console, tensorboard=bool(missing))
+    if interrupted:
+        done = len(store.results())
+        console.print(
+            f"stopped: {done} of {len(runs)} runs are finished and kept; the same command goes on "
+            "with the rest"
+        )
+        return 130
+    return 0
+
+
+def make_console():
+    """The terminal; where there is none, lines are wide enough for the table."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=100)
+
+
+def report_on(store, console, tensorboard=False):
+    """Writes and prints the report of a work directory.
+
+    Args:
+        store: a Store.
+        console: a rich Console.
+        tensorboard: also write figure and verdict into the TensorBoard folder.
+    """
+    from bn_keras import report
+
+    summary, picture = report.write(store)
+    console.print(summary.table())
+    console.print(f"mean [95 % interval over seeds]; {report.STUCK}", style="dim")
+    console.print(f"\n{summary.verdict}\n", soft_wrap=True)
+    if tensorboard:
+        from bn_keras import summaries
+
+        logs = store.work_dir / "tensorboard" / "comparison"
+        summaries.write_comparison(logs, picture, summary.verdict)
+    for what, where in (
+        ("picture", store.work_dir / "accuracy.png"),
+        ("results", store.work_dir / "results.json"),
+        ("curves", store.work_dir / "runs" / "*" / "*.csv"),
+        ("TensorBoard", f"tensorboard --logdir {store.work_dir / 'tensorboard'}"),
+    ):
+        console.print(f"{what:12s} {where}", soft_wrap=True)
+
+
+def _train_missing(runs, splits, store, console, workers):
+    """Returns whether all runs came to their end."""
+    from bn_keras import executors
+
+    groups = {}
+    for run in runs:
+        groups.setdefault(run.graph_key(), []).append(run)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = min(len(groups), workers or cores)
+    # One core a run wastes less than all cores on each op of one run after the other.
+    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // workers)))
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    console.print(f"{len(runs)} runs, {workers} at a time; loading TensorFlow")
+    with _quiet_native_log():
+        from bn_keras import runner, summaries
+
+        runner.start_devices()
+    stop = threading.Event()
+    done = 0
+    with summaries.Terminal(console) as terminal:
+        run_one = runner.Runner(splits, store, terminal, stop)
+        try:
+            for result in executors.in_threads(run_one, list(groups.values()), workers, stop):
+                store.add(result)
+                done += 1
+        except KeyboardInterrupt:
+            pass
+    return done == len(runs)
+
+
+@contextlib.contextmanager
+def _quiet_native_log():
+    """Keeps back what TensorFlow's C++ side prints while it loads, before any log level counts."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(kept, log.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+class _FlagParser(flags.ArgumentParser):
+    """Turns a flag's text into a value by the rule of its setting."""
+
+    def __init__(self, rule):
+        super().__init__()
+        self._rule = rule
+
+    def parse(self, argument):
+        if not isinstance(argument, str):
+            return argument
+        if self._rule is YES_NO:
+            return _yes_no(argument)
+        return configs.parse_text(self._rule, argument)
+
+    def flag_type(self):
+        return self._rule.parse.__name__
+
+
+def _yes_no(text):
+    known = {"true": True, "t": True, "1": True, "yes": True,
+             "false": False, "f": False, "0": False, "no": False}
+    if text.lower() not in known:
+        raise ConfigError(f"received {text!r}; expected {YES_NO.expected}")
+    return known[text.lower()]

@@ -1,0 +1,40 @@
+"""Evaluation with batch statistics: what a net gives when only its population statistics are off.
+
+A large gap between this and plain inference says that the moving averages lag behind or were never
+updated; the weights may be fine.
+"""
+
+import keras
+
+
+class BatchStatisticsModel:
+    """A copy of a model whose batch-normalizing layers always use the statistics of their batch.
+
+    Dropout and all else stay in inference mode, and neither the copy's use nor its making changes
+    the model: the copy has weights of its own, taken over by `refresh`.
+
+    Args:
+        model: a functional keras.Model.
+    """
+
+    def __init__(self, model):
+        def call(layer, *args, **kwargs):
+            if is_batch_normalizer(layer):
+                kwargs["training"] = True
+            return layer(*args, **kwargs)
+
+        self._model = model
+        self._copy = keras.models.clone_model(model, call_function=call)
+
+    def refresh(self):
+        """Takes over the model's present weights and statistics."""
+        self._copy.set_weights(self._model.get_weights())
+
+    def __call__(self, inputs):
+        """Logits of a batch, normalized with that batch's statistics."""
+        return self._copy(inputs, training=False)
+
+
+def is_batch_normalizer(layer):
+    """Whether a layer keeps population statistics, whoever wrote it."""
+    return hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")

@@ -1,0 +1,10 @@
+"""The normalizer `batch`: this package's BatchNorm."""
+
+from bn_keras.norms.batch_norm import BatchNorm
+from bn_keras.registry import NORMALIZERS
+
+
+@NORMALIZERS.register("batch")
+def batch(channels, name, *, momentum, epsilon, dtype):
+    """Batch normalization with statistics over the batch and all positions of a channel."""
+    return BatchNorm(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)

@@ -1,0 +1,322 @@
+"""The `BatchNorm` layer: weights, training policy and serialization around `functional`."""
+
+import keras
+from keras import constraints, initializers, ops, regularizers
+
+from bn_keras.norms import functional, renorm as renormalization
+
+
+@keras.saving.register_keras_serializable(package="bn_keras")
+class BatchNorm(keras.layers.Layer):
+    """Batch normalization: a drop-in for `keras.layers.BatchNormalization`, faster on TensorFlow.
+
+    In training, each channel is normalized with the mean and variance of the batch:
+
+        y = gamma * (x - batch_mean) / sqrt(batch_variance + epsilon) + beta
+
+    in inference with the population statistics:
+
+        y = gamma * (x - moving_mean) / sqrt(moving_variance + epsilon) + beta
+
+    and every training call moves these towards the batch's:
+
+        moving = momentum * moving + (1 - momentum) * batch
+
+    >>> import numpy as np
+    >>> layer = BatchNorm(momentum=0.5)
+    >>> x = np.array([[1.0], [3.0]], "float32")
+    >>> np.round(layer(x, training=True).numpy().ravel(), 3).tolist()
+    [-1.0, 1.0]
+    >>> float(layer.moving_mean.numpy()[0])
+    1.0
+
+    Args:
+        axis: the channel axis; -1 is the field's convention for TensorFlow.
+        momentum: weight of the old statistic in the moving average. The default .99 needs some
+            500 steps before inference works; take .9 for short runs.
+        epsilon: added to the variance, so that a constant channel does not divide by zero.
+        center: learn the offset `beta`.
+        scale: learn the factor `gamma`; superfluous in front of a linear layer or a relu.
+        beta_initializer, gamma_initializer: start values of the learned weights.
+        moving_mean_initializer, moving_variance_initializer: start values of the statistics.
+        beta_regularizer, gamma_regularizer: penalties on the learned weights.
+        beta_constraint, gamma_constraint: projections of the learned weights.
+        renorm: batch renormalization (Ioffe 2017): training uses the moving statistics too.
+        renorm_clipping: dict with any of rmax, rmin, dmax, the bounds of its correction.
+        renorm_momentum: momentum of the statistics that renorm uses in training.
+        synchronized: take batch statistics over all replicas of `tf.distribute`.
+        **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
+
+    Call arguments:
+        inputs: floating tensor of rank 2 or more.
+        training: True for batch statistics, False for population statistics; a Python bool or a
+            boolean scalar tensor, also inside `tf.function`. None follows Keras's context.
+        mask: boolean tensor of the inputs' shape without the channel axis; False positions do not
+            count in the statistics.
+
+    Shapes:
+        Outputs have the shape of the inputs; every weight has the shape (channels,).
+
+    Raises:
+        ValueError: a setting out of range, or a mask or axis that does not fit the inputs.
+
+    With `trainable=False` the layer runs in inference mode, whatever `training` says, and its
+    statistics stay as they are; this is Keras's rule too.
+
+    Where it differs from Keras's layer: `training` may be a tensor; `axis` may be a list or tuple
+    of one; a mask works with any axis; momentum, epsilon and axis are checked; the population
+    statistics are float32 at least; synchronized statistics are computed in two passes and count
+    masks. All else is equal within rounding.
+
+    Reference:
+        Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
+    """
+
+    def __init__(
+        self,
+        axis=-1,
+        momentum=0.99,
+        epsilon=1e-3,
+        center=True,
+        scale=True,
+        beta_initializer="zeros",
+        gamma_initializer="ones",
+        moving_mean_initializer="zeros",
+        moving_variance_initializer="ones",
+        beta_regularizer=None,
+        gamma_regularizer=None,
+        beta_constraint=None,
+        gamma_constraint=None,
+        renorm=False,
+        renorm_clipping=None,
+        renorm_momentum=0.99,
+        synchronized=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.axis = _single_axis(axis)
+        self.momentum = _checked("momentum", momentum, 0.0, 1.0)
+        self.epsilon = _checked("epsilon", epsilon, 0.0, float("inf"))
+        self.center = center
+        self.scale = scale
+        self.beta_initializer = initializers.get(beta_initializer)
+        self.gamma_initializer = initializers.get(gamma_initializer)
+        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
+        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
+        self.beta_regularizer = regularizers.get(beta_regularizer)
+        self.gamma_regularizer = regularizers.get(gamma_regularizer)
+        self.beta_constraint = constraints.get(beta_constraint)
+        self.gamma_constraint = constraints.get(gamma_constraint)
+        self.renorm = renorm
+        self.renorm_clipping = (
+            renormalization.check_clipping(renorm_clipping) if renorm else renorm_clipping
+        )
+        self.renorm_momentum = _checked("renorm_momentum", renorm_momentum, 0.0, 1.0)
+        if synchronized and keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                f"BatchNorm: synchronized=True on the {keras.backend.backend()} backend; it needs "
+                "the TensorFlow backend (set KERAS_BACKEND=tensorflow)."
+            )
+        self.synchronized = synchronized
+        self.supports_masking = True
+        self.gamma = None
+        self.beta = None
+
+    def build(self, input_shape):
+        rank = len(input_shape)
+        if not -rank <= self.axis < rank:
+            raise ValueError(
+                f"BatchNorm: axis={self.axis} is out of range for input shape {input_shape}; "
+                f"expected {-rank} <= axis < {rank}."
+            )
+        channels = input_shape[self.axis]
+        if channels is None:
+            raise ValueError(
+                f"BatchNorm: axis={self.axis} of input shape {input_shape} is unknown; expected a "
+                "fixed number of channels there."
+            )
+        # Statistics over half-precision numbers lose small updates: never below float32.
+        statistics = keras.backend.result_type(self.variable_dtype, "float32")
+
+        def variance_root(shape, dtype=None):
+            # A clone: a seeded initializer object may not be drawn from twice.
+            initializer = self.moving_variance_initializer.clone()
+            return ops.sqrt(initializer(shape, dtype=dtype))
+
+        def statistic(name, initializer):
+            return self.add_weight(
+                shape=(channels,),
+                name=name,
+                initializer=initializer,
+                dtype=statistics,
+                trainable=False,
+                autocast=False,
+            )
+
+        if self.scale:
+            self.gamma = self.add_weight(
+                shape=(channels,),
+                name="gamma",
+                initializer=self.gamma_initializer,
+                regularizer=self.gamma_regularizer,
+                constraint=self.gamma_constraint,
+                autocast=False,
+            )
+        if self.center:
+            self.beta = self.add_weight(
+                shape=(channels,),
+                name="beta",
+                initializer=self.beta_initializer,
+                regularizer=self.beta_regularizer,
+                constraint=self.beta_constraint,
+                autocast=False,
+            )
+        self.moving_mean = statistic("moving_mean", self.moving_mean_initializer)
+        self.moving_variance = statistic("moving_variance", self.moving_variance_initializer)
+        if self.renorm:
+            self.moving_stddev = statistic("moving_stddev", variance_root)
+            self.renorm_mean = statistic("renorm_mean", self.moving_mean_initializer.clone())
+            self.renorm_stddev = statistic("renorm_stddev", variance_root)
+        self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})
+
+    def call(self, inputs, training=None, mask=None):
+        mask = self._checked_mask(inputs, mask)
+        if not self.trainable:
+            training = False
+        if not _is_symbolic(training):
+            if not training:
+                return self._infer(inputs)
+            outputs, mean, variance = self._normalize_batch(inputs, mask)
+            self._update_statistics(mean, variance)
+            return outputs
+        training = ops.cast(training, "bool")
+        outputs, mean, variance = ops.cond(
+            training,
+            lambda: self._normalize_batch(inputs, mask),
+            lambda: (self._infer(inputs), *self._population(inputs)),
+        )
+        self._update_statistics(mean, variance, where=training)
+        return outputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "momentum": self.momentum,
+            "epsilon": self.epsilon,
+            "center": self.center,
+            "scale": self.scale,
+            "beta_initializer": initializers.serialize(self.beta_initializer),
+            "gamma_initializer": initializers.serialize(self.gamma_initializer),
+            "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),
+            "moving_variance_initializer": initializers.serialize(
+                self.moving_variance_initializer
+            ),
+            "beta_regularizer": regularizers.serialize(self.beta_regularizer),
+            "gamma_regularizer": regularizers.serialize(self.gamma_regularizer),
+            "beta_constraint": constraints.serialize(self.beta_constraint),
+            "gamma_constraint": constraints.serialize(self.gamma_constraint),
+            "renorm": self.renorm,
+            "renorm_clipping": self.renorm_clipping,
+            "renorm_momentum": self.renorm_momentum,
+            "synchronized": self.synchronized,
+        }
+
+    def _infer(self, inputs):
+        mean, variance = self._population(inputs)
+        return functional.normalize(
+            inputs, mean, variance, self.gamma, self.beta, axis=self.axis, epsilon=self.epsilon
+        )
+
+    def _population(self, inputs):
+        dtype = keras.backend.result_type(inputs.dtype, "float32")
+        return ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)
+
+    def _normalize_batch(self, inputs, mask):
+        settings = {
+            "axis": self.axis,
+            "epsilon": self.epsilon,
+            "mask": mask,
+            "synchronized": self.synchronized,
+        }
+        if not self.renorm:
+            return functional.batch_norm(inputs, self.gamma, self.beta, **settings)
+        wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
+        x_hat, mean, variance = functional.batch_norm(wide, None, None, **settings)
+        r, d = renormalization.correction(
+            mean,
+            ops.sqrt(variance + self.epsilon),
+            self.renorm_mean,
+            self.renorm_stddev,
+            self.epsilon,
+            self.renorm_clipping,
+        )
+        gamma = ops.ones_like(r) if self.gamma is None else ops.cast(self.gamma, r.dtype)
+        beta = 0 if self.beta is None else ops.cast(self.beta, r.dtype)
+        scale = functional.broadcast(r * gamma, inputs, self.axis)
+        shift = functional.broadcast(d * gamma + beta, inputs, self.axis)
+        return ops.cast(x_hat * scale + shift, inputs.dtype), mean, variance
+
+    def _update_statistics(self, mean, variance, where=None):
+        """Moves the population statistics; with `where`, only if that boolean tensor is true."""
+
+        def assign(variable, value):
+            value = ops.cast(value, variable.dtype)
+            variable.assign(value if where is None else ops.where(where, value, variable))
+
+        def move(variable, value, momentum):
+            # Keras's form, operation for operation, so that both layers round alike.
+            value = ops.cast(value, variable.dtype)
+            assign(variable, variable * momentum + value * (1.0 - momentum))
+
+        move(self.moving_mean, mean, self.momentum)
+        if not self.renorm:
+            move(self.moving_variance, variance, self.momentum)
+            return
+        stddev = ops.sqrt(variance + self.epsilon)
+        move(self.renorm_mean, mean, self.renorm_momentum)
+        move(self.renorm_stddev, stddev, self.renorm_momentum)
+        move(self.moving_stddev, stddev, self.momentum)
+        squared = ops.square(ops.convert_to_tensor(self.moving_stddev))
+        assign(self.moving_variance, ops.relu(squared - self.epsilon))
+
+    def _checked_mask(self, inputs, mask):
+        if mask is None:
+            # Keras hands a mask on by itself only where the inputs are the one tensor argument.
+            mask = getattr(inputs, "_keras_mask", None)
+        if mask is not None and len(mask.shape) != len(inputs.shape) - 1:
+            raise ValueError(
+                f"BatchNorm: mask of shape {tuple(mask.shape)} for inputs of shape "
+                f"{tuple(inputs.shape)}; expected the inputs' shape without axis {self.axis}."
+            )
+        return mask
+
+
+def _single_axis(axis):
+    axes = axis if isinstance(axis, (list, tuple)) else [axis]
+    if len(axes) != 1 or isinstance(axes[0], bool) or int(axes[0]) != axes[0]:
+        raise ValueError(
+            f"BatchNorm: axis={axis!r}; expected one whole number, or a list or tuple of one."
+        )
+    return int(axes[0])
+
+
+def _checked(name, value, low, high):
+    number = float(value)
+    if not low <= number <= high:
+        raise ValueError(f"BatchNorm: {name}={value!r}; expected {low:g} <= {name} <= {high:g}.")
+    return number
+
+
+def _is_symbolic(training):
+    """Whether `training` is a tensor whose value is only known when the graph runs."""
+    if not ops.is_tensor(training):
+        return False
+    try:
+        bool(training)
+    except Exception:  # each backend has its own error for "no value while tracing"
+        return True
+    return False

@@ -1,0 +1,13 @@
+"""The normalizer `keras_batch`: the layer that comes with Keras, to compare with."""
+
+import keras
+
+from bn_keras.registry import NORMALIZERS
+
+
+@NORMALIZERS.register("keras_batch")
+def keras_batch(channels, name, *, momentum, epsilon, dtype):
+    """`keras.layers.BatchNormalization`."""
+    return keras.layers.BatchNormalization(
+        momentum=momentum, epsilon=epsilon, name=name, dtype=dtype
+    )

@@ -1,0 +1,11 @@
+"""The normalizer `layer`: layer normalization, each image by itself."""
+
+import keras
+
+from bn_keras.registry import NORMALIZERS
+
+
+@NORMALIZERS.register("layer")
+def layer(channels, name, *, momentum, epsilon, dtype):
+    """Ba, Kiros & Hinton (2016), over the channels of each position; `momentum` has no meaning."""
+    return keras.layers.LayerNormalization(epsilon=epsilon, name=name, dtype=dtype)

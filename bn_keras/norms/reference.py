@@ -1,0 +1,94 @@
+"""Batch normalization in NumPy float64: the equations to read, and the oracle of the tests.
+
+Nothing here is shared with the layer that it judges. Ioffe & Szegedy (2015), algorithm 1, for one
+channel with n values x in the batch:
+
+    mean     = (1/n) sum x
+    variance = (1/n) sum (x - mean)^2
+    x_hat    = (x - mean) / sqrt(variance + epsilon)
+    y        = gamma * x_hat + beta
+
+For an input of any rank, every axis but `axis` is averaged over. With a mask, n counts the values
+that are kept; all values are normalized, also those that did not count.
+"""
+
+import numpy as np
+
+
+def forward(x, gamma=None, beta=None, *, axis=-1, epsilon=1e-3, mask=None):
+    """Training mode: normalizes with the statistics of this batch.
+
+    Args:
+        x: array of any rank.
+        gamma: scale, shape (channels,); None means ones.
+        beta: offset, shape (channels,); None means zeros.
+        axis: the channel axis.
+        epsilon: added to the variance.
+        mask: boolean, the shape of x without its channel axis; True counts.
+
+    Returns:
+        `(y, mean, variance)`: y like x, mean and (biased) variance of shape (channels,).
+    """
+    rows, keep, channels_last = _as_rows(x, axis, mask)
+    mean = rows[keep].mean(axis=0)
+    variance = ((rows[keep] - mean) ** 2).mean(axis=0)
+    y = _affine((rows - mean) / np.sqrt(variance + epsilon), gamma, beta)
+    return _from_rows(y, channels_last, axis), mean, variance
+
+
+def inference(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3):
+    """Inference mode: normalizes with population statistics (algorithm 2, step 11)."""
+    rows, _, channels_last = _as_rows(x, axis, None)
+    y = _affine((rows - mean) / np.sqrt(variance + epsilon), gamma, beta)
+    return _from_rows(y, channels_last, axis)
+
+
+def backward(dy, x, gamma=None, *, axis=-1, epsilon=1e-3, mask=None):
+    """Gradients of a loss through `forward`, by the chain rule of section 3, step by step.
+
+    Args:
+        dy: gradient of the loss with respect to y, like x.
+        x, gamma, axis, epsilon, mask: as given to `forward`.
+
+    Returns:
+        `(dx, dgamma, dbeta)`.
+    """
+    rows, keep, channels_last = _as_rows(x, axis, mask)
+    dy_rows, _, _ = _as_rows(dy, axis, None)
+    n = keep.sum()
+    counted = keep[:, None].astype(np.float64)
+    mean = rows[keep].mean(axis=0)
+    variance = ((rows[keep] - mean) ** 2).mean(axis=0)
+    centered = rows - mean
+    inverse = 1 / np.sqrt(variance + epsilon)
+
+    dbeta = dy_rows.sum(axis=0)
+    dgamma = (dy_rows * centered * inverse).sum(axis=0)
+    dx_hat = dy_rows if gamma is None else dy_rows * np.asarray(gamma, np.float64)
+    dvariance = (dx_hat * centered).sum(axis=0) * -0.5 * inverse**3
+    dmean = -(dx_hat * inverse).sum(axis=0) + dvariance * -2 * (counted * centered).sum(axis=0) / n
+    dx = dx_hat * inverse + counted * (dvariance * 2 * centered + dmean) / n
+    return _from_rows(dx, channels_last, axis), dgamma, dbeta
+
+
+def moving_average(moving, batch_value, momentum):
+    """One update of a population statistic: an exponential moving average, as Keras has it."""
+    return momentum * np.asarray(moving, np.float64) + (1 - momentum) * np.asarray(batch_value)
+
+
+def _as_rows(x, axis, mask):
+    """x as (values, channels) in float64, which rows count, and the shape to go back to."""
+    moved = np.moveaxis(np.asarray(x, np.float64), axis, -1)
+    rows = moved.reshape(-1, moved.shape[-1])
+    keep = np.ones(len(rows), bool) if mask is None else np.asarray(mask, bool).reshape(-1)
+    return rows, keep, moved.shape
+
+
+def _from_rows(rows, channels_last, axis):
+    return np.moveaxis(rows.reshape(channels_last), -1, axis)
+
+
+def _affine(x_hat, gamma, beta):
+    if gamma is not None:
+        x_hat = x_hat * np.asarray(gamma, np.float64)
+    return x_hat if beta is None else x_hat + np.asarray(beta, np.float64)

@@ -1,0 +1,231 @@
+"""One RunConfig to one RunResult: joins data, model, loop, writers and probes."""
+
+import dataclasses
+import functools
+import hashlib
+import math
+import platform
+import shutil
+import time
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+import bn_keras
+from bn_keras import loop, results, stats, summaries
+from bn_keras.diagnostics.activations import NormalizerProbe
+from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel, is_batch_normalizer
+from bn_keras.models.blocks import ModelSpec
+from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
+
+PROBE_IMAGES = 100
+ONE_AT_A_TIME = 100
+
+
+class Runner:
+    """Trains and evaluates runs over one dataset; runs that share a graph share its trace.
+
+    Args:
+        splits: `bn_keras.data.Splits`.
+        store: `bn_keras.results.Store` to write TensorBoard events beside; results are returned.
+        terminal: `summaries.Terminal`, or None to show nothing.
+        stop: `threading.Event`; once set, a run in progress returns None.
+    """
+
+    def __init__(self, splits, store, terminal=None, stop=None):
+        self._splits = splits
+        self._store = store
+        self._terminal = terminal
+        self._stop = stop
+        self._graphs = {}
+
+    def __call__(self, config):
+        """Trains one run and returns its RunResult, or None if it was stopped."""
+        name = self._store.run_name(config)
+        total = config.total_steps(len(self._splits.train))
+        logdir = self._store.work_dir / "tensorboard" / name
+        shutil.rmtree(logdir, ignore_errors=True)  # of an earlier try that did not finish
+        memory = summaries.Memory()
+        writers = [memory, summaries.TensorBoard(logdir, name)]
+        if self._terminal is not None:
+            writers.append(self._terminal.run(name, total))
+        writer = summaries.FanOut(writers)
+        try:
+            return self._run(config, total, writer, memory.curves)
+        finally:
+            writer.close()
+
+    def _run(self, config, total, writer, curves):
+        started = time.perf_counter()
+        graph = self._graph(config)
+        start = graph.reset(config)
+        rng = np.random.default_rng(config.seed)
+        batches = loop.batch_indices(len(self._splits.train), config.batch_size, total, rng)
+        curve_set = self._splits.validation.first(config.curve_size)
+
+        diverged_at = None
+        for begin, end in _chunks(total, config.log_interval, config.eval_interval):
+            if self._stop is not None and self._stop.is_set():
+                return None
+            steps = graph.trainer.train(batches[begin:end])
+            bad = steps.first_non_finite()
+            if bad is not None:
+                diverged_at = begin + bad + 1
+                break
+            if end % config.log_interval == 0 or end == total:
+                writer.scalars(end, {
+                    "loss/train": _finite(steps.loss[-1]),
+                    "accuracy/train": _finite(steps.accuracy[-1]),
+                    "gradient/norm": _finite(steps.gradient_norm),
+                })
+            if end % config.eval_interval == 0 or end == total:
+                loss, accuracy = graph.evaluate(curve_set)
+                writer.scalars(
+                    end, {"loss/validation": _finite(loss), "accuracy/validation": accuracy}
+                )
+                writer.histograms(end, graph.probe(curve_set.images[:PROBE_IMAGES]))
+
+        result = results.RunResult(
+            config=config,
+            status=results.OK if diverged_at is None else results.DIVERGED,
+            steps=total if diverged_at is None else diverged_at,
+            seconds=0.0,
+            metrics=self._metrics(graph, curves, curve_set),
+            curves=curves,
+            start=start,
+            versions=versions(),
+        )
+        result = dataclasses.replace(result, seconds=round(time.perf_counter() - started, 3))
+        writer.finish(result)
+        return result
+
+    def _metrics(self, graph, curves, curve_set):
+        splits = self._splits
+        validation_loss, validation_accuracy = graph.evaluate(splits.validation)
+        test_loss, test_accuracy = graph.evaluate(splits.test)
+        _, single = graph.evaluate(splits.test.first(ONE_AT_A_TIME), batch_size=1)
+        curve = curves.get("accuracy/validation", [])
+        batch_accuracy = graph.evaluate_batch_statistics(curve_set)
+        return {
+            "validation_loss": _finite(validation_loss),
+            "validation_accuracy": validation_accuracy,
+            "validation_accuracy_batch_statistics": batch_accuracy,
+            "test_loss": _finite(test_loss),
+            "test_accuracy": test_accuracy,
+            "one_at_a_time_accuracy": single,
+            "best_validation_accuracy": max(
+                [validation_accuracy, *(value for _, value in curve)]
+            ),
+            "chance": 1 / splits.classes,
+            "steps_to_90_percent": stats.steps_to_target(curve, 0.9),
+        }
+
+    def _graph(self, config):
+        key = config.graph_key()
+        if key not in self._graphs:
+            self._graphs[key] = _Graph(config, self._splits)
+        return self._graphs[key]
+
+
+class _Graph:
+    """The model and the traced functions that all seeds and rates of one arm use."""
+
+    def __init__(self, config, splits):
+        loss = LOSSES.get(config.loss or MODELS.get(config.model).loss)
+        self._splits = splits
+        self._model = build_model(config, splits)
+        optimizer = OPTIMIZERS.get(config.optimizer)(learning_rate=config.learning_rate)
+        if config.dtype_policy == "mixed_float16":
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        self.trainer = loop.Trainer(
+            self._model, loss, optimizer, splits.train.images, splits.train.labels
+        )
+        example = splits.train.images
+        self._evaluator = functools.partial(
+            loop.Evaluator, loss=loss, inputs_shape=example.shape[1:], inputs_dtype=example.dtype
+        )
+        self._inference = self._evaluator(functools.partial(self._model, training=False))
+        self._batch_statistics = None
+        self.probe = NormalizerProbe(self._model)
+
+    def reset(self, config):
+        """Starts over with the seed's weights; returns the digest of the initial kernels."""
+        fresh = build_model(config, self._splits)
+        values = [variable.numpy() for variable in fresh.variables]
+        self.trainer.reset(values, config.learning_rate)
+        return kernel_digest(fresh)
+
+    def evaluate(self, split, batch_size=200):
+        """(loss, accuracy) of a split in inference mode."""
+        return self._inference(split.images, split.labels, batch_size)
+
+    def evaluate_batch_statistics(self, split):
+        """Accuracy of a split with batch statistics; None for a model that has none."""
+        if not any(is_batch_normalizer(layer) for layer in self._model.layers):
+            return None
+        if self._batch_statistics is None:
+            copy = BatchStatisticsModel(self._model)
+            self._batch_statistics = copy, self._evaluator(copy)
+        copy, evaluator = self._batch_statistics
+        copy.refresh()
+        return evaluator(split.images, split.labels)[1]
+
+
+def build_model(config, splits):
+    """A new model for a run, with the initial weights that its seed gives."""
+    factory = NORMALIZERS.get(config.normalizer)
+    spec = ModelSpec(
+        input_shape=splits.train.images.shape[1:],
+        classes=splits.classes,
+        normalizer=functools.partial(
+            factory,
+            momentum=config.momentum,
+            epsilon=config.epsilon,
+            dtype=config.dtype_policy,
+        ),
+        activation=config.activation,
+        scale=splits.scale,
+        dtype=config.dtype_policy,
+        seed=config.seed,
+    )
+    return MODELS.get(config.model)(spec)
+
+
+def kernel_digest(model):
+    """Twelve hexadecimal digits over all kernels, by which arms prove that they started alike."""
+    digest = hashlib.sha256()
+    for weight in sorted(model.weights, key=lambda weight: weight.path):
+        if weight.name == "kernel":
+            digest.update(weight.path.encode())
+            digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def start_devices():
+    """Makes TensorFlow look for its devices now, and not in the middle of the first run."""
+    tf.config.list_logical_devices()
+
+
+def versions():
+    """Versions of what computes a result."""
+    return {
+        "bn_keras": bn_keras.__version__,
+        "tensorflow": tf.__version__,
+        "keras": keras.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _chunks(total, *intervals):
+    """(begin, end) of the graph calls: they end at every multiple of the intervals and at total."""
+    ends = {total, *(step for every in intervals for step in range(every, total, every))}
+    begin = 0
+    for end in sorted(ends):
+        yield begin, end
+        begin = end
+
+
+def _finite(value):
+    return float(value) if math.isfinite(value) else None

@@ -1,0 +1,45 @@
+"""Honest figures over a few seeds: intervals, paired differences, steps to a target."""
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+
+
+def mean_interval(values):
+    """Mean and its 95 % interval by Student's t, over independent runs.
+
+    Args:
+        values: one number a seed.
+
+    Returns:
+        `(mean, low, high)`; low and high are None for fewer than two values, where nothing is
+        known of the spread.
+    """
+    values = np.asarray(values, np.float64)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, None, None
+    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
+    return mean, float(mean - half), float(mean + half)
+
+
+def paired_difference(first, second):
+    """Mean and 95 % interval of first - second over pairs that share a seed.
+
+    Args:
+        first, second: dict of seed to number; seeds in only one of them are left out.
+
+    Returns:
+        `(mean, low, high, pairs, wins)`: `wins` counts the pairs in which first is larger.
+    """
+    seeds = sorted(set(first) & set(second))
+    differences = np.array([first[seed] - second[seed] for seed in seeds])
+    if not len(differences):
+        raise ValueError(f"no seed in common: {sorted(first)} and {sorted(second)}")
+    return (*mean_interval(differences), len(differences), int((differences > 0).sum()))
+
+
+def steps_to_target(curve, target):
+    """First step at which a curve of `[step, value]` reaches the target, or None."""
+    return next((step for step, value in curve if value is not None and value >= target), None)
