@@ -187,8 +187,7 @@ def _checked(field, value):
     if value is None and field.default is None:
         return None
     # A whole number is a fine learning rate, but True is no number and 64.0 no count of images.
-    if rule.parse is float and type(value) is int:
-        value = float(value)
-    if type(value) is not rule.parse or not rule.accepts(value):
+    kinds = (int, float) if rule.parse is float else (rule.parse,)
+    if type(value) not in kinds or not rule.accepts(value):
         raise ConfigError(f"{field.name}={value!r}: expected {rule.expected}")
-    return value
+    return rule.parse(value)

@@ -81,9 +81,9 @@ def _prepare_mnist(tensorflow_datasets, builder):
 
 
 def _check(builder, argument):
-    features = builder.info.features
-    shape = getattr(features.get("image") if hasattr(features, "get") else None, "shape", None)
-    classes = getattr(features.get("label"), "num_classes", None) if shape else None
+    features = dict(builder.info.features.items())
+    shape = getattr(features.get("image"), "shape", None)
+    classes = getattr(features.get("label"), "num_classes", None)
     if shape is None or None in shape or classes is None:
         raise DataError(
             f"tfds:{argument}: its features are {sorted(features)} with images of shape {shape}; "

@@ -32,7 +32,9 @@ class BatchStatisticsModel:
 
     def __call__(self, inputs):
         """Logits of a batch, normalized with that batch's statistics."""
-        return self._copy(inputs, training=False)
+        # Not training=False, which would overrule what the copy's layers are called with; without
+        # a word on it, all other layers infer.
+        return self._copy(inputs)
 
 
 def is_batch_normalizer(layer):

@@ -1,0 +1,66 @@
+"""Settings: checks, parsing, fingerprints."""
+
+import dataclasses
+
+import pytest
+
+from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig, parse_setting
+
+BAD = [
+    ("learning_rate", 0.0), ("learning_rate", -1), ("learning_rate", float("nan")),
+    ("learning_rate", float("inf")), ("learning_rate", "0.1"), ("learning_rate", True),
+    ("batch_size", 0), ("batch_size", 64.0), ("batch_size", True), ("momentum", 1.01),
+    ("epsilon", 0.0), ("activation", "rleu"), ("dtype_policy", "float8"), ("seed", -1),
+    ("epochs", 0), ("train_size", 0), ("model", None),
+]
+
+
+@pytest.mark.parametrize("name, value", BAD)
+def test_a_bad_value_is_refused_with_name_and_value(name, value):
+    with pytest.raises(ConfigError) as error:
+        RunConfig(**{name: value})
+    assert f"{name}={value!r}: expected" in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "nan", "abc", "", "1e999"])
+def test_a_bad_text_for_the_learning_rate_is_refused_with_the_text(text):
+    with pytest.raises(ConfigError, match=f"received '{text}'; expected a number greater than 0"):
+        parse_setting("learning_rate", text)
+
+
+def test_texts_become_values_of_the_right_type():
+    assert parse_setting("learning_rate", "1e-2") == 0.01
+    assert parse_setting("steps", "30") == 30
+    with pytest.raises(ConfigError, match="unknown setting 'lr'"):
+        parse_setting("lr", "1")
+
+
+def test_every_setting_says_why_and_has_a_valid_default():
+    for name, field in RUN_FIELDS.items():
+        assert len(field.metadata["why"]) > 10, name
+        assert field.default is None or field.metadata["rule"].accepts(field.default), name
+
+
+def test_a_fingerprint_changes_with_every_setting_and_only_then():
+    base = RunConfig()
+    assert base.fingerprint() == RunConfig().fingerprint()
+    others = {"activation": "tanh", "dtype_policy": "float64"}
+    changed = []
+    for field in dataclasses.fields(base):
+        rule = field.metadata["rule"]
+        value = others.get(field.name, {str: "x", int: 7, float: 0.5}[rule.parse])
+        changed.append(dataclasses.replace(base, **{field.name: value}).fingerprint())
+    assert len({base.fingerprint(), *changed}) == len(changed) + 1
+
+
+def test_runs_that_differ_in_seed_rate_or_length_share_a_graph():
+    base = RunConfig()
+    same = dataclasses.replace(base, seed=5, learning_rate=0.1, steps=3, eval_interval=1)
+    assert same.graph_key() == base.graph_key()
+    assert dataclasses.replace(base, momentum=0.5).graph_key() != base.graph_key()
+
+
+def test_epochs_replace_steps_and_count_whole_batches():
+    assert RunConfig(steps=7).total_steps(1000) == 7
+    assert RunConfig(epochs=2, batch_size=300).total_steps(1000) == 6
+    assert RunConfig(epochs=0.5, batch_size=100).total_steps(1000) == 5

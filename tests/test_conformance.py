@@ -1,0 +1,121 @@
+"""What every registered plug-in promises, whoever adds it."""
+
+import functools
+
+import keras
+import numpy as np
+import pytest
+
+from bn_keras import runner
+from bn_keras.config import RunConfig
+from bn_keras.data.splits import Split, Splits
+from bn_keras.models.blocks import NORMALIZER_SUFFIX, normalizers
+from bn_keras.registry import DATASETS, LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
+from bn_keras.runner import build_model, kernel_digest
+
+
+def splits(size=28, channels=1):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (40, size, size, channels)).astype(np.uint8)
+    part = Split(images, rng.integers(0, 10, 40).astype(np.int32))
+    return Splits(part, part, part, classes=10)
+
+
+def config(**changes):
+    return RunConfig(batch_size=8, validation_size=10, steps=3, **changes)
+
+
+def test_the_known_parts_are_all_there():
+    assert set(NORMALIZERS.names()) >= {"none", "batch", "keras_batch", "layer", "group"}
+    assert set(MODELS.names()) >= {"mnist_cnn", "conv_bn_relu"}
+    assert set(DATASETS.names()) >= {"mnist", "tfds", "idx"}
+    assert set(OPTIMIZERS.names()) >= {"adam", "sgd", "momentum", "rmsprop"}
+    assert set(LOSSES.names()) >= {"sigmoid", "softmax"}
+
+
+@pytest.mark.parametrize(
+    "registry", [NORMALIZERS, MODELS, DATASETS, OPTIMIZERS, LOSSES], ids=lambda r: r.kind
+)
+def test_every_part_has_a_docstring(registry):
+    for name in registry.names():
+        assert registry.get(name).__doc__, name
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS.names())
+@pytest.mark.parametrize("shape", [(4, 10), (3, 6, 6, 12)], ids=["dense", "conv"])
+@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+def test_a_normalizer_keeps_the_shape_and_takes_its_name_and_dtype(normalizer, shape, dtype):
+    layer = NORMALIZERS.get(normalizer)(
+        shape[-1], "place", momentum=0.9, epsilon=1e-3, dtype=dtype
+    )
+    x = np.random.default_rng(0).normal(3.0, 2.0, shape).astype("float32")
+    y = layer(x, training=True)
+    assert y.shape == shape and layer.name == "place"
+    assert keras.backend.standardize_dtype(y.dtype) == dtype.removeprefix("mixed_")
+    if normalizer != "none":
+        values = np.asarray(keras.ops.cast(y, "float32"))
+        assert abs(values.mean()) < 0.1 and values.std() == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("normalizer", NORMALIZERS.names())
+@pytest.mark.parametrize("model", MODELS.names())
+def test_every_arm_of_a_model_starts_from_the_same_kernels(model, normalizer):
+    base = build_model(config(model=model, normalizer="none", seed=3), splits())
+    arm = build_model(config(model=model, normalizer=normalizer, seed=3), splits())
+    assert kernel_digest(arm) == kernel_digest(base)
+    assert [l.name for l in normalizers(arm)] == [l.name for l in normalizers(base)]
+    other = build_model(config(model=model, normalizer=normalizer, seed=4), splits())
+    assert kernel_digest(other) != kernel_digest(base)
+
+
+@pytest.mark.parametrize("model", MODELS.names())
+def test_a_model_takes_other_image_sizes_and_names_no_normalizer_itself(model):
+    built = build_model(config(model=model), splits(size=32, channels=3))
+    assert built(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 10)
+    assert normalizers(built), f"no layer is named …{NORMALIZER_SUFFIX}"
+
+
+@pytest.mark.parametrize("model", MODELS.names())
+@pytest.mark.parametrize("normalizer", NORMALIZERS.names())
+def test_every_arm_trains_and_evaluates(model, normalizer):
+    run = config(model=model, normalizer=normalizer, learning_rate=1e-4)
+    graph = runner._Graph(run, splits())
+    graph.reset(run)
+    batches = np.arange(40).reshape(5, 8)
+    losses = np.concatenate([graph.trainer.train(batches).loss for _ in range(6)])
+    assert np.isfinite(losses).all() and losses[-5:].mean() < losses[:5].mean()
+
+
+@pytest.mark.parametrize("name", LOSSES.names())
+def test_a_loss_gives_one_finite_number_an_example(name):
+    logits = keras.ops.convert_to_tensor(np.array([[30.0, -30.0], [-30.0, 30.0]], "float32"))
+    values = np.asarray(LOSSES.get(name)(keras.ops.convert_to_tensor([0, 0]), logits))
+    assert values.shape == (2,)
+    assert values[0] == pytest.approx(0, abs=1e-6) and 20 < values[1] < 100
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS.names())
+def test_an_optimizer_follows_its_learning_rate(name):
+    moved = []
+    for rate in (0.01, 0.02):
+        optimizer = OPTIMIZERS.get(name)(learning_rate=rate)
+        weight = keras.Variable([1.0])
+        optimizer.build([weight])
+        optimizer.apply([keras.ops.convert_to_tensor([0.5])])
+        moved.append(1.0 - float(weight.numpy()[0]))
+    assert moved[0] > 0 and moved[1] == pytest.approx(2 * moved[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fused_adam_takes_the_same_steps_as_keras(dtype):
+    rng = np.random.default_rng(0)
+    gradients = rng.normal(size=(20, 7))
+    ends = []
+    for make in (OPTIMIZERS.get("adam"), functools.partial(keras.optimizers.Adam)):
+        optimizer = make(learning_rate=0.05)
+        weight = keras.Variable(np.ones(7), dtype=dtype)
+        optimizer.build([weight])
+        for gradient in gradients:
+            optimizer.apply([keras.ops.convert_to_tensor(gradient, dtype)])
+        ends.append(weight.numpy())
+    np.testing.assert_allclose(*ends, rtol=1e-5)
