@@ -293,7 +293,46 @@ def test_a_saved_model_is_read_back_with_its_statistics(tmp_path):
     model(x, training=True)
     path = tmp_path / "model.keras"
     model.save(path)
-    np.testing.assert_allclose(keras.models.load_model(path)(x), model(x), atol=1e-6)
+    again = keras.models.load_model(path)
+    assert type(again.layers[0]) is BatchNorm
+    np.testing.assert_allclose(again(x), model(x), atol=1e-6)
+
+
+def test_a_saved_model_can_be_read_with_keras_layer_instead(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), BatchNorm(momentum=0.5), keras.layers.Dense(2)])
+    x = data((8, 4))
+    model(x, training=True)
+    path = tmp_path / "model.keras"
+    model.save(path)
+    with keras.saving.custom_object_scope({"bn_keras>BatchNorm": LAYERS["keras"]}):
+        again = keras.models.load_model(path)
+    assert type(again.layers[0]) is LAYERS["keras"]
+    np.testing.assert_allclose(again(x), model(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("first, second", [("ours", "keras"), ("keras", "ours")])
+def test_a_clone_with_the_other_layer_takes_the_weights(first, second):
+    model = keras.Sequential(
+        [keras.Input((4,)), LAYERS[first](momentum=0.5), keras.layers.Dense(2)]
+    )
+    x = data((8, 4))
+    model(x, training=True)
+
+    def swap(layer):
+        kind = LAYERS[second] if isinstance(layer, LAYERS[first]) else type(layer)
+        return kind.from_config(layer.get_config())
+
+    clone = keras.models.clone_model(model, clone_function=swap)
+    clone.set_weights(model.get_weights())
+    assert type(clone.layers[0]) is LAYERS[second]
+    np.testing.assert_allclose(clone(x), model(x), atol=1e-6)
+
+
+def test_the_automatic_name_is_that_of_keras():
+    keras.utils.clear_session()
+    assert BatchNorm().name == "batch_normalization"
+    keras.utils.clear_session()
+    assert LAYERS["keras"]().name == "batch_normalization"
 
 
 def test_fit_learns_like_keras():

@@ -6,8 +6,10 @@ from keras import constraints, initializers, ops, regularizers
 from bn_keras.norms import functional, renorm as renormalization
 
 
-@keras.saving.register_keras_serializable(package="bn_keras")
-class BatchNorm(keras.layers.Layer):
+# Keras derives the groups of a weights file and the automatic names of layers from the name of the
+# class: under Keras's own name, files and `get_layer` calls work for either layer.
+@keras.saving.register_keras_serializable(package="bn_keras", name="BatchNorm")
+class BatchNormalization(keras.layers.Layer):
     """Batch normalization: a drop-in for `keras.layers.BatchNormalization`, faster on TensorFlow.
 
     In training, each channel is normalized with the mean and variance of the batch:
@@ -293,6 +295,9 @@ class BatchNorm(keras.layers.Layer):
                 f"{tuple(inputs.shape)}; expected the inputs' shape without axis {self.axis}."
             )
         return mask
+
+
+BatchNorm = BatchNormalization
 
 
 def _single_axis(axis):
