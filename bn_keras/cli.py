@@ -15,7 +15,6 @@ import threading
 from absl import flags
 
 from bn_keras import config as configs
-from bn_keras import registry
 from bn_keras.config import ConfigError, RunConfig
 from bn_keras.registry import DATASETS, LOSSES, MODELS, NORMALIZERS, OPTIMIZERS, UnknownName
 

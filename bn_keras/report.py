@@ -145,8 +145,9 @@ def _arm(name, runs):
     accuracies = {run.config.seed: run.metrics["validation_accuracy"] for run in runs}
     diverged = [run for run in runs if run.status == DIVERGED]
     stuck = [
-        run for run in runs
-        if run.status != DIVERGED and run.metrics["validation_accuracy"] <= 2 * run.metrics["chance"]
+        run.metrics for run in runs
+        if run.status != DIVERGED
+        and run.metrics["validation_accuracy"] <= 2 * run.metrics["chance"]
     ]
     reached = [
         run.metrics["steps_to_90_percent"] for run in runs

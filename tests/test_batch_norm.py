@@ -402,7 +402,8 @@ def test_synchronized_statistics_are_those_of_the_whole_batch():
     parts = iter([tf.constant(x[:2]), tf.constant(x[2:])])  # unequal on purpose
     values = strategy.experimental_distribute_values_from_function(lambda _: next(parts))
     outputs = strategy.run(tf.function(lambda part: layer(part, training=True)), [values])
-    together = np.concatenate([part.numpy() for part in strategy.experimental_local_results(outputs)])
+    parts = strategy.experimental_local_results(outputs)
+    together = np.concatenate([part.numpy() for part in parts])
     expected, mean, variance = reference.forward(x)
     np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-6)
     np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-2)

@@ -51,7 +51,7 @@ BAD = {
     "--activation=rlu": "received 'rlu'; expected one of relu, ",
     "--seeds=0": "received '0'; expected a whole number of at least 1",
     "--seeds=1.5": "received '1.5'; expected a whole number of at least 1",
-    "--batch_size=70000": "batch_size=70000: the dataset has 55000 training images; expected at most",
+    "--batch_size=70000": "batch_size=70000: the dataset has 55000 training images; expected",
     "--logdir=/dev/null/x": "--logdir=/dev/null/x: cannot be written to",
     "--data_dir=/nonexistent": "/nonexistent: no such folder; ",
     "--dataset=idx:": "expected idx:FOLDER",

@@ -63,7 +63,9 @@ def test_every_arm_of_a_model_starts_from_the_same_kernels(model, normalizer):
     base = build_model(config(model=model, normalizer="none", seed=3), splits())
     arm = build_model(config(model=model, normalizer=normalizer, seed=3), splits())
     assert kernel_digest(arm) == kernel_digest(base)
-    assert [l.name for l in normalizers(arm)] == [l.name for l in normalizers(base)]
+    assert [place.name for place in normalizers(arm)] == [
+        place.name for place in normalizers(base)
+    ]
     other = build_model(config(model=model, normalizer=normalizer, seed=4), splits())
     assert kernel_digest(other) != kernel_digest(base)
 

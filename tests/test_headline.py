@@ -1,5 +1,6 @@
 """The headline: at learning rate .05 the net with BN learns MNIST and the net without does not."""
 
+import dataclasses
 import json
 import pathlib
 import subprocess
@@ -36,17 +37,11 @@ def test_bn_learns_and_no_bn_stays_at_chance_on_all_three_seeds(tmp_path):
 def test_a_run_is_the_same_twice_and_another_seed_differs(tmp_path):
     splits = data.load("mnist", train_size=500, validation_size=100, test_size=50)
     run = runner.Runner(splits, Store(tmp_path))
-    config = RunConfig(steps=12, batch_size=16, validation_size=100, log_interval=3, normalizer="batch")
-    first, other, again = run(config), run(_seed(config, 1)), run(config)
+    config = RunConfig(steps=12, batch_size=16, validation_size=100, log_interval=3)
+    first, other, again = run(config), run(dataclasses.replace(config, seed=1)), run(config)
     assert first.status == results.OK and first.steps == 12
     assert again.curves == first.curves and again.metrics == first.metrics
     assert again.start == first.start and other.start != first.start
     assert other.curves != first.curves
     assert [step for step, _ in first.curves["loss/train"]] == [3, 6, 9, 12]
     assert len(run._graphs) == 1
-
-
-def _seed(config, seed):
-    import dataclasses
-
-    return dataclasses.replace(config, seed=seed)

@@ -13,7 +13,6 @@ from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
 from bn_keras.optimizers import FusedAdam
 from bn_keras.runner import build_model
 
-
 # Adam makes steps of the rate's size out of rounding noise: at 1e-3, 1e-4 apart after 50 steps.
 RATE = 3e-4
 

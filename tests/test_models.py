@@ -53,7 +53,8 @@ def test_a_bias_stands_only_where_no_normalizer_has_an_offset(model):
         if hasattr(layer, "use_bias"):
             followed = any(norm.name == f"{layer.name}_norm" for norm in normalizers(build(model)))
             assert layer.use_bias != followed, layer.name
-    assert all(layer.use_bias for layer in build(model, "none").layers if hasattr(layer, "use_bias"))
+    without = build(model, "none").layers
+    assert all(layer.use_bias for layer in without if hasattr(layer, "use_bias"))
 
 
 @pytest.mark.parametrize("model", MODELS.names())

@@ -5,10 +5,10 @@ import json
 import numpy as np
 import pytest
 from matplotlib import image
+from test_results import result
 
 from bn_keras import figures, report
 from bn_keras.results import Store
-from test_results import result
 
 
 def both_arms(batch, none, **changes):

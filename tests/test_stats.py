@@ -28,7 +28,8 @@ def test_the_interval_covers_the_mean_as_often_as_it_says():
 
 
 def test_a_paired_difference_uses_common_seeds_only():
-    mean, low, high, pairs, wins = stats.paired_difference({0: 1.0, 1: 3.0, 2: 9.0}, {0: 0.5, 1: 3.5})
+    first, second = {0: 1.0, 1: 3.0, 2: 9.0}, {0: 0.5, 1: 3.5}
+    mean, low, high, pairs, wins = stats.paired_difference(first, second)
     assert (mean, pairs, wins) == (0.0, 2, 1)
     assert low == -high
     with pytest.raises(ValueError, match=r"no seed in common: \[0\] and \[1\]"):

@@ -5,11 +5,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
+from test_results import result
 
 from bn_keras import data, figures, runner, summaries
 from bn_keras.config import RunConfig
 from bn_keras.results import Store
-from test_results import result
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 

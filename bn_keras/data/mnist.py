@@ -1,7 +1,7 @@
 """`mnist`: the full MNIST, shipped with the package and read without TensorFlow."""
 
-import hashlib
 import dataclasses
+import hashlib
 import pathlib
 
 from bn_keras.data.idx import read_folder

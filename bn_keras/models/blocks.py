@@ -1,4 +1,4 @@
-"""What nets are made of: layer → normalizer → activation, with a seed of its own for every layer."""
+"""What nets are made of: layer → normalizer → activation, each layer with its own seed."""
 
 import dataclasses
 import functools
@@ -103,7 +103,9 @@ class Blocks:
         return keras.Model(inputs, logits, name=name)
 
     def _normalized(self, layer, x, channels, name, normalize):
-        normalizer = self._spec.normalizer(channels, name + NORMALIZER_SUFFIX) if normalize else None
+        normalizer = None
+        if normalize:
+            normalizer = self._spec.normalizer(channels, name + NORMALIZER_SUFFIX)
         # The normalizer's offset does a bias's work. A bias in front of batch statistics has no
         # effect at all, its gradient is rounding noise, and Adam turns noise into full steps.
         use_bias = not getattr(normalizer, "center", False)

@@ -3,7 +3,8 @@
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from bn_keras.norms import functional, renorm as renormalization
+from bn_keras.norms import functional
+from bn_keras.norms import renorm as renormalization
 
 
 # Keras derives the groups of a weights file and the automatic names of layers from the name of the
