@@ -201,11 +201,16 @@ def test_training_may_be_a_boolean_tensor(in_graph, renorm, shape):
         return tf.function(run) if in_graph else run
 
     x = data(shape)
-    plain, switched = BatchNorm(renorm=renorm), BatchNorm(renorm=renorm)
+    settings = {"momentum": 0.9, "renorm": renorm, "renorm_momentum": 0.5}
+    plain, switched = BatchNorm(**settings), BatchNorm(**settings)
     run = call(switched)
     for training in (True, False, True, False):
         expected = plain(x, training=training)
+        before = [weight.numpy() for weight in switched.weights]
         np.testing.assert_allclose(run(x, tf.constant(training)), expected, atol=1e-5)
+        if not training:
+            for weight, value in zip(switched.weights, before, strict=True):
+                np.testing.assert_array_equal(weight.numpy(), value)
         for one, other in zip(switched.weights, plain.weights, strict=True):
             np.testing.assert_allclose(one, other, atol=1e-6)
 

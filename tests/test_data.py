@@ -48,6 +48,7 @@ def test_the_shipped_mnist_has_the_published_sums_and_counts(shipped):
     assert int(train.sum(dtype=np.int64)) == 1_567_298_545
     assert int(shipped.test.images.sum(dtype=np.int64)) == 264_923_200
     assert np.bincount(labels).tolist() == TRAIN_COUNTS
+    assert labels[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4], "not in the file's order"
     assert len(shipped.train) == 55000 and len(shipped.validation) == 5000
     assert shipped.classes == 10
 
@@ -97,6 +98,15 @@ def test_a_damaged_mnist_file_is_named_with_the_remedy(change, name, tmp_path):
     else:
         path.write_bytes(content if change == "altered" else content[:-100])
     with pytest.raises(DataError, match=f"{re.escape(str(path.with_suffix('')))}.*--data_dir"):
+        data.load("mnist", data_dir=str(tmp_path))
+
+
+def test_other_bytes_of_the_same_content_are_refused_too(tmp_path):
+    for file in mnist.SHA256:
+        shutil.copy(mnist.SHIPPED / file, tmp_path)
+    path = tmp_path / "t10k-labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes())))
+    with pytest.raises(DataError, match="t10k-labels.*altered or truncated .*f7ae60f92e00"):
         data.load("mnist", data_dir=str(tmp_path))
 
 
