@@ -56,7 +56,7 @@ def main(argv=None):
                 first.dataset, first.data_dir, first.train_size, first.validation_size,
                 first.test_size,
             )
-        except data.DataError as error:
+        except (data.DataError, OSError) as error:
             raise Refusal(str(error)) from error
         if first.batch_size > len(splits.train):
             raise Refusal(
@@ -67,8 +67,16 @@ def main(argv=None):
     except (Refusal, ConfigError, UnknownName, flags.Error) as error:
         print(f"{pathlib.Path(argv[0]).name}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
     try:
         return train(runs, splits, work_dir, options["workers"])
+    except KeyboardInterrupt:
+        print(f"stopped; finished runs are kept in {work_dir}", file=sys.stderr)
+        return 130
+    except ConfigError as error:  # a model that does not fit the images, known once it is built
+        print(f"{pathlib.Path(argv[0]).name}: {error}", file=sys.stderr)
+        return 2
     except OSError as error:
         print(
             f"{pathlib.Path(argv[0]).name}: {error}; finished runs are kept in {work_dir}, the "
@@ -288,7 +296,7 @@ def _train_missing(runs, splits, store, console, workers):
     # One core a run wastes less than all cores on each op of one run after the other.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // workers)))
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    console.print(f"{len(runs)} runs, {workers} at a time; loading TensorFlow")
+    console.print(f"{len(runs)} to train, {workers} at a time; loading TensorFlow")
     with _quiet_native_log():
         from bn_keras import runner, summaries
 

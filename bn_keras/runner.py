@@ -14,6 +14,7 @@ import tensorflow as tf
 
 import bn_keras
 from bn_keras import loop, results, stats, summaries
+from bn_keras.config import ConfigError
 from bn_keras.diagnostics.activations import NormalizerProbe
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel, is_batch_normalizer
 from bn_keras.models.blocks import ModelSpec
@@ -173,7 +174,11 @@ class _Graph:
 
 
 def build_model(config, splits):
-    """A new model for a run, with the initial weights that its seed gives."""
+    """A new model for a run, with the initial weights that its seed gives.
+
+    Raises:
+        ConfigError: the model cannot take the images, such as one that shrinks them to nothing.
+    """
     factory = NORMALIZERS.get(config.normalizer)
     spec = ModelSpec(
         input_shape=splits.train.images.shape[1:],
@@ -189,7 +194,13 @@ def build_model(config, splits):
         dtype=config.dtype_policy,
         seed=config.seed,
     )
-    return MODELS.get(config.model)(spec)
+    try:
+        return MODELS.get(config.model)(spec)
+    except ValueError as error:
+        raise ConfigError(
+            f"model={config.model!r} cannot be built for images of shape {spec.input_shape}: "
+            f"{str(error).strip().splitlines()[0]}"
+        ) from error
 
 
 def kernel_digest(model):

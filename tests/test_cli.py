@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ from absl import flags
 from bn_keras import cli
 from bn_keras.config import RUN_FIELDS
 from bn_keras.data import mnist
+from bn_keras.data.idx import FILES
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ["--steps=20", "--seeds=1", "--validation_size=300", "--test_size=200", "--train_size=1000",
@@ -247,6 +249,20 @@ def test_a_killed_command_leaves_whole_files_only(tmp_path):
         json.loads(path.read_text())
     status, output, _ = run(*arguments)
     assert status == 0 and " runs are stored" in output
+
+
+@pytest.mark.slow
+def test_images_too_small_for_the_model_are_refused_in_one_line(tmp_path):
+    for part, name in FILES.items():
+        shape = (20, 4, 4) if "images" in part else (20,)
+        header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
+        (tmp_path / name).write_bytes(header + bytes(np.prod(shape)))
+    status, _, errors = run(
+        f"--dataset=idx:{tmp_path}", "--model=conv_bn_relu", "--validation_size=5",
+        "--batch_size=4", f"--logdir={tmp_path / 'runs'}",
+    )
+    assert status == 2 and errors.count("\n") == 1
+    assert "model='conv_bn_relu' cannot be built for images of shape (4, 4, 1)" in errors
 
 
 @pytest.mark.slow

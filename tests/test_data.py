@@ -179,6 +179,19 @@ def test_tfds_mnist_is_prepared_without_a_network_and_equal_to_the_shipped(tfds_
     assert left < 30e6, "the extracted scratch files were left behind"
 
 
+@pytest.mark.slow
+@quiet_tfds
+def test_a_damaged_tfds_set_is_named_with_the_remedy(tfds_folder, tmp_path):
+    folder = tmp_path / "tfds"
+    shutil.copytree(tfds_folder[0], folder)
+    (path,) = folder.rglob("mnist-train.tfrecord*")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=f"{folder}.* cannot be read .*prepare the set again"):
+        data.load("tfds:mnist", data_dir=str(folder))
+
+
 @quiet_tfds
 @pytest.mark.parametrize(
     "name, message",

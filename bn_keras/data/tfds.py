@@ -35,11 +35,16 @@ def tfds(argument, data_dir):
             )
         _prepare_mnist(tensorflow_datasets, builder)
     shape, classes = _check(builder, argument)
-    return Source(
-        train=_read(tensorflow_datasets, builder, "train", shape),
-        test=_read(tensorflow_datasets, builder, "test", shape),
-        classes=classes,
-    )
+    try:
+        train, test = (
+            _read(tensorflow_datasets, builder, split, shape) for split in ("train", "test")
+        )
+    except Exception as error:  # TensorFlow's own kinds, which are not to be imported for this
+        raise DataError(
+            f"tfds:{argument}: {builder.data_path} cannot be read "
+            f"({str(error).splitlines()[0]}); delete that folder and prepare the set again."
+        ) from error
+    return Source(train, test, classes)
 
 
 def _builder(tensorflow_datasets, argument, data_dir):
