@@ -26,7 +26,7 @@ ROWS = [
     ["models"],
     ["norms.batch", "norms.keras_batch", "norms.none", "norms.layer", "norms.group"],
     ["norms.batch_norm"],
-    ["norms.functional", "norms.renorm"],
+    ["norms.functional", "norms.renorm", "norms.statistics"],
     ["norms.kernels", "norms.reference"],
     ["data.tfds"],
     ["data.mnist"],

@@ -1,10 +1,27 @@
 """The `BatchNorm` layer: weights, training policy and serialization around `functional`."""
 
+import warnings
+
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from bn_keras.norms import functional
+from bn_keras.norms import functional, statistics
 from bn_keras.norms import renorm as renormalization
+
+
+ONE_VALUE = ("warn", "error", "ignore")
+ONE_VALUE_TEXT = (
+    "BatchNorm {!r}: one value per channel in training; its output is beta, whatever the input. "
+    "Expected a batch of 2 or more."
+)
+ONE_VALUE_ERROR = '(one_value="error" asks to stop here)'
+EXTRAS = {
+    "debias": False,
+    "unbiased_variance": False,
+    "one_value": "warn",
+    "explicit_training": False,
+    "replica_group_size": None,
+}
 
 
 # Keras derives the groups of a weights file and the automatic names of layers from the name of the
@@ -36,7 +53,9 @@ class BatchNormalization(keras.layers.Layer):
     Args:
         axis: the channel axis; -1 is the field's convention for TensorFlow.
         momentum: weight of the old statistic in the moving average. The default .99 needs some
-            500 steps before inference works; take .9 for short runs.
+            500 steps before inference works; take .9 for short runs. None averages all batches
+            alike (the cumulative average); a schedule, `(updates) -> momentum`, such as those of
+            `keras.optimizers.schedules`, gives each update its own.
         epsilon: added to the variance, so that a constant channel does not divide by zero.
         center: learn the offset `beta`.
         scale: learn the factor `gamma`; superfluous in front of a linear layer or a relu.
@@ -48,6 +67,15 @@ class BatchNormalization(keras.layers.Layer):
         renorm_clipping: dict with any of rmax, rmin, dmax, the bounds of its correction.
         renorm_momentum: momentum of the statistics that renorm uses in training.
         synchronized: take batch statistics over all replicas of `tf.distribute`.
+        debias: let the first batch replace the initial statistics and weigh the next ones
+            accordingly, so that inference is right from the first step on.
+        unbiased_variance: put n / (n - 1) times the batch's variance into the moving variance, as
+            PyTorch does; the batch itself is normalized with the biased one either way.
+        one_value: what to do in training when a channel has one value only, whose variance says
+            nothing and whose output is just beta: "warn", "error" or "ignore". The moving
+            statistics stay as they are in any case.
+        explicit_training: make it an error when nobody says whether it is training or inference.
+        replica_group_size: if synchronized, over consecutive groups of that many replicas only.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
@@ -61,15 +89,20 @@ class BatchNormalization(keras.layers.Layer):
         Outputs have the shape of the inputs; every weight has the shape (channels,).
 
     Raises:
-        ValueError: a setting out of range, or a mask or axis that does not fit the inputs.
+        ValueError: a setting out of range, a mask or axis that does not fit the inputs, or what
+            `one_value` and `explicit_training` ask to refuse.
+
+    A batch in which nothing counts (it is empty, or fully masked) or whose statistics are not
+    finite leaves the moving statistics as they are; `skipped_batches` says how often that was.
 
     With `trainable=False` the layer runs in inference mode, whatever `training` says, and its
     statistics stay as they are; this is Keras's rule too.
 
     Where it differs from Keras's layer: `training` may be a tensor; `axis` may be a list or tuple
-    of one; a mask works with any axis; momentum, epsilon and axis are checked; the population
-    statistics are float32 at least; synchronized statistics are computed in two passes and count
-    masks. All else is equal within rounding.
+    of one; a mask works with any axis; momentum, epsilon and axis are checked; batches that say
+    nothing do not touch the population statistics; these are float32 at least, and the replicas of
+    `tf.distribute` read their mean over all replicas where Keras reads the first one's;
+    synchronized statistics are computed in two passes and count masks. All else is equal within rounding.
 
     Reference:
         Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
@@ -94,11 +127,19 @@ class BatchNormalization(keras.layers.Layer):
         renorm_clipping=None,
         renorm_momentum=0.99,
         synchronized=False,
+        *,
+        debias=False,
+        unbiased_variance=False,
+        one_value="warn",
+        explicit_training=False,
+        replica_group_size=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.axis = _single_axis(axis)
-        self.momentum = _checked("momentum", momentum, 0.0, 1.0)
+        if isinstance(momentum, dict):  # a schedule, as get_config writes it
+            momentum = keras.saving.deserialize_keras_object(momentum)
+        self.momentum = statistics.check_momentum(momentum, debias)
         self.epsilon = _checked("epsilon", epsilon, 0.0, float("inf"))
         self.center = center
         self.scale = scale
@@ -121,6 +162,20 @@ class BatchNormalization(keras.layers.Layer):
                 "the TensorFlow backend (set KERAS_BACKEND=tensorflow)."
             )
         self.synchronized = synchronized
+        if replica_group_size is not None and (not synchronized or replica_group_size < 1):
+            raise ValueError(
+                f"BatchNorm: replica_group_size={replica_group_size} with synchronized="
+                f"{synchronized}; expected a number of replicas with synchronized=True."
+            )
+        if one_value not in ONE_VALUE:
+            raise ValueError(
+                f"BatchNorm: one_value={one_value!r}; expected one of {', '.join(ONE_VALUE)}."
+            )
+        self.replica_group_size = replica_group_size
+        self.debias = debias
+        self.unbiased_variance = unbiased_variance
+        self.one_value = one_value
+        self.explicit_training = explicit_training
         self.supports_masking = True
         self.gamma = None
         self.beta = None
@@ -139,21 +194,24 @@ class BatchNormalization(keras.layers.Layer):
                 "fixed number of channels there."
             )
         # Statistics over half-precision numbers lose small updates: never below float32.
-        statistics = keras.backend.result_type(self.variable_dtype, "float32")
+        dtype = keras.backend.result_type(self.variable_dtype, "float32")
 
         def variance_root(shape, dtype=None):
             # A clone: a seeded initializer object may not be drawn from twice.
             initializer = self.moving_variance_initializer.clone()
             return ops.sqrt(initializer(shape, dtype=dtype))
 
-        def statistic(name, initializer):
-            return self.add_weight(
-                shape=(channels,),
-                name=name,
-                initializer=initializer,
-                dtype=statistics,
+        def statistic(name, initializer, shape=(channels,), dtype=dtype, aggregation="mean"):
+            # Each replica moves its own copy; whoever reads from outside gets their mean.
+            return keras.Variable(
+                initializer,
+                shape=shape,
+                dtype=dtype,
                 trainable=False,
                 autocast=False,
+                aggregation=aggregation,
+                synchronization="on_read",
+                name=name,
             )
 
         if self.scale:
@@ -180,9 +238,18 @@ class BatchNormalization(keras.layers.Layer):
             self.moving_stddev = statistic("moving_stddev", variance_root)
             self.renorm_mean = statistic("renorm_mean", self.moving_mean_initializer.clone())
             self.renorm_stddev = statistic("renorm_stddev", variance_root)
+        if statistics.counts_updates(self.momentum, self.debias):
+            self.updates = statistic("updates", "zeros", (), "int32", "only_first_replica")
+        self._skipped = _Untracked(statistic("skipped_batches", "zeros", (), "int32", "sum"))
         self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})
 
     def call(self, inputs, training=None, mask=None):
+        if training is None and self.explicit_training:
+            raise ValueError(
+                f"BatchNorm {self.name!r}: called without `training`; expected training=True or "
+                "training=False, in this call or that of the model (explicit_training=True asks "
+                "for it)."
+            )
         mask = self._checked_mask(inputs, mask)
         if not self.trainable:
             training = False
@@ -190,7 +257,7 @@ class BatchNormalization(keras.layers.Layer):
             if not training:
                 return self._infer(inputs)
             outputs, mean, variance = self._normalize_batch(inputs, mask)
-            self._update_statistics(mean, variance)
+            self._update_statistics(mean, variance, self._count(inputs, mask))
             return outputs
         training = ops.cast(training, "bool")
         outputs, mean, variance = ops.cond(
@@ -198,17 +265,31 @@ class BatchNormalization(keras.layers.Layer):
             lambda: self._normalize_batch(inputs, mask),
             lambda: (self._infer(inputs), *self._population(inputs)),
         )
-        self._update_statistics(mean, variance, where=training)
+        self._update_statistics(mean, variance, self._count(inputs, mask), training)
         return outputs
+
+    @property
+    def skipped_batches(self):
+        """How many training batches have not been taken into the moving statistics (an int)."""
+        return 0 if not self.built else int(self._skipped.variable.numpy())
 
     def compute_output_shape(self, input_shape):
         return input_shape
 
     def get_config(self):
+        momentum = self.momentum
+        if callable(momentum):
+            momentum = keras.saving.serialize_keras_object(momentum)
+        # What Keras's layer does not know stands in the config only where it was asked for, so
+        # that either layer takes the other's config.
+        extras = {
+            name: getattr(self, name)
+            for name, default in EXTRAS.items() if getattr(self, name) != default
+        }
         return {
             **super().get_config(),
             "axis": self.axis,
-            "momentum": self.momentum,
+            "momentum": momentum,
             "epsilon": self.epsilon,
             "center": self.center,
             "scale": self.scale,
@@ -226,6 +307,7 @@ class BatchNormalization(keras.layers.Layer):
             "renorm_clipping": self.renorm_clipping,
             "renorm_momentum": self.renorm_momentum,
             "synchronized": self.synchronized,
+            **extras,
         }
 
     def _infer(self, inputs):
@@ -242,8 +324,7 @@ class BatchNormalization(keras.layers.Layer):
         settings = {
             "axis": self.axis,
             "epsilon": self.epsilon,
-            "mask": mask,
-            "synchronized": self.synchronized,
+            **self._scope(mask),
         }
         if not self.renorm:
             return functional.batch_norm(inputs, self.gamma, self.beta, **settings)
@@ -263,26 +344,70 @@ class BatchNormalization(keras.layers.Layer):
         shift = functional.broadcast(d * gamma + beta, inputs, self.axis)
         return ops.cast(x_hat * scale + shift, inputs.dtype), mean, variance
 
-    def _update_statistics(self, mean, variance, where=None):
-        """Moves the population statistics; with `where`, only if that boolean tensor is true."""
+    def _scope(self, mask):
+        """What the batch statistics are taken over."""
+        return {
+            "mask": mask,
+            "synchronized": self.synchronized,
+            "group_size": self.replica_group_size,
+        }
+
+    def _count(self, inputs, mask):
+        """Values of a channel that count: an int where the shapes tell, else a tensor."""
+        count = functional.count(inputs, axis=self.axis, **self._scope(mask))
+        if not isinstance(count, int):
+            if self.one_value == "error":
+                functional.require(
+                    ops.not_equal(count, 1), f"{ONE_VALUE_TEXT.format(self.name)} {ONE_VALUE_ERROR}"
+                )
+        elif count == 1 and self.one_value == "error":
+            raise ValueError(f"{ONE_VALUE_TEXT.format(self.name)} {ONE_VALUE_ERROR}")
+        elif count == 1 and self.one_value == "warn":
+            warnings.warn(ONE_VALUE_TEXT.format(self.name), stacklevel=2)
+        return count
+
+    def _update_statistics(self, mean, variance, count, training=None):
+        """Moves the population statistics, unless the batch has nothing to say.
+
+        Args:
+            mean, variance: the batch's, of shape (channels,).
+            count: values of a channel behind them, an int or a tensor.
+            training: None, or a boolean tensor: only where it is true.
+        """
+        # The variance of fewer than two values is no estimate of anything.
+        accepted = ops.all(ops.isfinite(ops.stack([mean, variance])))
+        if not isinstance(count, int) or count < 2:
+            accepted = ops.logical_and(accepted, count >= 2)
+        skipped = ops.logical_not(accepted)
+        if training is not None:
+            accepted = ops.logical_and(accepted, training)
+            skipped = ops.logical_and(skipped, training)
+        self._skipped.variable.assign_add(ops.cast(skipped, "int32"))
 
         def assign(variable, value):
-            value = ops.cast(value, variable.dtype)
-            variable.assign(value if where is None else ops.where(where, value, variable))
+            variable.assign(ops.where(accepted, ops.cast(value, variable.dtype), variable))
 
         def move(variable, value, momentum):
             # Keras's form, operation for operation, so that both layers round alike.
             value = ops.cast(value, variable.dtype)
             assign(variable, variable * momentum + value * (1.0 - momentum))
 
-        move(self.moving_mean, mean, self.momentum)
+        momentum = self.momentum
+        if statistics.counts_updates(self.momentum, self.debias):
+            momentum = statistics.momentum_at(self.momentum, self.debias, self.updates.value)
+            momentum = ops.cast(momentum, self.moving_mean.dtype)
+            self.updates.assign_add(ops.cast(accepted, "int32"))
+        move(self.moving_mean, mean, momentum)
+        if self.unbiased_variance:
+            n = ops.cast(count, variance.dtype)
+            variance = variance * (n / ops.maximum(n - 1, 1))
         if not self.renorm:
-            move(self.moving_variance, variance, self.momentum)
+            move(self.moving_variance, variance, momentum)
             return
         stddev = ops.sqrt(variance + self.epsilon)
         move(self.renorm_mean, mean, self.renorm_momentum)
         move(self.renorm_stddev, stddev, self.renorm_momentum)
-        move(self.moving_stddev, stddev, self.momentum)
+        move(self.moving_stddev, stddev, momentum)
         squared = ops.square(ops.convert_to_tensor(self.moving_stddev))
         assign(self.moving_variance, ops.relu(squared - self.epsilon))
 
@@ -299,6 +424,13 @@ class BatchNormalization(keras.layers.Layer):
 
 
 BatchNorm = BatchNormalization
+
+
+class _Untracked:
+    """Holds a variable that is to be no weight of the layer: files stay as Keras writes them."""
+
+    def __init__(self, variable):
+        self.variable = variable
 
 
 def _single_axis(axis):

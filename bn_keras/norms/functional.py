@@ -4,11 +4,15 @@
 whether a TensorFlow kernel does the work; every other backend computes the same with keras.ops.
 """
 
+import math
+
 import keras
 from keras import ops
 
 
-def batch_norm(x, gamma, beta, *, axis=-1, epsilon=1e-3, mask=None, synchronized=False):
+def batch_norm(
+    x, gamma, beta, *, axis=-1, epsilon=1e-3, mask=None, synchronized=False, group_size=None
+):
     """Normalizes x with its own statistics (Ioffe & Szegedy 2015, algorithm 1).
 
     Args:
@@ -19,6 +23,7 @@ def batch_norm(x, gamma, beta, *, axis=-1, epsilon=1e-3, mask=None, synchronized
         epsilon: added to the variance.
         mask: boolean tensor of x's shape without the channel axis; True counts.
         synchronized: take the statistics over all replicas of `tf.distribute`.
+        group_size: if synchronized, over consecutive groups of that many replicas only.
 
     Returns:
         `(outputs, mean, variance)`: outputs in the shape and dtype of x; mean and biased variance
@@ -33,40 +38,52 @@ def batch_norm(x, gamma, beta, *, axis=-1, epsilon=1e-3, mask=None, synchronized
         gamma = ops.ones((channels,), dtype) if gamma is None else ops.cast(gamma, dtype)
         beta = ops.zeros((channels,), dtype) if beta is None else ops.cast(beta, dtype)
         return kernels.batch_norm(x, gamma, beta, axis, epsilon)
-    mean, variance = moments(x, axis=axis, mask=mask, synchronized=synchronized)
+    mean, variance = moments(
+        x, axis=axis, mask=mask, synchronized=synchronized, group_size=group_size
+    )
     outputs = normalize(x, mean, variance, gamma, beta, axis=axis, epsilon=epsilon)
     return outputs, ops.stop_gradient(mean), ops.stop_gradient(variance)
 
 
-def moments(x, *, axis=-1, mask=None, synchronized=False):
+def moments(x, *, axis=-1, mask=None, synchronized=False, group_size=None):
     """Mean and biased variance of every channel, each of shape (channels,).
 
     Two passes: the variance is the mean squared distance from the mean, which keeps its digits
-    where E[x^2] - E[x]^2 loses them. float16 and bfloat16 are reduced in float32.
+    where E[x^2] - E[x]^2 loses them. float16 and bfloat16 are reduced in float32. Where nothing
+    counts, both are 0.
     """
     x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
     axis = axis % len(x.shape)
     axes = [a for a in range(len(x.shape)) if a != axis]
-    if mask is None:
-        weights = None
-        count = ops.cast(ops.size(x) // x.shape[axis], x.dtype)
-    else:
-        weights = ops.cast(ops.expand_dims(ops.cast(mask, "bool"), axis), x.dtype)
-        weights = ops.broadcast_to(weights, ops.shape(ops.take(x, [0], axis=axis)))
-        count = ops.sum(weights)
+    keep = None if mask is None else ops.expand_dims(ops.cast(mask, "bool"), axis)
 
     def total(values):
         # `where` and not a product: a masked position may hold inf or NaN.
-        kept = values if weights is None else ops.where(weights > 0, values, 0)
-        return ops.sum(kept, axis=axes)
+        kept = values if keep is None else ops.where(keep, values, ops.zeros_like(values))
+        summed = ops.sum(kept, axis=axes)
+        return _over_replicas(summed, group_size) if synchronized else summed
 
-    totals = [count, total(x)]
-    count, summed = _over_replicas(totals) if synchronized else totals
-    mean = summed / ops.maximum(count, 1)
-    squares = total(ops.square(x - broadcast(mean, x, axis)))
-    if synchronized:
-        (squares,) = _over_replicas([squares])
-    return mean, squares / ops.maximum(count, 1)
+    n = count(x, axis=axis, mask=mask, synchronized=synchronized, group_size=group_size)
+    n = ops.maximum(ops.cast(n, x.dtype), 1)
+    mean = total(x) / n
+    return mean, total(ops.square(x - broadcast(mean, x, axis))) / n
+
+
+def count(x, *, axis=-1, mask=None, synchronized=False, group_size=None):
+    """How many values of a channel count: an int where the shapes tell, else a scalar tensor."""
+    axis = axis % len(x.shape)
+    others = [size for a, size in enumerate(x.shape) if a != axis]
+    if mask is None and None not in others:
+        n = math.prod(others)
+        if not synchronized:
+            return n
+    elif mask is None:
+        n = ops.size(x) // x.shape[axis]
+    else:
+        mask = ops.expand_dims(ops.cast(mask, "int32"), axis)
+        # The mask may be as short as 1 where it is to be repeated.
+        n = ops.sum(ops.broadcast_to(mask, ops.shape(ops.take(x, [0], axis=axis))))
+    return _over_replicas(ops.cast(n, "int32"), group_size) if synchronized else n
 
 
 def normalize(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3):
@@ -91,7 +108,15 @@ def broadcast(per_channel, x, axis):
     return ops.reshape(per_channel, shape)
 
 
-def _over_replicas(values):
+def _over_replicas(value, group_size):
     from bn_keras.norms import kernels
 
-    return kernels.all_reduce_sum(values)
+    return kernels.all_reduce_sum([value], group_size)[0]
+
+
+def require(condition, message):
+    """Stops where a boolean tensor does not hold; backends without assertions in graphs go on."""
+    if keras.backend.backend() == "tensorflow":
+        from bn_keras.norms import kernels
+
+        kernels.require(condition, message)

@@ -72,9 +72,37 @@ def _closed_form(x, gamma, beta, axis, epsilon):
     return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
 
 
-def all_reduce_sum(values):
-    """Sums a list of tensors over the replicas of `tf.distribute`; alone, returns them as given."""
+def all_reduce_sum(values, group_size=None):
+    """Sums tensors over the replicas of `tf.distribute`, differentiably.
+
+    Args:
+        values: list of tensors.
+        group_size: sum over consecutive groups of that many replicas; None means all.
+
+    Returns:
+        The sums; outside of replicas, the values as given.
+
+    Raises:
+        ValueError: the number of replicas is no multiple of the group size.
+    """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
         return values
-    return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+    replicas = context.num_replicas_in_sync
+    if group_size is None or group_size == replicas:
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+    if replicas % group_size:
+        raise ValueError(
+            f"BatchNorm: replica_group_size={group_size} with {replicas} replicas; expected a "
+            "divisor of their number."
+        )
+    # all_reduce knows no groups: every group adds up in a row of its own.
+    group = context.replica_id_in_sync_group // group_size
+    row = tf.one_hot(group, replicas // group_size)
+    rows = [tf.tensordot(tf.cast(row, value.dtype), value, axes=0) for value in values]
+    return [total[group] for total in context.all_reduce(tf.distribute.ReduceOp.SUM, rows)]
+
+
+def require(condition, message):
+    """Stops the graph with the message where the condition, a boolean tensor, does not hold."""
+    tf.debugging.Assert(condition, [message])
