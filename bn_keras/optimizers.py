@@ -57,3 +57,21 @@ def momentum(learning_rate):
 def rmsprop(learning_rate):
     """RMSprop with Keras's decay of .9."""
     return keras.optimizers.RMSprop(learning_rate)
+
+
+def exclude_from_weight_decay(optimizer, model):
+    """Spares the scale and offset of every normalizer, and every bias, from weight decay.
+
+    Decay pulls weights to 0, which for a scale means to switch its channel off; AdamW does so to
+    gamma unless it is told not to. Call it before the optimizer is built.
+
+    Args:
+        optimizer: a Keras optimizer with a `weight_decay`.
+        model: the model that it is to train.
+
+    Returns:
+        The optimizer.
+    """
+    spared = [weight for weight in model.trainable_variables if len(weight.shape) == 1]
+    optimizer.exclude_from_weight_decay(var_list=spared)
+    return optimizer

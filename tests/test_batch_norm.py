@@ -396,24 +396,5 @@ def test_an_unfit_mask_names_both_shapes():
         BatchNorm()(data((2, 3)), training=True, mask=tf.ones((2, 3), tf.bool))
 
 
-def test_synchronized_statistics_are_those_of_the_whole_batch():
-    devices = tf.config.list_logical_devices("CPU")
-    assert len(devices) >= 2, "the test session must start with two logical CPUs"
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    x = data((8, 3)) + 1e4
-    with strategy.scope():
-        layer = BatchNorm(momentum=0.0, synchronized=True)
-        layer.build(x.shape)
-    parts = iter([tf.constant(x[:2]), tf.constant(x[2:])])  # unequal on purpose
-    values = strategy.experimental_distribute_values_from_function(lambda _: next(parts))
-    outputs = strategy.run(tf.function(lambda part: layer(part, training=True)), [values])
-    parts = strategy.experimental_local_results(outputs)
-    together = np.concatenate([part.numpy() for part in parts])
-    expected, mean, variance = reference.forward(x)
-    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-6)
-    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-2)
-    np.testing.assert_allclose(together, expected, atol=2e-2)
-
-
 def test_no_parametrization_shrank_to_nothing():
     assert len(RANKS_AND_AXES) == 1 + 2 + 3 + 4

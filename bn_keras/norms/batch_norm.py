@@ -100,9 +100,10 @@ class BatchNormalization(keras.layers.Layer):
 
     Where it differs from Keras's layer: `training` may be a tensor; `axis` may be a list or tuple
     of one; a mask works with any axis; momentum, epsilon and axis are checked; batches that say
-    nothing do not touch the population statistics; these are float32 at least, and the replicas of
-    `tf.distribute` read their mean over all replicas where Keras reads the first one's;
-    synchronized statistics are computed in two passes and count masks. All else is equal within rounding.
+    nothing do not touch the population statistics; these are float32 at least, and whoever reads
+    them under `tf.distribute` gets their mean over all replicas where Keras gives the first one's;
+    synchronized statistics are computed in two passes and count masks. All else is equal within
+    rounding, weights files and the layer's automatic name included.
 
     Reference:
         Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.
