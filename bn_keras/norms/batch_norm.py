@@ -376,7 +376,7 @@ class BatchNormalization(keras.layers.Layer):
             training: None, or a boolean tensor: only where it is true.
         """
         # The variance of fewer than two values is no estimate of anything.
-        accepted = ops.all(ops.isfinite(ops.stack([mean, variance])))
+        accepted = ops.all(ops.isfinite(mean + variance))
         if not isinstance(count, int) or count < 2:
             accepted = ops.logical_and(accepted, count >= 2)
         skipped = ops.logical_not(accepted)
@@ -389,9 +389,8 @@ class BatchNormalization(keras.layers.Layer):
             variable.assign(ops.where(accepted, ops.cast(value, variable.dtype), variable))
 
         def move(variable, value, momentum):
-            # Keras's form, operation for operation, so that both layers round alike.
-            value = ops.cast(value, variable.dtype)
-            assign(variable, variable * momentum + value * (1.0 - momentum))
+            change = (ops.cast(value, variable.dtype) - variable) * (1.0 - momentum)
+            variable.assign_add(ops.where(accepted, change, ops.zeros_like(change)))
 
         momentum = self.momentum
         if statistics.counts_updates(self.momentum, self.debias):
