@@ -34,7 +34,7 @@ def batch_norm(x, gamma, beta, axis, epsilon):
 
 def _fused(x, gamma, beta, epsilon):
     """The fused kernel, over images; other ranks are given to it as images of one pixel."""
-    images = x if x.shape.rank == 4 else tf.reshape(x, [-1, 1, 1, x.shape[-1]])
+    images = tf.reshape(x, [1, 1, -1, x.shape[-1]])
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=images,
         scale=gamma,
@@ -44,8 +44,7 @@ def _fused(x, gamma, beta, epsilon):
         epsilon=epsilon,
         is_training=True,
     )
-    if x.shape.rank != 4:
-        outputs = tf.reshape(outputs, tf.shape(x))
+    outputs = tf.reshape(outputs, tf.shape(x))
     # The kernel hands out the Bessel-corrected variance (n - 1 in the denominator).
     n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
     return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance * ((n - 1) / n))
