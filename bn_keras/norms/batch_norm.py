@@ -375,8 +375,9 @@ class BatchNormalization(keras.layers.Layer):
             count: values of a channel behind them, an int or a tensor.
             training: None, or a boolean tensor: only where it is true.
         """
-        # The variance of fewer than two values is no estimate of anything.
-        accepted = ops.all(ops.isfinite(mean + variance))
+        # A mean that is not finite makes the variance so. And the variance of fewer than two
+        # values is no estimate of anything.
+        accepted = ops.all(ops.isfinite(variance))
         if not isinstance(count, int) or count < 2:
             accepted = ops.logical_and(accepted, count >= 2)
         skipped = ops.logical_not(accepted)
@@ -389,8 +390,9 @@ class BatchNormalization(keras.layers.Layer):
             variable.assign(ops.where(accepted, ops.cast(value, variable.dtype), variable))
 
         def move(variable, value, momentum):
-            change = (ops.cast(value, variable.dtype) - variable) * (1.0 - momentum)
-            variable.assign_add(ops.where(accepted, change, ops.zeros_like(change)))
+            old = ops.convert_to_tensor(variable)  # one read
+            change = (ops.cast(value, variable.dtype) - old) * (1.0 - momentum)
+            variable.assign(ops.where(accepted, old + change, old))
 
         momentum = self.momentum
         if statistics.counts_updates(self.momentum, self.debias):

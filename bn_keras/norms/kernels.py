@@ -45,9 +45,10 @@ def _fused(x, gamma, beta, epsilon):
         is_training=True,
     )
     outputs = tf.reshape(outputs, tf.shape(x))
-    # The kernel hands out the Bessel-corrected variance (n - 1 in the denominator).
+    # The kernel hands out the Bessel-corrected variance (n - 1 in the denominator). Its gradient
+    # takes no account of what comes through mean and variance.
     n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-    return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance * ((n - 1) / n))
+    return outputs, mean, variance * ((n - 1) / n)
 
 
 def _closed_form(x, gamma, beta, epsilon):
@@ -66,7 +67,7 @@ def _closed_form(x, gamma, beta, epsilon):
         scale = inverse * gamma
         outputs = centered * scale + beta
 
-        def gradient(doutputs, *_):
+        def gradient(doutputs, *_):  # mean and variance carry no gradient
             dy = tf.cast(doutputs, dtype)
             dbeta = _channel_sums(dy)
             dgamma = _channel_sums(dy * centered) * inverse
@@ -76,8 +77,7 @@ def _closed_form(x, gamma, beta, epsilon):
 
         return (tf.cast(outputs, x.dtype), mean, variance), gradient
 
-    outputs, mean, variance = normalize(x, gamma, beta)
-    return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
+    return normalize(x, gamma, beta)
 
 
 def _channel_sums(x):
