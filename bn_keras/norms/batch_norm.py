@@ -5,9 +5,9 @@ import warnings
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from bn_keras.norms import functional, statistics
+from bn_keras.norms import functional
 from bn_keras.norms import renorm as renormalization
-
+from bn_keras.norms import statistics
 
 ONE_VALUE = ("warn", "error", "ignore")
 ONE_VALUE_TEXT = (
@@ -386,13 +386,13 @@ class BatchNormalization(keras.layers.Layer):
             skipped = ops.logical_and(skipped, training)
         self._skipped.variable.assign_add(ops.cast(skipped, "int32"))
 
-        def assign(variable, value):
-            variable.assign(ops.where(accepted, ops.cast(value, variable.dtype), variable))
+        def assign(variable, value_of_old):
+            old = ops.convert_to_tensor(variable)  # the one read of it
+            variable.assign(ops.where(accepted, value_of_old(old), old))
 
         def move(variable, value, momentum):
-            old = ops.convert_to_tensor(variable)  # one read
-            change = (ops.cast(value, variable.dtype) - old) * (1.0 - momentum)
-            variable.assign(ops.where(accepted, old + change, old))
+            value = ops.cast(value, variable.dtype)
+            assign(variable, lambda old: old + (value - old) * (1.0 - momentum))
 
         momentum = self.momentum
         if statistics.counts_updates(self.momentum, self.debias):
@@ -411,7 +411,7 @@ class BatchNormalization(keras.layers.Layer):
         move(self.renorm_stddev, stddev, self.renorm_momentum)
         move(self.moving_stddev, stddev, momentum)
         squared = ops.square(ops.convert_to_tensor(self.moving_stddev))
-        assign(self.moving_variance, ops.relu(squared - self.epsilon))
+        assign(self.moving_variance, lambda old: ops.relu(squared - self.epsilon))
 
     def _checked_mask(self, inputs, mask):
         if mask is None:
