@@ -22,7 +22,7 @@ ROWS = [
     ["cli"],
     ["runner", "executors", "report"],
     ["figures"],
-    ["loop", "summaries", "diagnostics"],
+    ["loop", "summaries", "diagnostics", "surgery"],
     ["models"],
     ["norms.batch", "norms.keras_batch", "norms.none", "norms.layer", "norms.group"],
     ["norms.batch_norm"],
