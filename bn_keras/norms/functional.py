@@ -94,15 +94,16 @@ def normalize(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3
     if gamma is not None:
         scale = scale * ops.cast(gamma, dtype)
     # One multiplication and one addition a value; the rest is a channel's arithmetic.
-    shift = -ops.cast(mean, dtype) * scale
-    if beta is not None:
-        shift = shift + ops.cast(beta, dtype)
+    shift = ops.cast(mean, dtype) * scale
+    shift = -shift if beta is None else ops.cast(beta, dtype) - shift
     outputs = wide * broadcast(scale, x, axis) + broadcast(shift, x, axis)
     return ops.cast(outputs, x.dtype)
 
 
 def broadcast(per_channel, x, axis):
     """A (channels,) tensor reshaped so that it broadcasts along `axis` of x."""
+    if axis % len(x.shape) == len(x.shape) - 1:
+        return per_channel
     shape = [1] * len(x.shape)
     shape[axis] = -1
     return ops.reshape(per_channel, shape)
