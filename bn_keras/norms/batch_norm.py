@@ -10,11 +10,6 @@ from bn_keras.norms import renorm as renormalization
 from bn_keras.norms import statistics
 
 ONE_VALUE = ("warn", "error", "ignore")
-ONE_VALUE_TEXT = (
-    "BatchNorm {!r}: one value per channel in training; its output is beta, whatever the input. "
-    "Expected a batch of 2 or more."
-)
-ONE_VALUE_ERROR = '(one_value="error" asks to stop here)'
 EXTRAS = {
     "debias": False,
     "unbiased_variance": False,
@@ -73,7 +68,8 @@ class BatchNormalization(keras.layers.Layer):
             PyTorch does; the batch itself is normalized with the biased one either way.
         one_value: what to do in training when a channel has one value only, whose variance says
             nothing and whose output is just beta: "warn", "error" or "ignore". The moving
-            statistics stay as they are in any case.
+            statistics stay as they are in any case. A graph in which the batch size is open, or a
+            mask, cannot warn: there `skipped_batches` tells, and "error" stops on TensorFlow.
         explicit_training: make it an error when nobody says whether it is training or inference.
         replica_group_size: if synchronized, over consecutive groups of that many replicas only.
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
@@ -93,7 +89,8 @@ class BatchNormalization(keras.layers.Layer):
             `one_value` and `explicit_training` ask to refuse.
 
     A batch in which nothing counts (it is empty, or fully masked) or whose statistics are not
-    finite leaves the moving statistics as they are; `skipped_batches` says how often that was.
+    finite leaves the moving statistics as they are; `skipped_batches` says how often that was (on
+    JAX: in calls outside of compiled training).
 
     With `trainable=False` the layer runs in inference mode, whatever `training` says, and its
     statistics stay as they are; this is Keras's rule too.
@@ -257,16 +254,25 @@ class BatchNormalization(keras.layers.Layer):
         if not _is_symbolic(training):
             if not training:
                 return self._infer(inputs)
+            count = self._count(inputs, mask)
+            if isinstance(count, int):
+                self._tell_one_value(count)
+            elif self.one_value == "error":
+                functional.require(ops.not_equal(count, 1), self._one_value_text())
             outputs, mean, variance = self._normalize_batch(inputs, mask)
-            self._update_statistics(mean, variance, self._count(inputs, mask))
+            self._update_statistics(mean, variance, count)
             return outputs
         training = ops.cast(training, "bool")
+        count = self._count(inputs, mask)
+        if self.one_value == "error":
+            fine = ops.logical_or(ops.logical_not(training), ops.not_equal(count, 1))
+            functional.require(fine, self._one_value_text())
         outputs, mean, variance = ops.cond(
             training,
             lambda: self._normalize_batch(inputs, mask),
             lambda: (self._infer(inputs), *self._population(inputs)),
         )
-        self._update_statistics(mean, variance, self._count(inputs, mask), training)
+        self._update_statistics(mean, variance, count, training)
         return outputs
 
     @property
@@ -355,17 +361,20 @@ class BatchNormalization(keras.layers.Layer):
 
     def _count(self, inputs, mask):
         """Values of a channel that count: an int where the shapes tell, else a tensor."""
-        count = functional.count(inputs, axis=self.axis, **self._scope(mask))
-        if not isinstance(count, int):
-            if self.one_value == "error":
-                functional.require(
-                    ops.not_equal(count, 1), f"{ONE_VALUE_TEXT.format(self.name)} {ONE_VALUE_ERROR}"
-                )
-        elif count == 1 and self.one_value == "error":
-            raise ValueError(f"{ONE_VALUE_TEXT.format(self.name)} {ONE_VALUE_ERROR}")
-        elif count == 1 and self.one_value == "warn":
-            warnings.warn(ONE_VALUE_TEXT.format(self.name), stacklevel=2)
-        return count
+        return functional.count(inputs, axis=self.axis, **self._scope(mask))
+
+    def _tell_one_value(self, count):
+        """Warns or raises, as asked, where shapes tell that a channel has one value."""
+        if count == 1 and self.one_value == "error":
+            raise ValueError(self._one_value_text())
+        if count == 1 and self.one_value == "warn":
+            warnings.warn(self._one_value_text(), stacklevel=2)
+
+    def _one_value_text(self):
+        return (
+            f"BatchNorm {self.name!r}: one value per channel in training; its output is beta, "
+            "whatever the input. Expected a batch of 2 or more, or one_value=\"ignore\"."
+        )
 
     def _update_statistics(self, mean, variance, count, training=None):
         """Moves the population statistics, unless the batch has nothing to say.

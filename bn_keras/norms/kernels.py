@@ -27,13 +27,18 @@ def batch_norm(x, gamma, beta, axis, epsilon):
             tf.transpose(x, order), gamma, beta, rank - 1, epsilon
         )
         return tf.transpose(outputs, [order.index(a) for a in range(rank)]), mean, variance
-    if rank > 2 and x.dtype.name in FUSED_DTYPES:
+    # Under XLA the fused kernel's gradients of an empty batch are NaN.
+    if rank > 2 and x.dtype.name in FUSED_DTYPES and 0 not in x.shape:
         return _fused(x, gamma, beta, epsilon)
     return _closed_form(x, gamma, beta, epsilon)
 
 
 def _fused(x, gamma, beta, epsilon):
-    """The fused kernel, over images; other ranks are given to it as images of one pixel."""
+    """The fused kernel, which takes images: any rank is given to it as one image of one row.
+
+    Told so, XLA too makes a fast program of it, 2 to 3 times as fast as for the true shape; without
+    XLA the shape makes no difference. One pixel an image, the other way round, costs a third more.
+    """
     images = tf.reshape(x, [1, 1, -1, x.shape[-1]])
     outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=images,
@@ -57,7 +62,8 @@ def _closed_form(x, gamma, beta, epsilon):
     @tf.custom_gradient
     def normalize(x, gamma, beta):
         dtype = gamma.dtype
-        share = 1 / tf.cast(tf.size(x) // x.shape[-1], dtype)
+        # At least 1: an empty batch has gradients of 0 and not of NaN.
+        share = 1 / tf.cast(tf.maximum(tf.size(x) // x.shape[-1], 1), dtype)
         # float16 and bfloat16 inputs are reduced in float32.
         wide = tf.cast(x, dtype)
         mean = _channel_sums(wide) * share
