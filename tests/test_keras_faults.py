@@ -240,6 +240,14 @@ def test_skipped_batches_are_counted_and_leave_every_statistic_alone(in_graph):
     assert not np.array_equal(layer.moving_mean.numpy(), before[0])
 
 
+def test_finite_values_with_an_infinite_variance_are_left_out():
+    layer = BatchNorm()
+    x = np.array([[1e30, 0.0], [-1e30, 1.0], [1.0, 2.0]], "float32")
+    layer(x, training=True)
+    assert layer.skipped_batches == 1
+    assert layer.moving_variance.numpy().tolist() == [1, 1]
+
+
 def test_a_masked_non_finite_value_does_no_harm():
     layer = BatchNorm(momentum=0.0)
     x, mask = normal((4, 5, 2)), np.ones((4, 5), bool)
@@ -287,6 +295,7 @@ def test_one_value_per_channel_is_fine_where_a_training_tensor_says_inference():
     step = tf.function(lambda x, training: layer(x, training=training))
     x = tf.constant(normal((1, 3)))
     step(x, tf.constant(False))
+    assert layer.skipped_batches == 0, "inference was counted"
     with pytest.raises(tf.errors.InvalidArgumentError, match="one value per channel"):
         step(x, tf.constant(True))
 
