@@ -3,10 +3,9 @@
 Both layers run in turn in one process, each looped inside one graph: forward, backward to inputs,
 gamma and beta, and the update of the moving statistics (or inference). A time is the median over
 the rounds, "times as fast" the median of the ratios of neighbouring rounds, with the lowest and
-highest. "floor" is the time in which the bytes that training must move (five passes over the
-activation: forward two reads and a write, backward two reads and a write less what is kept) pass at
-this machine's copy bandwidth, measured first: below it nothing can go that moves them through
-memory. Arrays that fit in the cache beat it.
+highest. "floor" is the time in which some five passes over the activation (forward and backward
+together; two for inference) take place at this machine's copy bandwidth, which is measured first:
+nothing that moves them through memory is faster. Arrays that fit in the cache can beat it.
 """
 
 import os
