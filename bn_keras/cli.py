@@ -43,6 +43,11 @@ class Refusal(Exception):
 def main(argv=None):
     """Runs the command; returns the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
     argv = list(sys.argv if argv is None else argv)
+
+    def refuse(error, status):
+        print(f"{pathlib.Path(argv[0]).name}: {error}", file=sys.stderr)
+        return status
+
     try:
         options = parse_flags(argv)
         if options is None:
@@ -65,8 +70,7 @@ def main(argv=None):
             )
         work_dir = make_work_dir(options["logdir"], first)
     except (Refusal, ConfigError, UnknownName, flags.Error) as error:
-        print(f"{pathlib.Path(argv[0]).name}: {error}", file=sys.stderr)
-        return 2
+        return refuse(error, 2)
     except KeyboardInterrupt:
         return 130
     try:
@@ -75,26 +79,23 @@ def main(argv=None):
         print(f"stopped; finished runs are kept in {work_dir}", file=sys.stderr)
         return 130
     except ConfigError as error:  # a model that does not fit the images, known once it is built
-        print(f"{pathlib.Path(argv[0]).name}: {error}", file=sys.stderr)
-        return 2
+        return refuse(error, 2)
     except OSError as error:
-        print(
-            f"{pathlib.Path(argv[0]).name}: {error}; finished runs are kept in {work_dir}, the "
-            "same command goes on from there.",
-            file=sys.stderr,
-        )
-        return 1
+        kept = f"finished runs are kept in {work_dir}, the same command goes on from there."
+        return refuse(f"{error}; {kept}", 1)
 
 
 def parse_flags(argv):
     """Values by flag name; None after `--help`, which it prints.
 
     Raises:
-        flags.Error: an unknown flag or a value that the flag does not accept.
+        flags.Error, Refusal: an unknown flag, a value that the flag does not accept, or flags that
+            do not go together.
     """
     values = flags.FlagValues()
-    names = [name for names in flag_groups().values() for name in names]
-    for group, rules in flag_groups().items():
+    groups = flag_groups()
+    names = [name for rules in groups.values() for name in rules]
+    for rules in groups.values():
         for name, (rule, default, why) in rules.items():
             parser = _FlagParser(rule)
             if rule is YES_NO:

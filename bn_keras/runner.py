@@ -16,8 +16,9 @@ import bn_keras
 from bn_keras import loop, results, stats, summaries
 from bn_keras.config import ConfigError
 from bn_keras.diagnostics.activations import NormalizerProbe
-from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel, is_batch_normalizer
+from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
 from bn_keras.models.blocks import ModelSpec
+from bn_keras.norms.statistics import batch_normalizers
 from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
 
 PROBE_IMAGES = 100
@@ -163,7 +164,7 @@ class _Graph:
 
     def evaluate_batch_statistics(self, split):
         """Accuracy of a split with batch statistics; None for a model that has none."""
-        if not any(is_batch_normalizer(layer) for layer in self._model.layers):
+        if not batch_normalizers(self._model):
             return None
         if self._batch_statistics is None:
             copy = BatchStatisticsModel(self._model)

@@ -6,6 +6,8 @@ updated; the weights may be fine.
 
 import keras
 
+from bn_keras.norms.statistics import is_batch_normalizer
+
 
 class BatchStatisticsModel:
     """A copy of a model whose batch-normalizing layers always use the statistics of their batch.
@@ -35,8 +37,3 @@ class BatchStatisticsModel:
         # Not training=False, which would overrule what the copy's layers are called with; without
         # a word on it, all other layers infer.
         return self._copy(inputs)
-
-
-def is_batch_normalizer(layer):
-    """Whether a layer keeps population statistics, whoever wrote it."""
-    return hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")

@@ -259,7 +259,7 @@ class BatchNormalization(keras.layers.Layer):
                 self._tell_one_value(count)
             elif self.one_value == "error":
                 functional.require(ops.not_equal(count, 1), self._one_value_text())
-            outputs, mean, variance = self._normalize_batch(inputs, mask)
+            outputs, mean, variance = self._normalize_batch(inputs, mask, count)
             self._update_statistics(mean, variance, count)
             return outputs
         training = ops.cast(training, "bool")
@@ -269,7 +269,7 @@ class BatchNormalization(keras.layers.Layer):
             functional.require(fine, self._one_value_text())
         outputs, mean, variance = ops.cond(
             training,
-            lambda: self._normalize_batch(inputs, mask),
+            lambda: self._normalize_batch(inputs, mask, count),
             lambda: (self._infer(inputs), *self._population(inputs)),
         )
         self._update_statistics(mean, variance, count, training)
@@ -327,11 +327,12 @@ class BatchNormalization(keras.layers.Layer):
         dtype = keras.backend.result_type(inputs.dtype, "float32")
         return ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)
 
-    def _normalize_batch(self, inputs, mask):
+    def _normalize_batch(self, inputs, mask, count):
         settings = {
             "axis": self.axis,
             "epsilon": self.epsilon,
             **self._scope(mask),
+            "n": count,
         }
         if not self.renorm:
             return functional.batch_norm(inputs, self.gamma, self.beta, **settings)

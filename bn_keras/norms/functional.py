@@ -11,7 +11,7 @@ from keras import ops
 
 
 def batch_norm(
-    x, gamma, beta, *, axis=-1, epsilon=1e-3, mask=None, synchronized=False, group_size=None
+    x, gamma, beta, *, axis=-1, epsilon=1e-3, mask=None, synchronized=False, group_size=None, n=None
 ):
     """Normalizes x with its own statistics (Ioffe & Szegedy 2015, algorithm 1).
 
@@ -24,6 +24,7 @@ def batch_norm(
         mask: boolean tensor of x's shape without the channel axis; True counts.
         synchronized: take the statistics over all replicas of `tf.distribute`.
         group_size: if synchronized, over consecutive groups of that many replicas only.
+        n: what `count` gives for these arguments, if the caller has it already.
 
     Returns:
         `(outputs, mean, variance)`: outputs in the shape and dtype of x; mean and biased variance
@@ -39,13 +40,13 @@ def batch_norm(
         beta = ops.zeros((channels,), dtype) if beta is None else ops.cast(beta, dtype)
         return kernels.batch_norm(x, gamma, beta, axis, epsilon)
     mean, variance = moments(
-        x, axis=axis, mask=mask, synchronized=synchronized, group_size=group_size
+        x, axis=axis, mask=mask, synchronized=synchronized, group_size=group_size, n=n
     )
     outputs = normalize(x, mean, variance, gamma, beta, axis=axis, epsilon=epsilon)
     return outputs, ops.stop_gradient(mean), ops.stop_gradient(variance)
 
 
-def moments(x, *, axis=-1, mask=None, synchronized=False, group_size=None):
+def moments(x, *, axis=-1, mask=None, synchronized=False, group_size=None, n=None):
     """Mean and biased variance of every channel, each of shape (channels,).
 
     Two passes: the variance is the mean squared distance from the mean, which keeps its digits
@@ -63,7 +64,8 @@ def moments(x, *, axis=-1, mask=None, synchronized=False, group_size=None):
         summed = ops.sum(kept, axis=axes)
         return _over_replicas(summed, group_size) if synchronized else summed
 
-    n = count(x, axis=axis, mask=mask, synchronized=synchronized, group_size=group_size)
+    if n is None:
+        n = count(x, axis=axis, mask=mask, synchronized=synchronized, group_size=group_size)
     n = ops.maximum(ops.cast(n, x.dtype), 1)
     mean = total(x) / n
     return mean, total(ops.square(x - broadcast(mean, x, axis))) / n
@@ -112,7 +114,7 @@ def broadcast(per_channel, x, axis):
 def _over_replicas(value, group_size):
     from bn_keras.norms import kernels
 
-    return kernels.all_reduce_sum([value], group_size)[0]
+    return kernels.all_reduce_sum(value, group_size)
 
 
 def require(condition, message):

@@ -91,25 +91,25 @@ def _channel_sums(x):
     return tf.raw_ops.BiasAddGrad(out_backprop=x)
 
 
-def all_reduce_sum(values, group_size=None):
-    """Sums tensors over the replicas of `tf.distribute`, differentiably.
+def all_reduce_sum(value, group_size=None):
+    """Sums a tensor over the replicas of `tf.distribute`, differentiably.
 
     Args:
-        values: list of tensors.
+        value: tensor.
         group_size: sum over consecutive groups of that many replicas; None means all.
 
     Returns:
-        The sums; outside of replicas, the values as given.
+        The sum; outside of replicas, the value as given.
 
     Raises:
         ValueError: the number of replicas is no multiple of the group size.
     """
     context = tf.distribute.get_replica_context()
     if context is None or context.num_replicas_in_sync == 1:
-        return values
+        return value
     replicas = context.num_replicas_in_sync
     if group_size is None or group_size == replicas:
-        return context.all_reduce(tf.distribute.ReduceOp.SUM, values)
+        return context.all_reduce(tf.distribute.ReduceOp.SUM, value)
     if replicas % group_size:
         raise ValueError(
             f"BatchNorm: replica_group_size={group_size} with {replicas} replicas; expected a "
@@ -117,9 +117,9 @@ def all_reduce_sum(values, group_size=None):
         )
     # all_reduce knows no groups: every group adds up in a row of its own.
     group = context.replica_id_in_sync_group // group_size
-    row = tf.one_hot(group, replicas // group_size)
-    rows = [tf.tensordot(tf.cast(row, value.dtype), value, axes=0) for value in values]
-    return [total[group] for total in context.all_reduce(tf.distribute.ReduceOp.SUM, rows)]
+    row = tf.one_hot(group, replicas // group_size, dtype=value.dtype)
+    rows = tf.tensordot(row, value, axes=0)
+    return context.all_reduce(tf.distribute.ReduceOp.SUM, rows)[group]
 
 
 def require(condition, message):

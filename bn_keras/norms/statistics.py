@@ -56,15 +56,13 @@ def momentum_at(momentum, debias, updates):
 
 
 def batch_normalizers(model):
-    """The layers of a model (or a layer itself) that keep population statistics, nested ones too.
+    """The layers of a model, nested ones and itself too, that keep population statistics."""
+    return [layer for layer in model._flatten_layers() if is_batch_normalizer(layer)]
 
-    Any layer counts that has a `moving_mean` and a `moving_variance`, Keras's own included.
-    """
-    layers = model._flatten_layers(include_self=True)
-    return [
-        layer for layer in layers
-        if hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")
-    ]
+
+def is_batch_normalizer(layer):
+    """Whether a layer keeps population statistics, whoever wrote it."""
+    return hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")
 
 
 def snapshot(model):
