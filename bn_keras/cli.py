@@ -285,6 +285,25 @@ def report_on(store, console, tensorboard=False):
         console.print(f"{what:12s} {where}", soft_wrap=True)
 
 
+@contextlib.contextmanager
+def quiet_native_log():
+    """Keeps back what TensorFlow's C++ side prints while it loads, before any log level counts."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as log:
+        os.dup2(log.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            log.seek(0)
+            os.write(kept, log.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
 def _train_missing(runs, splits, store, console, workers):
     """Returns whether all runs came to their end."""
     from bn_keras import executors
@@ -296,9 +315,8 @@ def _train_missing(runs, splits, store, console, workers):
     workers = min(len(groups), workers or cores)
     # One core a run wastes less than all cores on each op of one run after the other.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // workers)))
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     console.print(f"{len(runs)} to train, {workers} at a time; loading TensorFlow")
-    with _quiet_native_log():
+    with quiet_native_log():
         from bn_keras import runner, summaries
 
         runner.start_devices()
@@ -313,24 +331,6 @@ def _train_missing(runs, splits, store, console, workers):
         except KeyboardInterrupt:
             pass
     return done == len(runs)
-
-
-@contextlib.contextmanager
-def _quiet_native_log():
-    """Keeps back what TensorFlow's C++ side prints while it loads, before any log level counts."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            log.seek(0)
-            os.write(kept, log.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 class _FlagParser(flags.ArgumentParser):

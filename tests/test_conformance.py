@@ -5,11 +5,13 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from bn_keras import runner
+from bn_keras import BatchNorm, runner
 from bn_keras.config import RunConfig
 from bn_keras.data.splits import Split, Splits
 from bn_keras.models.blocks import NORMALIZER_SUFFIX, normalizers
+from bn_keras.optimizers import exclude_from_weight_decay
 from bn_keras.registry import DATASETS, LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
 from bn_keras.runner import build_model, kernel_digest
 
@@ -121,3 +123,20 @@ def test_fused_adam_takes_the_same_steps_as_keras(dtype):
             optimizer.apply([keras.ops.convert_to_tensor(gradient, dtype)])
         ends.append(weight.numpy())
     np.testing.assert_allclose(*ends, rtol=1e-5)
+
+
+def test_weight_decay_spares_gamma_and_beta_once_excluded():
+    """AdamW decays gamma by default; the kernel is to be decayed and the normalizer not."""
+    for layer_class in (BatchNorm, keras.layers.BatchNormalization):
+        ends = []
+        for exclude in (False, True):
+            model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3), layer_class()])
+            optimizer = keras.optimizers.AdamW(0.1, weight_decay=0.5)
+            if exclude:
+                exclude_from_weight_decay(optimizer, model)
+            optimizer.build(model.trainable_variables)
+            kernel = np.abs(model.layers[0].kernel.numpy()).sum()
+            optimizer.apply([tf.zeros(v.shape) for v in model.trainable_variables])
+            assert np.abs(model.layers[0].kernel.numpy()).sum() < kernel
+            ends.append(float(model.layers[1].gamma.numpy()[0]))
+        assert ends[0] < 1 and ends[1] == 1

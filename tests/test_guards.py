@@ -1,0 +1,159 @@
+"""What BatchNorm does with batches that say nothing, and with calls that do not say enough."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bn_keras import BatchNorm
+from bn_keras.norms import reference
+
+
+def normal(shape, mean=0.0, seed=0):
+    return np.random.default_rng(seed).normal(mean, 1.0, shape).astype("float32")
+
+
+@pytest.mark.parametrize("in_graph", [False, True], ids=["eager", "graph"])
+def test_skipped_batches_are_counted_and_leave_every_statistic_alone(in_graph):
+    layer = BatchNorm(momentum=0.5, renorm=True, one_value="ignore")
+    layer.build((None, 4, 3))
+
+    def step(x, mask):
+        return layer(x, training=True, mask=mask)
+
+    if in_graph:
+        signature = [tf.TensorSpec([None, 4, 3]), tf.TensorSpec([None, 4], tf.bool)]
+        step = tf.function(step, input_signature=signature)
+    good, keep = tf.constant(normal((6, 4, 3))), tf.ones((6, 4), tf.bool)
+    step(good, keep)
+    assert layer.skipped_batches == 0
+    before = [weight.numpy() for weight in layer.non_trainable_variables]
+    poisoned = normal((6, 4, 3))
+    poisoned[0, 0, 0] = np.nan
+    one = np.zeros((6, 4), bool)
+    one[2, 1] = True
+    for number, (x, mask) in enumerate(
+        [(good, ~keep), (tf.constant(poisoned), keep), (good[:0], keep[:0]), (good, one)], start=1
+    ):
+        step(x, tf.constant(mask))
+        assert layer.skipped_batches == number
+        for weight, value in zip(layer.non_trainable_variables, before, strict=True):
+            np.testing.assert_array_equal(weight.numpy(), value)
+    step(good, keep)
+    assert layer.skipped_batches == 4
+    assert not np.array_equal(layer.moving_mean.numpy(), before[0])
+
+
+def test_finite_values_with_an_infinite_variance_are_left_out():
+    layer = BatchNorm()
+    x = np.array([[1e30, 0.0], [-1e30, 1.0], [1.0, 2.0]], "float32")
+    layer(x, training=True)
+    assert layer.skipped_batches == 1
+    assert layer.moving_variance.numpy().tolist() == [1, 1]
+
+
+def test_a_masked_non_finite_value_does_no_harm():
+    layer = BatchNorm(momentum=0.0)
+    x, mask = normal((4, 5, 2)), np.ones((4, 5), bool)
+    _, mean, variance = reference.forward(x[:, :3])
+    x[:, 3:], mask[:, 3:] = np.nan, False
+    layer(x, training=True, mask=mask)
+    assert layer.skipped_batches == 0
+    np.testing.assert_allclose(layer.moving_mean, mean, rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, variance, rtol=1e-5)
+
+
+def test_the_counter_is_no_weight_and_survives_no_file(tmp_path):
+    layer = BatchNorm()
+    layer.build((None, 3))
+    assert [weight.name for weight in layer.variables] == [
+        "gamma", "beta", "moving_mean", "moving_variance"
+    ]
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (1, 1, 1, 3)], ids=["dense", "conv"])
+def test_one_value_per_channel_warns_errs_or_is_ignored_as_asked(shape):
+    x = normal(shape)
+    with pytest.warns(UserWarning, match="one value per channel in training"):
+        BatchNorm()(x, training=True)
+    with pytest.raises(ValueError, match="one value per channel"):
+        BatchNorm(one_value="error")(x, training=True)
+    BatchNorm(one_value="ignore")(x, training=True)
+    BatchNorm(one_value="error")(x, training=False)
+
+
+def test_one_value_per_channel_errs_in_a_graph_of_unknown_batch_size():
+    layer = BatchNorm(one_value="error")
+    layer.build((None, 3))
+    step = tf.function(
+        lambda x: layer(x, training=True), input_signature=[tf.TensorSpec([None, 3])]
+    )
+    step(tf.constant(normal((2, 3))))
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one value per channel"):
+        step(tf.constant(normal((1, 3))))
+
+
+def test_one_value_per_channel_is_fine_where_a_training_tensor_says_inference():
+    layer = BatchNorm(one_value="error")
+    layer.build((None, 3))
+    step = tf.function(lambda x, training: layer(x, training=training))
+    x = tf.constant(normal((1, 3)))
+    step(x, tf.constant(False))
+    assert layer.skipped_batches == 0, "inference was counted"
+    with pytest.raises(tf.errors.InvalidArgumentError, match="one value per channel"):
+        step(x, tf.constant(True))
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (0, 4, 3), (0, 4, 4, 3), (0, 2, 2, 2, 3), (4, 0, 0, 3)])
+@pytest.mark.parametrize("mode", ["eager", "graph", "xla"])
+def test_an_empty_batch_passes_through_forward_and_backward(shape, mode):
+    layer = BatchNorm()
+    layer.build((None, *shape[1:]))
+
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        return y, tape.gradient(y, [x, layer.gamma.value])
+
+    if mode != "eager":
+        step = tf.function(step, jit_compile=mode == "xla")
+    y, (dx, dgamma) = step(tf.zeros(shape))
+    assert y.shape == dx.shape == shape and dgamma.numpy().tolist() == [0, 0, 0]
+    assert layer.skipped_batches == 1
+    assert layer.moving_variance.numpy().tolist() == [1, 1, 1]
+
+
+def test_the_last_batch_of_one_is_counted_in_fit():
+    model = keras.Sequential([keras.Input((3,)), BatchNorm(momentum=0.9)])
+    model.compile("sgd", "mse")
+    x = normal((129, 3))
+    model.fit(x, x, batch_size=128, shuffle=False, verbose=0)
+    assert model.layers[0].skipped_batches == 1
+    expected = 0.9 + 0.1 * x[:128].var(0)
+    np.testing.assert_allclose(model.layers[0].moving_variance, expected, rtol=1e-4)
+
+
+def test_explicit_training_refuses_a_call_that_does_not_say():
+    model = keras.Sequential([keras.Input((3,)), BatchNorm(explicit_training=True, name="bn")])
+    x = normal((4, 3))
+    with pytest.raises(ValueError, match="'bn': called without `training`"):
+        model(x)
+    model(x, training=True)
+    model(x, training=False)
+    model.compile("sgd", "mse")
+    model.fit(x, x, verbose=0)
+    model.predict(x, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"one_value": "stop"}, "one_value='stop'; expected one of warn, error, ignore"),
+        ({"replica_group_size": 2}, "replica_group_size=2 with synchronized=False"),
+        ({"debias": True, "momentum": None}, "debias=True with momentum=None"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        BatchNorm(**settings)
