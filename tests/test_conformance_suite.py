@@ -98,12 +98,12 @@ def test_a_path_that_leads_to_no_layer_is_named(path, message):
 def test_the_command_prints_the_table_and_tells_by_its_status(tmp_path):
     status, out, err = command("bn_keras.BatchNorm")
     assert (status, err) == (0, "") and "40 passed, 0 failed, 0 skipped" in out
-    assert all(f"\n{kind} " in out for kind in KINDS)
+    assert all(kind in out for kind in KINDS)
     (tmp_path / "mine.py").write_text(
         "import bn_keras\n"
         "class Mine(bn_keras.BatchNorm):\n"
         "    def __init__(self, **settings):\n"
-        "        super().__init__(one_value='ignore', **settings)\n"
+        "        super().__init__(**{**settings, 'one_value': 'ignore'})\n"
     )
     status, out, err = command("mine:Mine", cwd=tmp_path)
     assert (status, err) == (1, "") and "39 passed, 1 failed, 0 skipped" in out

@@ -48,7 +48,7 @@ def a_fully_masked_batch_changes_nothing(make):
 
 @probe
 def one_value_per_channel_is_told_and_changes_nothing(make):
-    """The last batch of 129 at batch size 128: the output is beta, the variance decays, silently."""
+    """The last batch of 129 at size 128: the output is beta, the variance decays, silently."""
     layer = make(momentum=0.5)
     layer.build((None, 3))
     before = _statistics(layer)
