@@ -396,32 +396,31 @@ class BatchNormalization(keras.layers.Layer):
             skipped = ops.logical_and(skipped, training)
         self._skipped.variable.assign_add(ops.cast(skipped, "int32"))
 
-        def assign(variable, value_of_old):
-            old = ops.convert_to_tensor(variable)  # the one read of it
-            variable.assign(ops.where(accepted, value_of_old(old), old))
-
-        def move(variable, value, momentum):
-            value = ops.cast(value, variable.dtype)
-            assign(variable, lambda old: old + (value - old) * (1.0 - momentum))
+        def rate_at(momentum):
+            share = ops.convert_to_tensor(1.0 - momentum, self.moving_mean.dtype)
+            return ops.where(accepted, share, ops.zeros_like(share))
 
         momentum = self.momentum
         if statistics.counts_updates(self.momentum, self.debias):
             momentum = statistics.momentum_at(self.momentum, self.debias, self.updates.value)
-            momentum = ops.cast(momentum, self.moving_mean.dtype)
             self.updates.assign_add(ops.cast(accepted, "int32"))
-        move(self.moving_mean, mean, momentum)
+        rate = rate_at(momentum)
+        functional.move(self.moving_mean, mean, rate)
         if self.unbiased_variance:
             n = ops.cast(count, variance.dtype)
             variance = variance * (n / ops.maximum(n - 1, 1))
         if not self.renorm:
-            move(self.moving_variance, variance, momentum)
+            functional.move(self.moving_variance, variance, rate)
             return
         stddev = ops.sqrt(variance + self.epsilon)
-        move(self.renorm_mean, mean, self.renorm_momentum)
-        move(self.renorm_stddev, stddev, self.renorm_momentum)
-        move(self.moving_stddev, stddev, momentum)
-        squared = ops.square(ops.convert_to_tensor(self.moving_stddev))
-        assign(self.moving_variance, lambda old: ops.relu(squared - self.epsilon))
+        renorm_rate = rate_at(self.renorm_momentum)
+        functional.move(self.renorm_mean, mean, renorm_rate)
+        functional.move(self.renorm_stddev, stddev, renorm_rate)
+        functional.move(self.moving_stddev, stddev, rate)
+        squared = ops.square(ops.stop_gradient(self.moving_stddev))
+        functional.move(
+            self.moving_variance, ops.relu(squared - self.epsilon), ops.cast(accepted, rate.dtype)
+        )
 
     def _checked_mask(self, inputs, mask):
         if mask is None:

@@ -102,6 +102,25 @@ def normalize(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3
     return ops.cast(outputs, x.dtype)
 
 
+def move(variable, value, rate):
+    """Moves a variable towards a value by a share of the way.
+
+    Args:
+        variable: keras.Variable.
+        value: tensor of its shape.
+        rate: scalar tensor of its dtype, the share; at 0 the variable keeps its value, also where
+            `value` is not finite.
+    """
+    value = ops.cast(value, variable.dtype)
+    if keras.backend.backend() == "tensorflow":
+        from bn_keras.norms import kernels
+
+        kernels.move(variable.value, value, rate)
+        return
+    old = variable.value
+    variable.assign(ops.where(rate == 0, old, old - (old - value) * rate))
+
+
 def broadcast(per_channel, x, axis):
     """A (channels,) tensor reshaped so that it broadcasts along `axis` of x."""
     if axis % len(x.shape) == len(x.shape) - 1:

@@ -77,8 +77,7 @@ def _closed_form(x, gamma, beta, epsilon):
             dy = tf.cast(doutputs, dtype)
             dbeta = _channel_sums(dy)
             dgamma = _channel_sums(dy * centered) * inverse
-            share_of_all = scale * share
-            dx = dy * scale - (centered * (share_of_all * inverse * dgamma) + share_of_all * dbeta)
+            dx = scale * (dy - (centered * (inverse * share * dgamma) + share * dbeta))
             return tf.cast(dx, x.dtype), dgamma, dbeta
 
         return (tf.cast(outputs, x.dtype), mean, variance), gradient
@@ -89,6 +88,11 @@ def _closed_form(x, gamma, beta, epsilon):
 def _channel_sums(x):
     """Sums over all axes but the last: a bias's gradient, 3 times as fast as reduce_sum."""
     return tf.raw_ops.BiasAddGrad(out_backprop=x)
+
+
+def move(variable, value, rate):
+    """`functional.move` for a tf.Variable, in four small ops."""
+    variable.assign_sub(tf.math.multiply_no_nan(variable - value, rate))
 
 
 def all_reduce_sum(value, group_size=None):
