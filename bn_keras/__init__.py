@@ -9,8 +9,14 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
+    "ActivatedBatchNorm": "bn_keras.norms.activated",
     "BatchNorm": "bn_keras.norms.batch_norm",
+    "BatchRenorm": "bn_keras.norms.batch_renorm",
+    "ConditionalBatchNorm": "bn_keras.norms.conditional",
     "ConfigError": "bn_keras.config",
+    "FrozenBatchNorm": "bn_keras.norms.frozen",
+    "GhostBatchNorm": "bn_keras.norms.ghost",
+    "Ramp": "bn_keras.norms.batch_renorm",
     "RunConfig": "bn_keras.config",
     "RunResult": "bn_keras.results",
     "Store": "bn_keras.results",

@@ -10,6 +10,11 @@ import numpy as np
 
 from bn_keras import BatchNorm
 from bn_keras.norms import reference, statistics
+from bn_keras.norms.activated import ActivatedBatchNorm
+from bn_keras.norms.batch_renorm import BatchRenorm, Ramp
+from bn_keras.norms.conditional import ConditionalBatchNorm
+from bn_keras.norms.frozen import FrozenBatchNorm
+from bn_keras.norms.ghost import GhostBatchNorm
 
 SHAPES = [(6, 3), (4, 5, 3), (3, 4, 5, 3), (2, 3, 2, 4, 3)]
 
@@ -90,6 +95,31 @@ def check_guards_and_averages():
     return 2
 
 
+def check_variants():
+    """Each against its definition; compile and fit run them in the backend's graphs."""
+    x = data((7, 5, 3))
+    ghost = GhostBatchNorm(virtual_batch_size=3)
+    expected = [reference.forward(part)[0] for part in (x[:3], x[3:])]
+    np.testing.assert_allclose(array(ghost(x, training=True)), np.concatenate(expected), atol=2e-5)
+    gamma = data((7, 3), 1)
+    conditional = ConditionalBatchNorm()(x, gamma=gamma, training=True)
+    expected = reference.forward(x)[0] * gamma[:, None]
+    np.testing.assert_allclose(array(conditional), expected, atol=5e-5)
+    layers = [
+        GhostBatchNorm(virtual_batch_size=6), BatchRenorm(rmax=Ramp(1, 3, 2, 4), dmax=1.0),
+        ActivatedBatchNorm(activation="relu"), ConditionalBatchNorm(),
+        FrozenBatchNorm(freeze="statistics"), FrozenBatchNorm(freeze="affine"),
+    ]
+    for layer in layers:
+        model = keras.Sequential([keras.Input((4,)), layer, keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        x = data((64, 4))
+        history = model.fit(x, x.sum(1), epochs=5, verbose=0).history["loss"]
+        assert history[-1] < history[0], type(layer).__name__
+    return 2 + len(layers)
+
+
 if __name__ == "__main__":
     total = check_against_reference_and_keras() + check_fit() + check_guards_and_averages()
+    total += check_variants()
     print(keras.backend.backend(), total)

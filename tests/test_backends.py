@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-CHECKS = 31
+CHECKS = 39
 HERE = pathlib.Path(__file__).parent
 
 

@@ -178,6 +178,9 @@ class BatchNormalization(keras.layers.Layer):
         self.gamma = None
         self.beta = None
 
+    # What the variants, each in a file of its own, do otherwise.
+    trains_affine = True
+
     def build(self, input_shape):
         rank = len(input_shape)
         if not -rank <= self.axis < rank:
@@ -219,6 +222,7 @@ class BatchNormalization(keras.layers.Layer):
                 initializer=self.gamma_initializer,
                 regularizer=self.gamma_regularizer,
                 constraint=self.gamma_constraint,
+                trainable=self.trains_affine,
                 autocast=False,
             )
         if self.center:
@@ -228,6 +232,7 @@ class BatchNormalization(keras.layers.Layer):
                 initializer=self.beta_initializer,
                 regularizer=self.beta_regularizer,
                 constraint=self.beta_constraint,
+                trainable=self.trains_affine,
                 autocast=False,
             )
         self.moving_mean = statistic("moving_mean", self.moving_mean_initializer)
@@ -236,7 +241,7 @@ class BatchNormalization(keras.layers.Layer):
             self.moving_stddev = statistic("moving_stddev", variance_root)
             self.renorm_mean = statistic("renorm_mean", self.moving_mean_initializer.clone())
             self.renorm_stddev = statistic("renorm_stddev", variance_root)
-        if statistics.counts_updates(self.momentum, self.debias):
+        if self._counts_updates():
             self.updates = statistic("updates", "zeros", (), "int32", "only_first_replica")
         self._skipped = _Untracked(statistic("skipped_batches", "zeros", (), "int32", "sum"))
         self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})
@@ -335,7 +340,10 @@ class BatchNormalization(keras.layers.Layer):
             "n": count,
         }
         if not self.renorm:
-            return functional.batch_norm(inputs, self.gamma, self.beta, **settings)
+            outputs, mean, variance = functional.batch_norm(
+                inputs, self.gamma, self.beta, **settings
+            )
+            return outputs, mean, self._estimate(variance, count, count - 1)
         wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
         x_hat, mean, variance = functional.batch_norm(wide, None, None, **settings)
         r, d = renormalization.correction(
@@ -344,13 +352,28 @@ class BatchNormalization(keras.layers.Layer):
             self.renorm_mean,
             self.renorm_stddev,
             self.epsilon,
-            self.renorm_clipping,
+            self._clipping(),
         )
         gamma = ops.ones_like(r) if self.gamma is None else ops.cast(self.gamma, r.dtype)
         beta = 0 if self.beta is None else ops.cast(self.beta, r.dtype)
         scale = functional.broadcast(r * gamma, inputs, self.axis)
         shift = functional.broadcast(d * gamma + beta, inputs, self.axis)
-        return ops.cast(x_hat * scale + shift, inputs.dtype), mean, variance
+        outputs = ops.cast(x_hat * scale + shift, inputs.dtype)
+        return outputs, mean, self._estimate(variance, count, count - 1)
+
+    def _estimate(self, variance, count, freedom):
+        """What a batch says of the population's variance, given its own and degrees of freedom."""
+        if not self.unbiased_variance:
+            return variance
+        count, freedom = (ops.cast(number, variance.dtype) for number in (count, freedom))
+        return variance * (count / ops.maximum(freedom, 1))
+
+    def _clipping(self):
+        """rmax, rmin and dmax of renorm, numbers or scalar tensors."""
+        return self.renorm_clipping
+
+    def _counts_updates(self):
+        return statistics.counts_updates(self.momentum, self.debias)
 
     def _scope(self, mask):
         """What the batch statistics are taken over."""
@@ -381,7 +404,7 @@ class BatchNormalization(keras.layers.Layer):
         """Moves the population statistics, unless the batch has nothing to say.
 
         Args:
-            mean, variance: the batch's, of shape (channels,).
+            mean, variance: what the batch says of the population's, of shape (channels,).
             count: values of a channel behind them, an int or a tensor.
             training: None, or a boolean tensor: only where it is true.
         """
@@ -401,14 +424,11 @@ class BatchNormalization(keras.layers.Layer):
             return ops.where(accepted, share, ops.zeros_like(share))
 
         momentum = self.momentum
-        if statistics.counts_updates(self.momentum, self.debias):
+        if self._counts_updates():
             momentum = statistics.momentum_at(self.momentum, self.debias, self.updates.value)
             self.updates.assign_add(ops.cast(accepted, "int32"))
         rate = rate_at(momentum)
         functional.move(self.moving_mean, mean, rate)
-        if self.unbiased_variance:
-            n = ops.cast(count, variance.dtype)
-            variance = variance * (n / ops.maximum(n - 1, 1))
         if not self.renorm:
             functional.move(self.moving_variance, variance, rate)
             return

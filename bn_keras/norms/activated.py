@@ -1,0 +1,41 @@
+"""Batch normalization and its activation as one layer."""
+
+import keras
+from keras import activations
+
+from bn_keras.norms.batch_norm import BatchNorm
+from bn_keras.registry import NORMALIZERS
+
+
+@keras.saving.register_keras_serializable(package="bn_keras")
+class ActivatedBatchNorm(BatchNorm):
+    """BatchNorm followed by an activation: y = activation(batch_norm(x)).
+
+    >>> import numpy as np
+    >>> layer = ActivatedBatchNorm(activation="relu")
+    >>> np.round(layer(np.array([[1.0], [3.0]], "float32"), training=True).numpy().ravel(), 2)
+    array([0., 1.], dtype=float32)
+
+    Args:
+        activation: Keras's name of it, or a function; None for none.
+        *args, **kwargs: as for BatchNorm.
+    """
+
+    def __init__(self, *args, activation=None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.activation = activations.get(activation)
+
+    def call(self, inputs, training=None, mask=None):
+        """As BatchNorm's, activated."""
+        return self.activation(super().call(inputs, training=training, mask=mask))
+
+    def get_config(self):
+        return {**super().get_config(), "activation": activations.serialize(self.activation)}
+
+
+@NORMALIZERS.register("activated")
+def activated(channels, name, *, momentum, epsilon, dtype):
+    """Batch normalization with a relu of its own, whatever activation the net puts behind it."""
+    return ActivatedBatchNorm(
+        activation="relu", momentum=momentum, epsilon=epsilon, name=name, dtype=dtype
+    )

@@ -1,0 +1,62 @@
+"""Half a freeze: the population statistics, or gamma and beta. `trainable=False` freezes both."""
+
+import keras
+
+from bn_keras.norms.batch_norm import BatchNorm
+from bn_keras.registry import NORMALIZERS
+
+PARTS = ("statistics", "affine")
+
+
+@keras.saving.register_keras_serializable(package="bn_keras")
+class FrozenBatchNorm(BatchNorm):
+    """BatchNorm of which one half stays as it is.
+
+    With `freeze="statistics"`, training normalizes with the moving statistics and leaves them as
+    they are, while gamma and beta learn: for fine-tuning on batches too small for statistics of
+    their own.
+    With `freeze="affine"`, gamma and beta stay, while training uses and gathers batch statistics:
+    to adapt a trained net to new data, or to ask what the affine map is good for.
+
+    Args:
+        freeze: "statistics" or "affine".
+        *args, **kwargs: as for BatchNorm.
+
+    Raises:
+        ValueError: another word.
+    """
+
+    def __init__(self, *args, freeze, **kwargs):
+        super().__init__(*args, **kwargs)
+        if freeze not in PARTS:
+            raise ValueError(
+                f"FrozenBatchNorm: freeze={freeze!r}; expected one of {', '.join(PARTS)} "
+                "(trainable=False freezes both)."
+            )
+        self.freeze = freeze
+        self.trains_affine = freeze != "affine"
+
+    def call(self, inputs, training=None, mask=None):
+        """As BatchNorm's; in inference mode throughout where the statistics are frozen."""
+        if self.freeze == "statistics":
+            training = False
+        return super().call(inputs, training=training, mask=mask)
+
+    def get_config(self):
+        return {**super().get_config(), "freeze": self.freeze}
+
+
+@NORMALIZERS.register("frozen_statistics")
+def frozen_statistics(channels, name, *, momentum, epsilon, dtype):
+    """No normalization at all, from the start: gamma and beta of a BatchNorm, learning."""
+    return FrozenBatchNorm(
+        freeze="statistics", momentum=momentum, epsilon=epsilon, name=name, dtype=dtype
+    )
+
+
+@NORMALIZERS.register("frozen_affine")
+def frozen_affine(channels, name, *, momentum, epsilon, dtype):
+    """Batch normalization whose gamma stays 1 and whose beta stays 0."""
+    return FrozenBatchNorm(
+        freeze="affine", momentum=momentum, epsilon=epsilon, name=name, dtype=dtype
+    )
