@@ -23,6 +23,7 @@ FILES = {
 }
 UNSIGNED_BYTE = 0x08
 MAX_BYTES = 4 * 2**30  # a header that claims more is broken or hostile
+PIECE = 2**24  # bytes unpacked at a time
 
 
 @DATASETS.register("idx")
@@ -81,7 +82,12 @@ def read_idx(path, data, dimensions):
         head = stream.read(16)
 
         def body(size):
-            return head + stream.read(size - len(head))
+            # By pieces: one read would set aside at once whatever size the header announces.
+            pieces, left = [head], size - len(head)
+            while left > 0 and (piece := stream.read(min(left, PIECE))):
+                pieces.append(piece)
+                left -= len(piece)
+            return b"".join(pieces)[:size]  # a file of few labels ends within the head
 
         return _parse(path, head, body, dimensions)
 
