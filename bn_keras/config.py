@@ -85,8 +85,8 @@ class RunConfig:
     )
 
     dataset: str = setting(
-        "mnist", "Data", "ships with the package; tfds:NAME and idx:FOLDER read others", TEXT,
-        plugin=True,
+        "mnist", "Data", "ships with the package; tfds:NAME, idx:FOLDER, csv:PATH and "
+        "notmnist:PATH read others", TEXT, plugin=True,
     )
     data_dir: Optional[str] = setting(
         None, "Data", "unset: the shipped files, or TFDS's own folder for tfds:NAME", TEXT

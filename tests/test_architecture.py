@@ -29,11 +29,11 @@ ROWS = [
     ["norms.batch_norm"],
     ["norms.functional", "norms.renorm", "norms.statistics"],
     ["norms.kernels", "norms.reference"],
-    ["data.tfds"],
-    ["data.mnist"],
+    ["data.tfds", "data.csv_file", "data.not_mnist"],
+    ["data.mnist", "data.files", "data.safe_pickle"],
     ["data.idx"],
     ["data"],
-    ["data.splits", "losses", "optimizers", "stats"],
+    ["data.splits", "data.regression", "losses", "optimizers", "stats"],
     ["results"],
     ["config", "registry"],
     ["norms", ""],
@@ -41,7 +41,8 @@ ROWS = [
 INSIDE = {"diagnostics", "models"}  # folders whose files may import each other
 WITHOUT_TENSORFLOW = [
     "config", "registry", "results", "stats", "norms.reference", "data", "data.splits", "data.idx",
-    "data.mnist", "data.tfds", "figures", "report", "cli", "__main__", "executors",
+    "data.mnist", "data.tfds", "data.files", "data.csv_file", "data.safe_pickle", "data.not_mnist",
+    "data.regression", "figures", "report", "cli", "__main__", "executors",
 ]
 
 

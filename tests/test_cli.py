@@ -45,7 +45,8 @@ BAD = {
     "--learning_rate=nan": "received 'nan'; expected a number greater than 0",
     "--learning_rate=abc": "received 'abc'; expected a number greater than 0",
     "--model=mnist_cn": "unknown model 'mnist_cn'; known: conv_bn_relu, mnist_cnn (did you mean",
-    "--dataset=mnits": "unknown dataset 'mnits'; known: idx, mnist, tfds (did you mean 'mnist'?)",
+    "--dataset=mnits":
+        "unknown dataset 'mnits'; known: csv, idx, mnist, notmnist, tfds (did you mean 'mnist'?)",
     "--normalizer=btach": "unknown normalizer 'btach'; known: batch, group, ",
     "--normalizer=batch,lyer": "unknown normalizer 'lyer'",
     "--optimizer=adma": "unknown optimizer 'adma'; known: adam, ",

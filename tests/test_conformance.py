@@ -33,7 +33,7 @@ def test_the_known_parts_are_all_there():
         "conditional", "frozen_statistics", "frozen_affine",
     }
     assert set(MODELS.names()) >= {"mnist_cnn", "conv_bn_relu"}
-    assert set(DATASETS.names()) >= {"mnist", "tfds", "idx"}
+    assert set(DATASETS.names()) >= {"mnist", "tfds", "idx", "csv", "notmnist"}
     assert set(OPTIMIZERS.names()) >= {"adam", "sgd", "momentum", "rmsprop"}
     assert set(LOSSES.names()) >= {"sigmoid", "softmax"}
 

@@ -1,7 +1,7 @@
 """Datasets, one a file: a function `(argument, data_dir) -> Source` under a registered name.
 
-A dataset is asked for as `name` or `name:argument`, such as `mnist`, `tfds:fashion_mnist` or
-`idx:FOLDER`.
+A dataset is asked for as `name` or `name:argument`, such as `mnist`, `tfds:fashion_mnist`,
+`idx:FOLDER` or `csv:PATH`.
 """
 
 from bn_keras.data.splits import DataError, Source, Split, Splits, make_splits
