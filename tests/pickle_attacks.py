@@ -1,7 +1,7 @@
 """Hostile and unfit pickles, each with the words by which it must be refused.
 
-`ATTACKS` maps a name to (content, refused): the content of a file, in which `MARKER` stands for a
-path that the attack would write to, and what the refusal must say. Those in `ARMED` really write
+`ATTACKS` maps a name to (content, refused): the content of a file, in which `PATH` stands for one
+that the attack would write to, and what the refusal must say. Those in `ARMED` really write
 there under `pickle.load`, which a test shows first: an attack that is dead on arrival proves
 nothing.
 """
@@ -105,9 +105,6 @@ ARMED = {
         stack_name(b"pathlib", b"os.system") + SYSTEM, "names 'pathlib.os.system'"),
     "by INST": (b"(" + text(TOUCH) + b"ios\nsystem\n.", "INST of 'os system'"),
     "by OBJ": (b"(" + name("os.system") + text(TOUCH) + b"o.", "names 'os.system'"),
-    "by NEWOBJ": (
-        b"\x80\x02" + name("_io.FileIO") + text(PATH) + text(b"w") + b"\x86\x81.",
-        "names '_io.FileIO'"),
     "by a key of the dict": (b"}" + call("os.system", text(TOUCH))[:-1] + b"Ns.", "names 'os.sys"),
     "behind a good array": (
         b"}" + text(b"a") + array((1,), b"C\x01x") + b"s0" + call("os.system", text(TOUCH)),
@@ -115,9 +112,6 @@ ARMED = {
     "as the state of an array": (
         entry(array((1,), call("os.system", text(TOUCH))[:-1])), "names 'os.system'"),
 }
-# FileIO's NEWOBJ alone opens nothing: __init__ is not called.
-UNARMED = {"by NEWOBJ"}
-
 ATTACKS = {
     **ARMED,
     "nt.system": (call("nt.system", text(TOUCH)), "names 'nt.system'"),
@@ -209,6 +203,9 @@ ATTACKS = {
     "a date": (_object(4, np.array(["2020"], "M8[s]")), "of type 'M8'"),
     "fields of a dtype": (
         entry(array((1,), b"C\x04abcd", dtype(b"f4", FIELDS))), "another state of a dtype"),
+    "NEWOBJ of another class": (
+        b"\x80\x02" + name("_io.FileIO") + text(PATH) + text(b"w") + b"\x86\x81.",
+        "names '_io.FileIO'"),
     "NEWOBJ of ndarray": (
         b"\x80\x02" + name("numpy.ndarray") + b"(" + number(1) + b"t\x85\x81.",
         "uses the instruction NEWOBJ"),
@@ -276,11 +273,24 @@ ATTACKS = {
     "a shape of nothing times much": (
         entry(array((), b"C\x00").replace(b"(tc", b"(K\x00\x8a\x09" + b"\x7f" * 9 + b"tc")),
         "a dimension that is not"),
+    "a large shape of nothing": (
+        entry(array((0, *[2**31 - 1] * 9), b"C\x00")), "[Mm]aximum|too (big|large)"),
     "a negative shape": (entry(array((-1, -1), b"C\x01x")), "a dimension that is not"),
     "a shape of truth": (
         entry(array((), b"C\x01x").replace(b"(tc", b"(\x88tc")), "a dimension that is not"),
     "too few bytes": (entry(array((3,), b"C\x02xx")), "of shape \\(3,\\) and type u1, 3 bytes"),
     "too many bytes": (entry(array((1,), b"C\x02xx")), "1 bytes, but holds 2 bytes"),
+    "no bytes": (entry(array((1,), b"N")), "another state of an array"),
+    "a dict as bytes": (entry(array((1,), b"}" + text(b"x") + b"Ns")), "another state of an array"),
+    "_frombuffer of a dict": (
+        call("numpy.core.numeric._frombuffer", b"}" + text(b"x") + b"Ns", dtype(b"u1"),
+             b"(" + number(1) + b"t", text(b"C")), "calls FROM_BUFFER in another way"),
+    "_frombuffer of another dtype": (
+        call("numpy.core.numeric._frombuffer", b"C\x01x", name("numpy.dtype"),
+             b"(" + number(1) + b"t", text(b"C")), "calls FROM_BUFFER in another way"),
+    "_frombuffer in another order": (
+        call("numpy.core.numeric._frombuffer", b"C\x01x", dtype(b"u1"),
+             b"(" + number(1) + b"t", text(b"K")), "calls FROM_BUFFER in another way"),
     "text that is no bytes": (
         entry(array((1,), text("\u20ac".encode()))), "'latin-1' codec can't encode"),
     "an array without its state": (
@@ -288,6 +298,8 @@ ATTACKS = {
                    b"(" + number(0) + b"t", text(b"b"))[:-1]), "without a shape and dtype"),
 
     "empty values": (b".", "takes a value that is not there"),
+    "a call of nothing": (b"NR.", "takes a value that is not there"),
+    "a tuple of nothing": (b"\x85.", "takes a value that is not there"),
     "no mark": (b"Nt.", "takes a mark that is not there"),
     "no value to keep": (b"q\x00.", "takes a value that is not there"),
     "no dict": (b"N.", "holds a NoneType;|holds a NoneType "),
@@ -302,6 +314,9 @@ ATTACKS = {
     "HTML": (b"<html>", "holds the byte b'<'"),
     "no STOP": (b"}", "ends before its STOP"),
     "a text without quotes": (b"Sabc\n.", "holds a text without its quotes"),
+    "two kinds of quotes": (b"S'abc\"\n.", "holds a text without its quotes"),
+    "two letters as quotes": (b"Sabca\n.", "holds a text without its quotes"),
+    "a long number that is none": (b"F" + b"x" * 5000 + b"\n.", "could not convert string"),
     "one quote": (b"S'\n.", "holds a text without its quotes"),
     "a broken escape": (b"S'\\d'\n.", "invalid escape sequence"),
     "a cut escape": (b"S'\\x0'\n.", "invalid .x escape"),

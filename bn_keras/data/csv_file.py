@@ -39,7 +39,6 @@ def csv_file(argument, data_dir):
         train=Split(images[train], labels[train]),
         test=Split(images[test], labels[test]),
         classes=int(labels.max()) + 1,
-        ordered=False,  # the draw has mixed them
     )
 
 
@@ -134,11 +133,10 @@ def _parse(rows):
     except (DataError, UnicodeDecodeError):
         raise
     except (ValueError, Warning) as error:
-        for name, field in zip(rows.names, rows.line.rstrip("\n").split(",")):
+        for column, field in enumerate(rows.line.rstrip("\n").split(",")):
             if not FIELD.fullmatch(field) or int(field) > 255:
-                column = rows.names.index(name) + 1
                 raise rows.refusal(
-                    f"column {column} ({name[:40]}): received {field[:40]!r}; "
+                    f"column {column + 1} ({rows.names[column][:40]}): received {field[:40]!r}; "
                     "expected a whole number from 0 to 255"
                 ) from error
         raise rows.refusal(str(error)) from error

@@ -1,5 +1,6 @@
 """The file that stands behind the colon of `--dataset=name:PATH`."""
 
+import os
 import pathlib
 
 from bn_keras.data.idx import MAX_BYTES
@@ -23,9 +24,10 @@ def find_file(dataset, argument, data_dir, content):
     """
     if not argument:
         raise DataError(f"dataset {dataset!r}: no file named; expected {dataset}:PATH, {content}.")
-    path = pathlib.Path(data_dir or "", argument).expanduser()
-    if not path.is_file():  # a pipe would make us wait, a device would never end
-        kind = "not a file" if path.exists() else "no such file"
+    # os.path answers where pathlib raises: to an unknown ~user, to a name that is too long.
+    path = pathlib.Path(os.path.expanduser(os.path.join(data_dir or "", argument)))
+    if not os.path.isfile(path):  # a pipe would make us wait, a device would never end
+        kind = "not a file" if os.path.exists(path) else "no such file"
         raise DataError(f"{path}: {kind}; expected {content}, named as {dataset}:PATH.")
     size = path.stat().st_size
     if not 0 < size <= MAX_BYTES:

@@ -87,7 +87,7 @@ def read_idx(path, data, dimensions):
             while left > 0 and (piece := stream.read(min(left, PIECE))):
                 pieces.append(piece)
                 left -= len(piece)
-            return b"".join(pieces)[:size]  # a file of few labels ends within the head
+            return b"".join(pieces)
 
         return _parse(path, head, body, dimensions)
 

@@ -66,8 +66,8 @@ def load_arrays(path):
     Raises:
         DataError: the file is broken, or holds or names anything else.
     """
-    size = path.stat().st_size
     try:
+        size = path.stat().st_size
         with open(path, "rb") as file:
             stream = _Stream(file, size)
             try:
@@ -75,8 +75,8 @@ def load_arrays(path):
                     warnings.simplefilter("error")  # pickletools only warns of a broken escape
                     content = _run(stream)
                 return _convert(content, size)
-            except (ValueError, DeprecationWarning) as error:
-                what = str(error)[:300]  # pickletools may quote a whole line
+            except (ValueError, Warning) as error:
+                what = str(error)[:300]  # a name or a line may be as long as the file
                 raise DataError(f"{path}: {what} (before byte {file.tell()}); {REMEDY}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error}); {REMEDY}") from error
@@ -228,7 +228,7 @@ def _run(stream):
                     raise ValueError(f"sets the state of a {type(top()).__name__}")
                 top().build(state)
             case _:
-                of = f" of {argument[:80]!r}" if isinstance(argument, str) else ""
+                of = f" of {argument!r}" if isinstance(argument, str) else ""
                 raise ValueError(f"uses the instruction {instruction}{of}, which arrays do not")
     raise ValueError(f"takes more than {MAX_INSTRUCTIONS} instructions")
 
@@ -259,7 +259,7 @@ def _find(module, name):
     if type(module) is not str or type(name) is not str:
         raise ValueError("names something by other values than two texts")
     if (module, name) not in NAMES:
-        raise ValueError(f"names {f'{module}.{name}'[:80]!r}")
+        raise ValueError(f"names {f'{module}.{name}'!r}")
     return NAMES[module, name]
 
 
@@ -273,7 +273,7 @@ def _reduce(function, arguments):
             return _Array(shape, dtype, order, data)
         case _Name.DTYPE, (str(code), _, _):
             if code not in DTYPES:
-                raise ValueError(f"holds an array of type {code[:80]!r}; known: {sorted(DTYPES)}")
+                raise ValueError(f"holds an array of type {code!r}; known: {sorted(DTYPES)}")
             return _Dtype(code)
         case _Name.ENCODE, (str(text), "latin1"):
             return text
@@ -297,7 +297,7 @@ def _convert(content, size):
         raise ValueError(f"holds a {type(content).__name__}")
     for key, value in content.items():
         if not isinstance(value, _Array):
-            raise ValueError(f"holds a {type(value).__name__} under {key[:80]!r}")
+            raise ValueError(f"holds a {type(value).__name__} under {key!r}")
     if sum(array.check() for array in content.values()) > size:
         raise ValueError("announces more values than the file has, by using some twice")
     return {key: array.numpy() for key, array in content.items()}
