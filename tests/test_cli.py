@@ -17,6 +17,7 @@ from bn_keras import cli
 from bn_keras.config import RUN_FIELDS
 from bn_keras.data import mnist
 from bn_keras.data.idx import FILES
+from bn_keras.registry import NORMALIZERS
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = ["--steps=20", "--seeds=1", "--validation_size=300", "--test_size=200", "--train_size=1000",
@@ -47,7 +48,7 @@ BAD = {
     "--model=mnist_cn": "unknown model 'mnist_cn'; known: conv_bn_relu, mnist_cnn (did you mean",
     "--dataset=mnits":
         "unknown dataset 'mnits'; known: csv, idx, mnist, notmnist, tfds (did you mean 'mnist'?)",
-    "--normalizer=btach": "unknown normalizer 'btach'; known: batch, group, ",
+    "--normalizer=btach": "unknown normalizer 'btach'; known: activated, batch, ",
     "--normalizer=batch,lyer": "unknown normalizer 'lyer'",
     "--optimizer=adma": "unknown optimizer 'adma'; known: adam, ",
     "--loss=softmx": "unknown loss 'softmx'; known: sigmoid, softmax (did you mean 'softmax'?)",
@@ -94,7 +95,7 @@ def test_help_names_every_flag_with_default_and_reason():
     for name, field in RUN_FIELDS.items():
         if name != "seed":
             assert f"--{name}" in output and field.metadata["why"] in output
-    assert "--learning_rate=0.05" in output and "batch, group, keras_batch, layer, none" in output
+    assert "--learning_rate=0.05" in output and ", ".join(NORMALIZERS.names()) in output
 
 
 def arms(*arguments):
