@@ -18,7 +18,11 @@ from bn_keras.config import ConfigError
 from bn_keras.diagnostics.activations import NormalizerProbe
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
 from bn_keras.models.blocks import ModelSpec
-from bn_keras.norms.statistics import batch_normalizers
+from bn_keras.norms.statistics import (
+    batch_normalizers,
+    reset_skipped_batches,
+    skipped_batches,
+)
 from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
 
 PROBE_IMAGES = 100
@@ -80,6 +84,7 @@ class Runner:
                     "loss/train": _finite(steps.loss[-1]),
                     "accuracy/train": _finite(steps.accuracy[-1]),
                     "gradient/norm": _finite(steps.gradient_norm),
+                    "statistics/skipped_batches": float(graph.skipped_batches()),
                 })
             if end % config.eval_interval == 0 or end == total:
                 loss, accuracy = graph.evaluate(curve_set)
@@ -156,7 +161,12 @@ class _Graph:
         fresh = build_model(config, self._splits)
         values = [variable.numpy() for variable in fresh.variables]
         self.trainer.reset(values, config.learning_rate)
+        reset_skipped_batches(self._model)
         return kernel_digest(fresh)
+
+    def skipped_batches(self):
+        """Training batches that the normalizers did not take into their statistics."""
+        return skipped_batches(self._model)
 
     def evaluate(self, split, batch_size=200):
         """(loss, accuracy) of a split in inference mode."""

@@ -28,6 +28,7 @@ CHARTS = {
         "validation (population statistics)": r"loss/validation$",
     },
     "gradient": {"Euclidean norm over all weights": r"gradient/norm$"},
+    "statistics": {"training batches left out by the guards": r"statistics/skipped_batches$"},
 }
 
 

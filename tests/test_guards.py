@@ -1,12 +1,18 @@
 """What BatchNorm does with batches that say nothing, and with calls that do not say enough."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from bn_keras import BatchNorm
+from bn_keras.config import RunConfig
+from bn_keras.data import Split, Splits
 from bn_keras.norms import reference
+from bn_keras.results import Store
+from bn_keras.runner import Runner
 
 
 def normal(shape, mean=0.0, seed=0):
@@ -132,6 +138,19 @@ def test_the_last_batch_of_one_is_counted_in_fit():
     assert model.layers[0].skipped_batches == 1
     expected = 0.9 + 0.1 * x[:128].var(0)
     np.testing.assert_allclose(model.layers[0].moving_variance, expected, rtol=1e-4)
+
+
+def test_a_run_draws_the_counter_as_a_curve_that_starts_over_with_each_seed(tmp_path):
+    """Of `mnist_cnn`'s three normalizers, two have one value a channel in a batch of one."""
+    images = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 1)).astype(np.uint8)
+    part = Split(images, np.arange(12, dtype=np.int32) % 10)
+    settings = {"batch_size": 1, "steps": 3, "log_interval": 1, "validation_size": 10}
+    run = Runner(Splits(part, part, part, classes=10), Store(tmp_path))
+    for seed in range(2):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            result = run(RunConfig(seed=seed, **settings))
+        assert result.curves["statistics/skipped_batches"] == [[1, 2], [2, 4], [3, 6]]
 
 
 def test_explicit_training_refuses_a_call_that_does_not_say():

@@ -87,7 +87,8 @@ def test_the_comparison_has_layout_figure_verdict_and_metrics(tmp_path):
     assert events.Tensors("verdict")[0].tensor_proto.string_val == [b"the verdict"]
     (layout,) = events.Tensors("custom_scalars__config__")
     charts = layout_pb2.Layout.FromString(layout.tensor_proto.string_val[0])
-    assert [category.title for category in charts.category] == ["accuracy", "loss", "gradient"]
+    titles = [category.title for category in charts.category]
+    assert titles == ["accuracy", "loss", "gradient", "statistics"]
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
     assert {metric.name.tag for metric in metrics} == set(summaries.METRICS)

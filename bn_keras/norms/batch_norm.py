@@ -282,8 +282,15 @@ class BatchNormalization(keras.layers.Layer):
 
     @property
     def skipped_batches(self):
-        """How many training batches have not been taken into the moving statistics (an int)."""
+        """How many training batches have not been taken into the moving statistics (an int).
+
+        Set it to 0 to count anew; it is in no file and no `weights`.
+        """
         return 0 if not self.built else int(self._skipped.variable.numpy())
+
+    @skipped_batches.setter
+    def skipped_batches(self, count):
+        self._skipped.variable.assign(count)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -65,6 +65,18 @@ def is_batch_normalizer(layer):
     return hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")
 
 
+def skipped_batches(model):
+    """How many training batches the BatchNorm layers of a model left out, added up (an int)."""
+    return sum(getattr(layer, "skipped_batches", 0) for layer in batch_normalizers(model))
+
+
+def reset_skipped_batches(model):
+    """Lets every BatchNorm layer of a model count the batches it leaves out from 0."""
+    for layer in batch_normalizers(model):
+        if hasattr(layer, "skipped_batches"):
+            layer.skipped_batches = 0
+
+
 def snapshot(model):
     """Copies the population statistics of a model or layer.
 
@@ -108,7 +120,10 @@ def difference(before, after):
 
 
 def reset(model):
-    """Gives all population statistics of a model or layer their initial values again."""
+    """Gives all population statistics of a model or layer their initial values again.
+
+    The counts of skipped batches start over, too.
+    """
     for layer in batch_normalizers(model):
         fresh = type(layer).from_config(layer.get_config())
         shape = [1] * layer.input_spec.ndim
@@ -119,3 +134,4 @@ def reset(model):
             layer.non_trainable_variables, fresh.non_trainable_variables, strict=True
         ):
             weight.assign(initial)
+    reset_skipped_batches(model)
