@@ -9,7 +9,7 @@ USAGE = """usage: bn-keras VERB [...]
   report WORK_DIR    print and draw again what a work directory holds
   conformance LAYER  is a batch normalization layer right? LAYER is keras.layers.BatchNormalization,
                      bn_keras.BatchNorm, or module:Class of your own
-  list               known models, normalizers, datasets, optimizers and losses
+  list               known studies, models, normalizers, datasets, optimizers and losses
 """
 
 
@@ -117,6 +117,11 @@ def _list():
     for kind in (registry.MODELS, registry.NORMALIZERS, registry.DATASETS, registry.OPTIMIZERS,
                  registry.LOSSES):
         print(f"{kind.kind + ':':12s} {', '.join(kind.names())}")
+    print("\nstudies: python train.py --study=NAME, with --quick for a version of some seconds")
+    for name in registry.STUDIES.names():
+        study = registry.STUDIES.get(name)()
+        print(f"  {name}\n      {study.question}")
+        print(f"      {study.duration} on 2 cores; {study.expected}")
     return 0
 
 

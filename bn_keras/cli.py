@@ -16,7 +16,15 @@ from absl import flags
 
 from bn_keras import config as configs
 from bn_keras.config import ConfigError, RunConfig
-from bn_keras.registry import DATASETS, LOSSES, MODELS, NORMALIZERS, OPTIMIZERS, UnknownName
+from bn_keras.registry import (
+    DATASETS,
+    LOSSES,
+    MODELS,
+    NORMALIZERS,
+    OPTIMIZERS,
+    STUDIES,
+    UnknownName,
+)
 
 REGISTRIES = {
     "model": MODELS,
@@ -33,6 +41,7 @@ USAGE = """Trains a net with and without batch normalization and compares them.
   python train.py --is_bn             only with batch normalization
   python train.py --is_bn=False       only without
   python train.py --learning_rate=0.001 --seeds=5
+  python train.py --study=learning_rates   a study, with its claims and verdicts
 """
 
 
@@ -52,7 +61,8 @@ def main(argv=None):
         options = parse_flags(argv)
         if options is None:
             return 0
-        runs = plan(options)
+        study = options["study"] and STUDIES.get(options["study"])()
+        runs = plan_study(study, options) if study else plan(options)
         from bn_keras import data
 
         first = runs[0]
@@ -68,13 +78,13 @@ def main(argv=None):
                 f"batch_size={first.batch_size}: the dataset has {len(splits.train)} training "
                 f"images; expected at most {len(splits.train)}."
             )
-        work_dir = make_work_dir(options["logdir"], first)
+        work_dir = make_work_dir(options, runs)
     except (Refusal, ConfigError, UnknownName, flags.Error) as error:
         return refuse(error, 2)
     except KeyboardInterrupt:
         return 130
     try:
-        return train(runs, splits, work_dir, options["workers"])
+        return train(runs, splits, work_dir, options)
     except KeyboardInterrupt:
         print(f"stopped; finished runs are kept in {work_dir}", file=sys.stderr)
         return 130
@@ -115,13 +125,13 @@ def parse_flags(argv):
         near = difflib.get_close_matches(rest[0].lstrip("-").split("=")[0], names, n=1)
         hint = f" (did you mean --{near[0]}?)" if near else ""
         raise Refusal(f"unexpected argument {rest[0]!r}; expected flags like --seeds=3{hint}")
-    given = {name for name in names if values[name].present}
-    if {"steps", "epochs"} <= given:
+    given = [name for name in names if values[name].present]
+    if {"steps", "epochs"} <= set(given):
         raise Refusal(
             f"--steps={values['steps'].value} and --epochs={values['epochs'].value}: "
             "expected one of them"
         )
-    return {name: values[name].value for name in names}
+    return {**{name: values[name].value for name in names}, "given": given}
 
 
 YES_NO = configs.Rule(str, lambda text: True, "true or false")
@@ -133,6 +143,10 @@ def flag_groups():
     groups = {
         ARMS: {
             "is_bn": (YES_NO, None, "unset: both arms, which is the comparison"),
+            "study": (configs.TEXT, None,
+                      "a tutorial or paper, with the arms, controls and claims that it needs; "
+                      "other flags change its settings. bn-keras list tells them all"),
+            "quick": (YES_NO, False, "with --study: a short version, under 20 s"),
             "seeds": (configs.COUNT, 3, "the fewest that give an interval worth a look"),
             "first_seed": (configs.INDEX, 0, "seeds count up from here"),
             "workers": (configs.COUNT, None,
@@ -145,7 +159,7 @@ def flag_groups():
         },
     }
     for name, field in configs.RUN_FIELDS.items():
-        if name == "seed":
+        if name == "seed" or field.metadata["group"] == configs.ARM:
             continue
         rule, why = field.metadata["rule"], field.metadata["why"]
         if name == "normalizer":
@@ -177,9 +191,7 @@ def plan(options):
         ConfigError, UnknownName, Refusal: settings that do not exist or do not go together.
     """
     settings = {name: options[name] for name in configs.RUN_FIELDS if name in options}
-    for name, kind in REGISTRIES.items():
-        if name != "normalizer" and settings[name] is not None:
-            kind.check(settings[name].partition(":")[0] if name == "dataset" else settings[name])
+    _check_names(settings)
     asked = [NORMALIZERS.check(name.strip()) for name in settings.pop("normalizer").split(",")]
     named = [name for name in asked if name != "none"]
     if options["is_bn"] is True and not named:
@@ -196,18 +208,48 @@ def plan(options):
     ]
 
 
-def make_work_dir(logdir, config):
-    """Makes the folder for runs of these settings, whatever their arms and seeds.
+def plan_study(study, options):
+    """The RunConfigs of a study, with the flags that were given in place of its own settings.
+
+    Raises:
+        ConfigError, Refusal: flags that do not go with a study.
+    """
+    arms = [name for name in ("is_bn", "normalizer") if name in options["given"]]
+    if arms:
+        raise Refusal(f"--{arms[0]} with --study={options['study']}: a study has arms of its own")
+    overrides = {name: options[name] for name in options["given"] if name in configs.RUN_FIELDS}
+    _check_names(overrides)
+    seeds = study.quick_seeds if options["quick"] else study.seeds
+    if "seeds" in options["given"]:
+        seeds = options["seeds"]
+    first = options["first_seed"]
+    return study.expand(overrides, range(first, first + seeds), options["quick"])
+
+
+def _check_names(settings):
+    for name, kind in REGISTRIES.items():
+        value = settings.get(name)
+        if name != "normalizer" and value is not None:
+            kind.check(value.partition(":")[0] if name == "dataset" else value)
+
+
+def make_work_dir(options, runs):
+    """Makes the folder for runs of these settings, whatever their seeds.
 
     Raises:
         Refusal: it cannot be written to.
     """
-    shared = {
-        name: value for name, value in dataclasses.asdict(config).items()
-        if name not in ("normalizer", "seed")
-    }
-    digest = hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:6]
-    readable = f"{config.model}-{config.dataset}-{config.optimizer}-{config.learning_rate:g}"
+    config, logdir = runs[0], options["logdir"]
+    if options["study"]:
+        readable = options["study"] + ("-quick" if options["quick"] else "")
+        arms = {run.arm: dataclasses.asdict(dataclasses.replace(run, seed=0)) for run in runs}
+    else:
+        readable = f"{config.model}-{config.dataset}-{config.optimizer}-{config.learning_rate:g}"
+        arms = {
+            name: value for name, value in dataclasses.asdict(config).items()
+            if name not in ("normalizer", "seed")
+        }
+    digest = hashlib.sha256(json.dumps(arms, sort_keys=True).encode()).hexdigest()[:6]
     name = re.sub(r"[^\w.-]+", "_", readable)[:80]
     path = pathlib.Path(logdir).expanduser() / f"{name}-{digest}"
     try:
@@ -221,12 +263,14 @@ def make_work_dir(logdir, config):
     return path
 
 
-def train(runs, splits, work_dir, workers=None):
+def train(runs, splits, work_dir, options):
     """Trains what is not stored yet, then reports on all of it; returns the exit status."""
     from bn_keras.results import Store
 
     console = make_console()
     store = Store(work_dir)
+    if options["study"]:
+        store.write_study(options["study"], options["quick"])
     store.write_plan(runs)
     missing = [run for run in runs if store.find(run) is None]
     if len(missing) < len(runs):
@@ -234,7 +278,9 @@ def train(runs, splits, work_dir, workers=None):
             f"{len(runs) - len(missing)} of {len(runs)} runs are stored in {work_dir} and are not "
             "repeated (delete the folder to train them again)"
         )
-    interrupted = bool(missing) and not _train_missing(missing, splits, store, console, workers)
+    interrupted = bool(missing) and not _train_missing(
+        missing, splits, store, console, options["workers"]
+    )
     if not store.results():
         console.print("stopped before the first run was finished; nothing to report")
         return 130
@@ -269,15 +315,15 @@ def report_on(store, console, tensorboard=False):
 
     summary, picture = report.write(store)
     console.print(summary.table())
-    console.print(f"mean [95 % interval over seeds]; {report.STUCK}", style="dim")
-    console.print(f"\n{summary.verdict}\n", soft_wrap=True)
+    console.print(summary.note, style="dim", markup=False)
+    console.print(f"\n{summary.verdict}\n", soft_wrap=True, markup=False)
     if tensorboard:
         from bn_keras import summaries
 
         logs = store.work_dir / "tensorboard" / "comparison"
         summaries.write_comparison(logs, picture, summary.verdict)
     for what, where in (
-        ("picture", store.work_dir / "accuracy.png"),
+        ("picture", store.work_dir / ("picture.png" if store.study() else "accuracy.png")),
         ("results", store.work_dir / "results.json"),
         ("curves", store.work_dir / "runs" / "*" / "*.csv"),
         ("TensorBoard", f"tensorboard --logdir {store.work_dir / 'tensorboard'}"),
@@ -308,26 +354,25 @@ def _train_missing(runs, splits, store, console, workers):
     """Returns whether all runs came to their end."""
     from bn_keras import executors
 
-    groups = {}
-    for run in runs:
-        groups.setdefault(run.graph_key(), []).append(run)
+    graphs = len({run.graph_key() for run in runs})
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    workers = min(len(groups), workers or cores)
+    workers = min(graphs, workers or cores)
     # One core a run wastes less than all cores on each op of one run after the other.
     os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, cores // workers)))
     console.print(f"{len(runs)} to train, {workers} at a time; loading TensorFlow")
     with quiet_native_log():
-        from bn_keras import runner, summaries
+        from bn_keras import runner, stack, summaries
 
         runner.start_devices()
     stop = threading.Event()
     done = 0
     with summaries.Terminal(console) as terminal:
-        run_one = runner.Runner(splits, store, terminal, stop)
+        train_some = stack.Dispatcher(splits, store, terminal, stop)
         try:
-            for result in executors.in_threads(run_one, list(groups.values()), workers, stop):
-                store.add(result)
-                done += 1
+            for found in executors.in_threads(train_some, stack.groups(runs), workers, stop):
+                for result in found:
+                    store.add(result)
+                    done += 1
         except KeyboardInterrupt:
             pass
     return done == len(runs)

@@ -11,6 +11,8 @@ import math
 from typing import Optional
 
 DTYPE_POLICIES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+PIXELS = ("raw", "unit", "centered")
+ARM = "arm"  # the group of the setting that is no flag
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "gelu", "silu")
 
 
@@ -84,9 +86,17 @@ class RunConfig:
         one_of(DTYPE_POLICIES),
     )
 
+    arm: Optional[str] = setting(
+        None, ARM, "unset: named after the normalizer; the arms of a study have names of their own",
+        TEXT,
+    )
+
     dataset: str = setting(
         "mnist", "Data", "ships with the package; tfds:NAME, idx:FOLDER, csv:PATH and "
         "notmnist:PATH read others", TEXT, plugin=True,
+    )
+    pixels: str = setting(
+        "unit", "Data", "0 to 1; raw is 0 to 255 and centered -0.5 to 0.5", one_of(PIXELS)
     )
     data_dir: Optional[str] = setting(
         None, "Data", "unset: the shipped files, or TFDS's own folder for tfds:NAME", TEXT
@@ -117,6 +127,10 @@ class RunConfig:
     epochs: Optional[float] = setting(
         None, "Training", "unset: steps decides; a fraction such as 0.5 is fine", POSITIVE
     )
+    batch_order: str = setting(
+        "shuffled", "Training", "anew in every epoch; fixed takes the examples as they stand, "
+        "again and again", one_of(("shuffled", "fixed")),
+    )
     seed: int = setting(
         0, "Training", "initial weights, batch order and dropout all follow from it", INDEX
     )
@@ -142,6 +156,11 @@ class RunConfig:
             return self.steps
         return max(1, round(self.epochs * (train_size // self.batch_size)))
 
+    @property
+    def arm_name(self):
+        """What the run's arm is called in tables, pictures and folders."""
+        return self.arm or self.normalizer
+
     def fingerprint(self):
         """Twelve hexadecimal digits that two runs share exactly when all settings are equal."""
         text = json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -151,8 +170,8 @@ class RunConfig:
         """Equal for runs that can share one traced graph: all but seed, rate and lengths."""
         varying = {
             name: RUN_FIELDS[name].default
-            for name in ("seed", "learning_rate", "steps", "epochs", "log_interval",
-                         "eval_interval", "curve_size")
+            for name in ("arm", "seed", "learning_rate", "steps", "epochs", "log_interval",
+                         "eval_interval", "curve_size", "batch_order")
         }
         return dataclasses.replace(self, **varying).fingerprint()
 

@@ -66,15 +66,111 @@ def accuracy_over_steps(results, title):
     left.set_ylim(0, 1.02)
     left.set_xlim(left=0)
     right.legend(loc="center right", fontsize=9)
-    figure.suptitle(f"{title}\nthin: one seed, bold: mean", fontsize=11)
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
-    return picture.getvalue()
+    return _png(figure, f"{title}\nthin: one seed, bold: mean")
 
 
 def by_arm(results):
-    """Results by normalizer, in the order of first appearance."""
+    """Results by arm, in the order of first appearance."""
     arms = {}
     for result in results:
-        arms.setdefault(result.config.normalizer, []).append(result)
+        arms.setdefault(result.config.arm_name, []).append(result)
     return arms
+
+
+def loss_over_steps(results, title):
+    """Validation loss of every arm, on a logarithmic scale.
+
+    How to read it: a flat line is a net that does not learn; each tenfold lower line is an error
+    about three times as small.
+
+    Returns:
+        The picture as the bytes of a PNG.
+    """
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    ax = curves(results, "loss/validation", figure.subplots())
+    ax.set_yscale("log")
+    ax.set_ylabel("validation loss (population statistics)")
+    ax.legend(fontsize=8)
+    return _png(figure, f"{title}\nthin: one seed, bold: mean")
+
+
+def accuracy_over_rates(results, title):
+    """Final accuracy of every net over the learning rate, the largest workable one marked.
+
+    How to read it: a net works at a rate where its line is above the dotted one; the mark is the
+    largest rate, in the median seed, up to which it does so throughout.
+
+    Returns:
+        The picture as the bytes of a PNG.
+    """
+    figure = Figure(figsize=(8, 4.8), layout="constrained")
+    ax = figure.subplots()
+    nets = {}
+    for run in results:
+        net = run.config.arm.rpartition(" at ")[0]
+        rates = nets.setdefault(net, {}).setdefault(run.config.seed, {})
+        rates[run.config.learning_rate] = run.metrics["test_accuracy"]
+    for number, (net, seeds) in enumerate(nets.items()):
+        color, line = STYLES.get(net, (OTHERS[number % len(OTHERS)], ":"))
+        rates = sorted({rate for found in seeds.values() for rate in found})
+        for found in seeds.values():
+            ax.plot(list(found), list(found.values()), color=color, linestyle=line, linewidth=0.8,
+                    alpha=0.6)
+        known = [[found[rate] for found in seeds.values() if rate in found] for rate in rates]
+        median = [float(np.median(values)) for values in known]
+        ax.plot(rates, median, color=color, linestyle=line, linewidth=2.6, marker="o",
+                label=f"{LABELS.get(net, net)}, median of {len(seeds)}")
+        failing = next((i for i, value in enumerate(median) if value < 0.9), len(rates))
+        if failing:
+            ax.annotate(f"{rates[failing - 1]:g}", (rates[failing - 1], median[failing - 1]),
+                        xytext=(0, 9 + 11 * number), textcoords="offset points", ha="center",
+                        color=color, weight="bold", fontsize=10)
+    ax.axhline(0.9, color="black", linestyle=":", linewidth=1)
+    ax.set_xscale("log")
+    ax.set_xlabel("learning rate (logarithmic)")
+    ax.set_ylabel("test accuracy after training")
+    ax.set_ylim(0, 1.19)
+    ax.legend(loc="center right", fontsize=8)
+    return _png(figure, f"{title}\nnumbers: largest workable rate (dotted: 90 %); thin: one seed")
+
+
+def accuracy_and_percentiles(results, title):
+    """Figure 1 of Ioffe & Szegedy (2015): accuracy, and what one unit sees, over steps.
+
+    How to read it: on the left, the line that rises earlier trains faster. In the middle and on the
+    right, the three lines are the 15th, 50th and 85th percentile of the input of one sigmoid of the
+    last hidden layer over 1,000 images: the steadier they are, the less that unit has to follow.
+
+    Returns:
+        The picture as the bytes of a PNG.
+    """
+    arms = by_arm(results)
+    figure = Figure(figsize=(4.6 * (1 + len(arms)), 4.4), layout="constrained")
+    left, *others = figure.subplots(1, 1 + len(arms))
+    curves(results, "accuracy/validation", left)
+    left.set_xscale("log")
+    left.set_xlabel("training steps (logarithmic)")
+    left.set_ylabel("validation accuracy")
+    left.legend(fontsize=8)
+    for number, (ax, (arm, runs)) in enumerate(zip(others, arms.items())):
+        color, _ = STYLES.get(arm, (OTHERS[number % len(OTHERS)], ":"))
+        for percentile, line in ((15, ":"), (50, "-"), (85, "--")):
+            points = np.array(runs[0].curves[f"unit/p{percentile}"], float)
+            ax.plot(*points.T, color=color, linestyle=line, label=f"{percentile}th percentile")
+        ax.set_xlabel("training steps")
+        ax.set_ylabel("input of one sigmoid, last hidden layer")
+        ax.set_title(f"{LABELS.get(arm, arm)}, seed {runs[0].config.seed}", fontsize=10)
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=8)
+    low = min(ax.get_ylim()[0] for ax in others)
+    high = max(ax.get_ylim()[1] for ax in others)
+    for ax in others:
+        ax.set_ylim(low, high)
+    return _png(figure, title)
+
+
+def _png(figure, title):
+    figure.suptitle(title, fontsize=11)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=110)
+    return picture.getvalue()

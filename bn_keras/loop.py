@@ -166,11 +166,15 @@ def batch_indices(examples, batch_size, steps, rng):
         examples: number of examples to draw from, at least batch_size.
         batch_size: examples a step.
         steps: number of rows.
-        rng: a `numpy.random.Generator`; the same state gives the same batches.
+        rng: a `numpy.random.Generator`, the same state gives the same batches; None takes the
+            examples as they stand, again and again.
 
     Returns:
         int32 array (steps, batch_size).
     """
+    if rng is None:
+        starts = np.arange(steps)[:, None] * batch_size
+        return ((starts + np.arange(batch_size)) % examples).astype(np.int32)
     per_epoch = examples // batch_size
     epochs = -(-steps // per_epoch)
     used = per_epoch * batch_size

@@ -22,3 +22,25 @@ def sigmoid(labels, logits):
 def softmax(labels, logits):
     """Softmax cross entropy; arguments as for `sigmoid`."""
     return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
+
+
+@LOSSES.register("clipped_softmax")
+def clipped_softmax(labels, logits):
+    """Softmax, then the logarithm of what is left after clipping at 1e-10; arguments as above.
+
+    Where the right class gets less than that, the gradient is 0: the example teaches nothing.
+    """
+    probabilities = ops.clip(ops.softmax(logits), 1e-10, 1.0)
+    one_hot = ops.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    return -ops.sum(one_hot * ops.log(probabilities), -1)
+
+
+@LOSSES.register("squared")
+def squared(targets, outputs):
+    """Squared error.
+
+    Args:
+        targets: numbers, shape (batch,).
+        outputs: shape (batch, 1).
+    """
+    return ops.square(outputs[:, 0] - ops.cast(targets, outputs.dtype))

@@ -14,6 +14,11 @@ import difflib
 import importlib
 import importlib.util
 import pathlib
+import threading
+
+
+# Runs are trained in threads, and Python 3.11's parser fails when two of them parse at once.
+_READING = threading.Lock()
 
 
 class UnknownName(ValueError):
@@ -25,13 +30,14 @@ class Registry:
 
     Args:
         kind: the field's word for the part, singular, as messages say it.
+        variable: the registry's name in the decorators.
         location: dotted name of the module or package that holds the parts.
     """
 
-    def __init__(self, kind, location):
+    def __init__(self, kind, variable, location):
         self.kind = kind
         self._location = location
-        self._variable = kind.upper() + ("ES" if kind.endswith("s") else "S")
+        self._variable = variable
         self._factories = {}
         self._modules = None
 
@@ -67,6 +73,10 @@ class Registry:
         return self._factories[name]
 
     def _files(self):
+        with _READING:
+            return self._read()
+
+    def _read(self):
         if self._modules is None:
             spec = importlib.util.find_spec(self._location)
             folders = spec.submodule_search_locations
@@ -94,8 +104,9 @@ def _registered(source, variable):
                 yield ast.literal_eval(call.args[0])
 
 
-MODELS = Registry("model", "bn_keras.models")
-NORMALIZERS = Registry("normalizer", "bn_keras.norms")
-DATASETS = Registry("dataset", "bn_keras.data")
-OPTIMIZERS = Registry("optimizer", "bn_keras.optimizers")
-LOSSES = Registry("loss", "bn_keras.losses")
+MODELS = Registry("model", "MODELS", "bn_keras.models")
+NORMALIZERS = Registry("normalizer", "NORMALIZERS", "bn_keras.norms")
+DATASETS = Registry("dataset", "DATASETS", "bn_keras.data")
+OPTIMIZERS = Registry("optimizer", "OPTIMIZERS", "bn_keras.optimizers")
+LOSSES = Registry("loss", "LOSSES", "bn_keras.losses")
+STUDIES = Registry("study", "STUDIES", "bn_keras.studies")

@@ -8,7 +8,7 @@ from typing import Optional
 from rich import box
 from rich.table import Table
 
-from bn_keras import figures, stats
+from bn_keras import figures, stats, study_report
 from bn_keras.results import DIVERGED, write_atomically
 
 STUCK = "a run is stuck if its validation accuracy ends at no more than twice chance"
@@ -61,6 +61,8 @@ class Report:
     arms: list
     verdict: str
 
+    note = f"mean [95 % interval over seeds]; {STUCK}"
+
     def table(self):
         """A rich Table with a row for every arm."""
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -109,8 +111,10 @@ def make_report(results):
 def write(store):
     """Writes `accuracy.png` and `results.json` into a store's work directory.
 
+    Of a study's folder, what `study_report.write` makes of it.
+
     Returns:
-        `(Report, bytes of the PNG)`.
+        `(Report or StudyReport, bytes of the PNG)`.
 
     Raises:
         FileNotFoundError: the folder has no plan, or no result yet.
@@ -119,6 +123,8 @@ def write(store):
     results = store.results()
     if not results:
         raise FileNotFoundError(f"{store.work_dir}: no finished run yet")
+    if store.study() is not None:
+        return study_report.write(store, results)
     report = make_report(results)
     config = results[0].config
     rate = f"{config.optimizer}, learning rate {config.learning_rate:g}"

@@ -1,6 +1,7 @@
 """What a run gave, and the work directory that keeps it through crashes.
 
     WORK_DIR/plan.json                  what the last command asked for
+    WORK_DIR/study.json                 the study that it is of, if any
     WORK_DIR/runs/ARM/seed_0.json       one finished run; present means complete
     WORK_DIR/runs/ARM/seed_0.csv        its curves, to open in a spreadsheet
     WORK_DIR/tensorboard/ARM/seed_0/    its TensorBoard events
@@ -67,7 +68,7 @@ class Store:
 
     def run_name(self, config):
         """Path of a run below `runs/` and `tensorboard/`, such as `batch/seed_0`."""
-        return f"{config.normalizer}/seed_{config.seed}"
+        return f"{config.arm_name}/seed_{config.seed}"
 
     def find(self, config):
         """The stored result of exactly this configuration, or None."""
@@ -87,6 +88,17 @@ class Store:
         """Notes which runs the work directory's report is about."""
         plan = [dataclasses.asdict(config) for config in configs]
         write_atomically(self.work_dir / "plan.json", json.dumps(plan, indent=1))
+
+    def write_study(self, name, quick):
+        """Notes which study the work directory is of, before its plan."""
+        write_atomically(self.work_dir / "study.json", json.dumps({"name": name, "quick": quick}))
+
+    def study(self):
+        """`{"name", "quick"}` of the study that the work directory is of, or None."""
+        try:
+            return json.loads((self.work_dir / "study.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
 
     def planned(self):
         """The planned configurations.

@@ -66,8 +66,7 @@ class Runner:
         started = time.perf_counter()
         graph = self._graph(config)
         start = graph.reset(config)
-        rng = np.random.default_rng(config.seed)
-        batches = loop.batch_indices(len(self._splits.train), config.batch_size, total, rng)
+        batches = batch_indices(config, len(self._splits.train), total)
         curve_set = self._splits.validation.first(config.curve_size)
 
         diverged_at = None
@@ -75,21 +74,21 @@ class Runner:
             if self._stop is not None and self._stop.is_set():
                 return None
             steps = graph.trainer.train(batches[begin:end])
-            bad = steps.first_non_finite()
+            bad = steps.first_nonfinite()
             if bad is not None:
                 diverged_at = begin + bad + 1
                 break
             if end % config.log_interval == 0 or end == total:
                 writer.scalars(end, {
-                    "loss/train": _finite(steps.loss[-1]),
-                    "accuracy/train": _finite(steps.accuracy[-1]),
-                    "gradient/norm": _finite(steps.gradient_norm),
+                    "loss/train": finite(steps.loss[-1]),
+                    "accuracy/train": finite(steps.accuracy[-1]),
+                    "gradient/norm": finite(steps.gradient_norm),
                     "statistics/skipped_batches": float(graph.skipped_batches()),
                 })
             if end % config.eval_interval == 0 or end == total:
                 loss, accuracy = graph.evaluate(curve_set)
                 writer.scalars(
-                    end, {"loss/validation": _finite(loss), "accuracy/validation": accuracy}
+                    end, {"loss/validation": finite(loss), "accuracy/validation": accuracy}
                 )
                 writer.histograms(end, graph.probe(curve_set.images[:PROBE_IMAGES]))
 
@@ -115,10 +114,10 @@ class Runner:
         curve = curves.get("accuracy/validation", [])
         batch_accuracy = graph.evaluate_batch_statistics(curve_set)
         return {
-            "validation_loss": _finite(validation_loss),
+            "validation_loss": finite(validation_loss),
             "validation_accuracy": validation_accuracy,
             "validation_accuracy_batch_statistics": batch_accuracy,
-            "test_loss": _finite(test_loss),
+            "test_loss": finite(test_loss),
             "test_accuracy": test_accuracy,
             "one_at_a_time_accuracy": single,
             "best_validation_accuracy": max(
@@ -184,8 +183,13 @@ class _Graph:
         return evaluator(split.images, split.labels)[1]
 
 
-def build_model(config, splits):
+def build_model(config, splits, runs=None):
     """A new model for a run, with the initial weights that its seed gives.
+
+    Args:
+        config: RunConfig.
+        splits: the data, for the shape of its examples.
+        runs: None, or how many runs stand side by side in the model.
 
     Raises:
         ConfigError: the model cannot take the images, such as one that shrinks them to nothing.
@@ -201,9 +205,10 @@ def build_model(config, splits):
             dtype=config.dtype_policy,
         ),
         activation=config.activation,
-        scale=splits.scale,
+        **pixel_scale(config, splits),
         dtype=config.dtype_policy,
         seed=config.seed,
+        runs=runs,
     )
     try:
         return MODELS.get(config.model)(spec)
@@ -212,6 +217,18 @@ def build_model(config, splits):
             f"model={config.model!r} cannot be built for images of shape {spec.input_shape}: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
+
+
+def pixel_scale(config, splits):
+    """scale and offset of a ModelSpec, for pixels as the run wants them."""
+    offset = -0.5 if config.pixels == "centered" else 0.0
+    return {"scale": 1.0 if config.pixels == "raw" else splits.scale, "offset": offset}
+
+
+def batch_indices(config, examples, steps):
+    """The examples of every step of a run, (steps, batch)."""
+    rng = None if config.batch_order == "fixed" else np.random.default_rng(config.seed)
+    return loop.batch_indices(examples, config.batch_size, steps, rng)
 
 
 def kernel_digest(model):
@@ -249,5 +266,6 @@ def _chunks(total, *intervals):
         begin = end
 
 
-def _finite(value):
+def finite(value):
+    """A number as results hold it: None where it is not finite."""
     return float(value) if math.isfinite(value) else None

@@ -43,3 +43,11 @@ def paired_difference(first, second):
 def steps_to_target(curve, target):
     """First step at which a curve of `[step, value]` reaches the target, or None."""
     return next((step for step, value in curve if value is not None and value >= target), None)
+
+
+def short(value):
+    """A number in three digits, as tables show it: .953, 2.4, 836, 12,750."""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    text = f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
+    return text.replace("0.", ".", 1) if abs(value) < 1 else text

@@ -178,10 +178,27 @@ class _Bar(Writer):
         rate = result.steps / result.seconds
         self._console.print(
             f"{self._name}: {result.status} after {result.steps} steps, {rate:.1f} steps/s, "
-            f"validation accuracy {_short(result.metrics['validation_accuracy'])}",
+            f"{_outcome(result.metrics)}",
             highlight=False,
         )
         sys.stdout.flush()
+
+
+def write_curves(logdir, name, result):
+    """Writes a finished run's curves as one folder of TensorBoard events.
+
+    Args:
+        logdir: the run's folder; what is in it is replaced.
+        name: the run's name in the HParams table.
+        result: RunResult.
+    """
+    shutil.rmtree(logdir, ignore_errors=True)
+    writer = TensorBoard(logdir, name)
+    for tag, points in result.curves.items():
+        for step, value in points:
+            writer.scalars(step, {tag: value})
+    writer.finish(result)
+    writer.close()
 
 
 def write_comparison(logdir, figure, verdict):
@@ -217,6 +234,12 @@ def write_comparison(logdir, figure, verdict):
         tf.summary.image("comparison", tf.image.decode_png(figure, channels=3)[tf.newaxis])
         tf.summary.text("verdict", verdict)
     writer.close()
+
+
+def _outcome(metrics):
+    if metrics["validation_accuracy"] is None:  # a regression
+        return f"validation loss {_short(metrics['validation_loss'])}"
+    return f"validation accuracy {_short(metrics['validation_accuracy'])}"
 
 
 def _short(value):

@@ -1,11 +1,28 @@
 """Points on a noisy parabola: a regression that a net with a bad initialization cannot learn.
 
-Not a dataset of images, so no `--dataset`: a study calls `quadratic` itself.
 """
 
 import dataclasses
 
 import numpy as np
+
+from bn_keras.data.splits import DataError, Source, Split
+from bn_keras.registry import DATASETS
+
+
+@DATASETS.register("quadratic")
+def quadratic_points(argument, data_dir):
+    """2,000 points to train on, 200 to validate on and 200 to test on, the same in every run.
+
+    An example's "image" is x, of shape (1,), and its "label" the number y.
+    """
+    if argument:
+        raise DataError(f"dataset 'quadratic:{argument}': expected 'quadratic' alone.")
+    points = quadratic(0, train_size=2200)
+    return Source(
+        Split(points.x_train, points.y_train[:, 0]), Split(points.x_test, points.y_test[:, 0]),
+        classes=1, ordered=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import zlib
-from typing import Callable, Tuple
+from typing import Callable, Optional, Tuple
 
 import keras
 
@@ -19,9 +19,11 @@ class ModelSpec:
         classes: number of logits.
         normalizer: `(channels, name) -> layer`.
         activation: Keras's name of it.
-        scale: factor on the pixels in front of the first layer.
+        scale, offset: pixels are multiplied and shifted by in front of the first layer.
         dtype: a Keras dtype policy, by name.
         seed: everything random in the model follows from it.
+        runs: how many dense nets of the same shape stand side by side in the model; None for one
+            net of any kind.
     """
 
     input_shape: Tuple[int, ...]
@@ -29,8 +31,10 @@ class ModelSpec:
     normalizer: Callable
     activation: str = "relu"
     scale: float = 1.0
+    offset: float = 0.0
     dtype: str = "float32"
     seed: int = 0
+    runs: Optional[int] = None
 
 
 @keras.saving.register_keras_serializable(package="bn_keras")
@@ -47,25 +51,77 @@ class Dense(keras.layers.Dense):
         return outputs if self.bias is None else keras.ops.add(outputs, self.bias)
 
 
+@keras.saving.register_keras_serializable(package="bn_keras")
+class StackedDense(keras.layers.Layer):
+    """The same dense layer of several runs, each with its own weights and inputs.
+
+    Args:
+        runs: how many.
+        units: of each run.
+        use_bias, kernel_initializer, bias_initializer: as for keras.layers.Dense.
+
+    Shapes:
+        Inputs (batch, runs * features), one run behind the other, outputs (batch, runs * units).
+    """
+
+    def __init__(
+        self, runs, units, use_bias=True, kernel_initializer="glorot_uniform",
+        bias_initializer="zeros", kernel_regularizer=None, bias_regularizer=None, **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.runs, self.units, self.use_bias = runs, units, use_bias
+        self._kernel_initializer = keras.initializers.get(kernel_initializer)
+        self._bias_initializer = keras.initializers.get(bias_initializer)
+        self._regularizers = kernel_regularizer, bias_regularizer
+
+    def build(self, input_shape):
+        self.kernel = self.add_weight(
+            shape=(self.runs, input_shape[-1] // self.runs, self.units), name="kernel",
+            initializer=self._kernel_initializer, regularizer=self._regularizers[0],
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                shape=(self.runs * self.units,), name="bias",
+                initializer=self._bias_initializer, regularizer=self._regularizers[1],
+            )
+
+    def call(self, inputs):
+        """Multiplies each run's features with its kernel."""
+        runs, features, units = self.kernel.shape
+        rows = keras.ops.reshape(inputs, (-1, runs, features))
+        outputs = keras.ops.einsum("brf,rfu->bru", rows, self.kernel)
+        outputs = keras.ops.reshape(outputs, (-1, runs * units))
+        return outputs if self.bias is None else outputs + self.bias
+
+
 class Blocks:
     """Builds a functional model layer by layer, under names that do not depend on the normalizer.
+
+    With `spec.runs`, every tensor holds the features of all runs one behind the other. A
+    normalizer over the batch then takes each run's channels for channels of its own, which is what
+    they are.
 
     Args:
         spec: the ModelSpec.
         kernel_initializer: `(seed) -> initializer` of every kernel.
         bias_initializer: initializer of every bias.
+        l2: penalty on the squares of all kernels and biases.
     """
 
-    def __init__(self, spec, kernel_initializer=None, bias_initializer="zeros"):
+    def __init__(self, spec, kernel_initializer=None, bias_initializer="zeros", l2=None):
         self._spec = spec
+        self._l2 = None if l2 is None else keras.regularizers.L2(l2)
         self._kernel_initializer = kernel_initializer or keras.initializers.GlorotUniform
         self._bias_initializer = bias_initializer
 
     def inputs(self):
         """The image input and the scaled pixels: the model itself takes the pixels as stored."""
-        inputs = keras.Input(self._spec.input_shape, name="image")
+        spec = self._spec
+        shape = spec.input_shape if spec.runs is None else (spec.runs, *spec.input_shape)
+        inputs = keras.Input(shape, name="image")
         return inputs, keras.layers.Rescaling(
-            self._spec.scale, name="pixels", dtype=self._spec.dtype
+            spec.scale, spec.offset, name="pixels", dtype=spec.dtype
         )(inputs)
 
     def conv(self, x, filters, kernel_size, name, *, padding="same", normalize=True, pool=None):
@@ -83,8 +139,17 @@ class Blocks:
 
     def dense(self, x, units, name, *, normalize=True, activate=True):
         """Dense layer, normalizer, activation."""
-        x = self._normalized(functools.partial(Dense, units), x, units, name, normalize)
+        runs = self._spec.runs
+        kind = functools.partial(Dense, units)
+        if runs is not None:
+            kind = functools.partial(StackedDense, runs, units)
+        layer = functools.partial(kind, kernel_regularizer=self._l2, bias_regularizer=self._l2)
+        x = self._normalized(layer, x, units, name, normalize)
         return self._activation(x, name) if activate else x
+
+    def normalize(self, x, name):
+        """A normalizer alone, over the last axis."""
+        return self._normalizer(x.shape[-1] // (self._spec.runs or 1), name)(x)
 
     def flatten(self, x):
         """Every image as one row."""
@@ -99,13 +164,15 @@ class Blocks:
     def model(self, inputs, logits, name):
         """The finished model; logits leave it in float32 at least, whatever the dtype policy."""
         wide = "float64" if self._spec.dtype == "float64" else "float32"
+        runs = self._spec.runs
+        if runs is not None:
+            shape = (runs, logits.shape[-1] // runs)
+            logits = keras.layers.Reshape(shape, name="runs", dtype=self._spec.dtype)(logits)
         logits = keras.layers.Activation("linear", name="logits", dtype=wide)(logits)
         return keras.Model(inputs, logits, name=name)
 
     def _normalized(self, layer, x, channels, name, normalize):
-        normalizer = None
-        if normalize:
-            normalizer = self._spec.normalizer(channels, name + NORMALIZER_SUFFIX)
+        normalizer = self._normalizer(channels, name) if normalize else None
         # The normalizer's offset does a bias's work. A bias in front of batch statistics has no
         # effect at all, its gradient is rounding noise, and Adam turns noise into full steps.
         use_bias = not getattr(normalizer, "center", False)
@@ -117,6 +184,13 @@ class Blocks:
             dtype=self._spec.dtype,
         )(x)
         return x if normalizer is None else normalizer(x)
+
+    def _normalizer(self, channels, name):
+        runs = self._spec.runs or 1
+        layer = self._spec.normalizer(runs * channels, name + NORMALIZER_SUFFIX)
+        if hasattr(layer, "guarded_groups"):
+            layer.guarded_groups = runs
+        return layer
 
     def _activation(self, x, name):
         return keras.layers.Activation(

@@ -180,6 +180,9 @@ class BatchNormalization(keras.layers.Layer):
 
     # What the variants, each in a file of its own, do otherwise.
     trains_affine = True
+    # Groups of channels that have nothing to do with each other, such as nets that are trained side
+    # by side: a bad value in one leaves the statistics of the others free to move.
+    guarded_groups = 1
 
     def build(self, input_shape):
         rank = len(input_shape)
@@ -418,9 +421,13 @@ class BatchNormalization(keras.layers.Layer):
         # A mean that is not finite makes the variance so. And the variance of fewer than two
         # values is no estimate of anything.
         accepted = ops.all(ops.isfinite(variance))
+        skipped = ops.logical_not(accepted)
+        if self.guarded_groups > 1:
+            groups = ops.reshape(ops.isfinite(variance), (self.guarded_groups, -1))
+            accepted = ops.repeat(ops.all(groups, 1), groups.shape[1])
         if not isinstance(count, int) or count < 2:
             accepted = ops.logical_and(accepted, count >= 2)
-        skipped = ops.logical_not(accepted)
+            skipped = ops.logical_or(skipped, count < 2)
         if training is not None:
             accepted = ops.logical_and(accepted, training)
             skipped = ops.logical_and(skipped, training)

@@ -1,0 +1,67 @@
+"""A convolutional net at a high learning rate: what is it that fails without batch normalization?
+
+    python train.py --study=conv_bn_relu
+
+The tutorial's net takes raw pixels and the logarithm of a clipped softmax. The controls change one
+of these at a time.
+"""
+
+from bn_keras.registry import STUDIES
+from bn_keras.studies import Claim, Study, Test
+
+TUTORIAL = "a Japanese blog on TensorBoard and BN"
+
+
+@STUDIES.register("conv_bn_relu")
+def conv_bn_relu():
+    """Study 2: BN at a learning rate of .01, and the clipped logarithm."""
+    return Study(
+        question="Why does the cost not fall at learning rate .01 without BN?",
+        source=TUTORIAL,
+        duration="3 min",
+        expected="no BN at .1 with the clipped loss, at .95 with a stable one",
+        base={
+            "model": "conv_bn_relu", "pixels": "raw", "loss": "clipped_softmax",
+            "learning_rate": 0.01, "batch_size": 100, "steps": 250, "momentum": 0.95,
+            "log_interval": 50, "eval_interval": 125, "curve_size": 500,
+        },
+        arms={
+            "none": {"normalizer": "none"},
+            "batch": {"normalizer": "batch"},
+            "none at .001": {"normalizer": "none", "learning_rate": 0.001},
+            "none, stable loss": {"normalizer": "none", "loss": "softmax"},
+            "none, scaled pixels": {"normalizer": "none", "pixels": "unit"},
+        },
+        metrics=("validation_accuracy", "test_accuracy", "one_at_a_time_accuracy"),
+        claims=(
+            Claim(
+                "at a learning rate of .01 the net learns with BN only",
+                TUTORIAL,
+                effect=(
+                    Test("test_accuracy", "none", "at most", 0.25),
+                    Test("test_accuracy", "batch", "at least", 0.6),
+                ),
+                cause=(
+                    Test("test_accuracy", "none, stable loss", "at most", 0.25),
+                    Test("test_accuracy", "none, scaled pixels", "at most", 0.25),
+                ),
+                otherwise="the clipped logarithm has no gradient for the raw pixels' large logits; "
+                "a stable loss or scaled pixels learn at the same rate without BN",
+            ),
+            Claim(
+                "at .001 the net learns without BN",
+                TUTORIAL,
+                effect=(Test("test_accuracy", "none at .001", "at least", 0.85),),
+            ),
+        ),
+        reported={
+            ("none", "test_accuracy"): ".10", ("batch", "test_accuracy"): ".980 to .986",
+            ("none at .001", "test_accuracy"): ".974 to .975",
+            ("none, stable loss", "test_accuracy"): ".951 to .956",
+            ("none, scaled pixels", "test_accuracy"): ".978 to .984",
+        },
+        picture="accuracy_over_steps",
+        quick={"steps": 60, "log_interval": 30, "eval_interval": 60, "train_size": 10_000,
+               "test_size": 2000},
+        quick_seeds=1,
+    )

@@ -1,0 +1,127 @@
+"""A study's work directory as a table of arms, the verdicts on its claims and a picture."""
+
+import dataclasses
+import json
+
+from rich import box
+from rich.console import Group
+from rich.markup import escape
+from rich.table import Table
+
+from bn_keras import figures, verdicts
+from bn_keras.registry import STUDIES
+from bn_keras.results import write_atomically
+
+COLORS = {
+    verdicts.HOLDS: "green",
+    verdicts.OTHER_REASON: "yellow",
+    verdicts.FAILS: "red",
+    verdicts.UNDECIDED: "dim",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyReport:
+    """What a study found.
+
+    Attributes:
+        name: the study's.
+        study: Study.
+        quick: whether it is the short version, whose figures are not those reported before.
+        rows: list of Row.
+        judged: a Verdict for every claim.
+    """
+
+    name: str
+    study: object
+    quick: bool
+    rows: list
+    judged: list
+
+    note = "median [lowest, highest] over seeds; below it, the figure found before"
+
+    @property
+    def verdict(self):
+        """The claims and what became of them, as text."""
+        lines = [f"{self.study.question} ({self.study.source})"]
+        if self.quick:
+            lines.append(
+                "This is the quick version: it shows that all of it works, and decides little."
+            )
+        for found in self.judged:
+            lines.append(
+                f"• {found.claim.text} ({found.claim.source}): {found.verdict.upper()}, "
+                f"seen in {found.seen} of {found.seeds} seeds"
+            )
+            if found.verdict == verdicts.OTHER_REASON:
+                lines.append(f"    {found.claim.otherwise}")
+            lines += [f"    {line}" for line in found.figures]
+        return "\n".join(lines)
+
+    def table(self):
+        """A rich table of arms and metrics, and one of the claims."""
+        arms = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        arms.add_column("arm")
+        arms.add_column("seeds", justify="right")
+        for metric in self.study.metrics:
+            arms.add_column(metric.replace("_", " "), justify="right")
+        for arm in dict.fromkeys(row.arm for row in self.rows):
+            mine = [row for row in self.rows if row.arm == arm]
+            cells = []
+            for metric in self.study.metrics:
+                found = verdicts.figure(row.metrics.get(metric) for row in mine)
+                before = self.study.reported.get((arm, metric))
+                cells.append(found if before is None else f"{found}\n[dim]{escape(before)}[/]")
+            arms.add_row(escape(arm), str(len(mine)), *map(_plain, cells))
+        claims = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+        for heading in ("claim", "verdict", "seeds"):
+            claims.add_column(heading)
+        for found in self.judged:
+            color = COLORS[found.verdict]
+            claims.add_row(
+                escape(found.claim.text), f"[{color}]{found.verdict}[/]",
+                f"{found.seen} of {found.seeds}",
+            )
+        return Group(arms, claims)
+
+    def to_json(self):
+        """Rows and verdicts as a JSON text."""
+        content = {
+            "study": self.name,
+            "question": self.study.question,
+            "quick": self.quick,
+            "rows": [dataclasses.asdict(row) for row in self.rows],
+            "claims": [
+                {**dataclasses.asdict(found), "claim": found.claim.text,
+                 "source": found.claim.source}
+                for found in self.judged
+            ],
+        }
+        return json.dumps(content, indent=1, allow_nan=False)
+
+
+def write(store, results):
+    """Writes the picture and `results.json` of a study's work directory.
+
+    Args:
+        store: Store whose `study()` names a study.
+        results: its results, at least one.
+
+    Returns:
+        `(StudyReport, bytes of the PNG)`.
+    """
+    told = store.study()
+    study = STUDIES.get(told["name"])()
+    rows = study.rows(results)
+    judged = [verdicts.judge(claim, rows) for claim in study.claims]
+    report = StudyReport(told["name"], study, told["quick"], rows, judged)
+    picture = getattr(figures, study.picture)(results, study.question)
+    write_atomically(store.work_dir / "picture.png", picture)
+    write_atomically(store.work_dir / "results.json", report.to_json())
+    return report, picture
+
+
+def _plain(cell):
+    # An interval's brackets are no markup; the dim line's are.
+    first, _, rest = cell.partition("\n")
+    return escape(first) + ("\n" + rest if rest else "")
