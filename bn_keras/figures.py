@@ -122,9 +122,9 @@ def accuracy_over_rates(results, title):
                 label=f"{LABELS.get(net, net)}, median of {len(seeds)}")
         failing = next((i for i, value in enumerate(median) if value < 0.9), len(rates))
         if failing:
-            ax.annotate(f"{rates[failing - 1]:g}", (rates[failing - 1], median[failing - 1]),
-                        xytext=(0, 9 + 11 * number), textcoords="offset points", ha="center",
-                        color=color, weight="bold", fontsize=10)
+            rate = rates[failing - 1]
+            ax.text(rate, 1.01 + 0.055 * number, f"{rate:g}", color=color, ha="center",
+                    weight="bold")
     ax.axhline(0.9, color="black", linestyle=":", linewidth=1)
     ax.set_xscale("log")
     ax.set_xlabel("learning rate (logarithmic)")

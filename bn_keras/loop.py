@@ -15,7 +15,8 @@ class Steps:
     """What k training steps gave.
 
     Attributes:
-        loss: shape (k,), each step's mean loss over its batch, before its update.
+        loss: shape (k,), each step's mean loss over its batch, before its update; without the
+            model's penalties.
         accuracy: shape (k,), likewise.
         gradient_norm: Euclidean norm of the last step's gradient over all weights.
     """
@@ -100,11 +101,11 @@ class Trainer:
         with tf.GradientTape() as tape:
             logits = self.model(inputs, training=True)
             loss = tf.reduce_mean(self._loss(labels, logits))
-            if self.model.losses:
-                loss += tf.add_n(self.model.losses)
+            # Penalties are trained on and not reported: the loss is that of an evaluation.
+            total = tf.add_n([loss, *self.model.losses])
             # Linear: what it makes of 1 is the factor that mixed_float16 puts on the gradients.
             factor = self.optimizer.scale_loss(tf.ones_like(loss))
-            scaled = loss * factor
+            scaled = total * factor
         gradients = tape.gradient(scaled, [weight.value for weight in weights])
         self.optimizer.apply(gradients, weights)
         return loss, logits, gradients, tf.cast(factor, tf.float32)

@@ -16,7 +16,6 @@ import importlib.util
 import pathlib
 import threading
 
-
 # Runs are trained in threads, and Python 3.11's parser fails when two of them parse at once.
 _READING = threading.Lock()
 

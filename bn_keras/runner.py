@@ -74,7 +74,7 @@ class Runner:
             if self._stop is not None and self._stop.is_set():
                 return None
             steps = graph.trainer.train(batches[begin:end])
-            bad = steps.first_nonfinite()
+            bad = steps.first_non_finite()
             if bad is not None:
                 diverged_at = begin + bad + 1
                 break

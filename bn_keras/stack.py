@@ -132,9 +132,7 @@ class StackTrainer:
             outputs = self.model(inputs, training=True)
             loss = tf.reduce_mean(per_run_losses(self._loss, labels, outputs), 0)
             # No run's weights are in another's loss: the gradient of the sum is that of each.
-            total = tf.reduce_sum(loss)
-            if self.model.losses:
-                total += tf.add_n(self.model.losses)
+            total = tf.add_n([tf.reduce_sum(loss), *self.model.losses])
         gradients = tape.gradient(total, [weight.value for weight in weights])
         if self._per_run_rates:
             gradients = [self._times_rates(gradient) for gradient in gradients]
@@ -194,7 +192,7 @@ class StackRunner:
         memories = [Memory() for _ in configs]
         diverged_at = np.full(runs, -1)
         curve_set = splits.validation.first(first.curve_size)
-        bar = None
+        medians, bar = None, None
         if self._terminal is not None:
             bar = self._terminal.run(f"{first.arm_name} and {runs - 1} more" if runs > 1
                                      else first.arm_name, total)
@@ -210,9 +208,14 @@ class StackRunner:
             diverged_at[new] = begin + bad.argmax(0)[new] + 1
             shown = {"loss/train": losses[-1], "accuracy/train": accuracies[-1]}
             if end % first.eval_interval < every or end == total:
-                loss_now, accuracy_now, percentiles = evaluate(curve_set, percentiles=True)
+                loss_now, accuracy_now, units = evaluate(curve_set, units=True)
                 shown |= {"loss/validation": loss_now, "accuracy/validation": accuracy_now}
-                shown |= {f"unit/p{p}": row for p, row in zip(PERCENTILES, percentiles)}
+                found = np.percentile(units, PERCENTILES, axis=0)
+                shown |= {f"unit/p{p}": of[:, 0] for p, of in zip(PERCENTILES, found)}
+                now = found[PERCENTILES.index(50)]
+                if medians is not None:
+                    shown["units/median_movement"] = np.abs(now - medians).mean(-1)
+                medians = now
             for run, memory in enumerate(memories):
                 if diverged_at[run] < 0:
                     memory.scalars(end, {k: finite(v[run]) for k, v in shown.items()})
@@ -264,30 +267,31 @@ class _StackEvaluator:
         self._model = keras.Model(model.input, [model.output, place])
         self._evaluate = tf.function(self._batch, reduce_retracing=True)
 
-    def __call__(self, split, percentiles=False):
-        """(loss, accuracy) of the runs; percentiles of one unit in front of the last activation."""
-        losses, shares, units = [], [], []
+    def __call__(self, split, units=False):
+        """(loss, accuracy) of the runs; with units also what goes into the last activation.
+
+        That is an array (examples, runs, units).
+        """
+        losses, shares, places = [], [], []
         for start in range(0, len(split), EVALUATION_BATCH):
             part = slice(start, start + EVALUATION_BATCH)
-            loss, share, unit = self._evaluate(
+            loss, share, place = self._evaluate(
                 tf.constant(split.images[part]), tf.constant(split.labels[part])
             )
             size = len(split.labels[part])
             losses.append(loss.numpy() * size)
             shares.append(share.numpy() * size)
-            units.append(unit.numpy())
+            places.append(place.numpy() if units else None)
         loss, share = (np.sum(values, 0) / len(split) for values in (losses, shares))
-        if not percentiles:
-            return loss, share
-        return loss, share, np.percentile(np.concatenate(units), PERCENTILES, axis=0)
+        return (loss, share, np.concatenate(places)) if units else (loss, share)
 
     def _batch(self, images, labels):
         images = tf.repeat(images[:, None], self._runs, axis=1)
         labels = tf.repeat(labels[:, None], self._runs, axis=1)
         outputs, place = self._model(images, training=False)
         loss = tf.reduce_mean(tf.cast(per_run_losses(self._loss, labels, outputs), "float32"), 0)
-        first_units = tf.reshape(place, [tf.shape(place)[0], self._runs, -1])[..., 0]
-        return loss, per_run_accuracy(labels, outputs), tf.cast(first_units, "float32")
+        place = tf.reshape(place, [tf.shape(place)[0], self._runs, -1])
+        return loss, per_run_accuracy(labels, outputs), tf.cast(place, "float32")
 
 
 def _metrics(run, validation, test, curves, splits):

@@ -13,13 +13,12 @@ from bn_keras.studies import Claim, Row, Study, Test
 
 
 def rows(results):
-    """The metrics of each run, and how far one unit's median input moved after the first tenth."""
+    """The metrics of each run, and how far the units' median inputs moved between evaluations."""
     found = []
     for run in results:
         curve = run.curves.get("accuracy/validation", [])
         early = [value for step, value in curve if step <= 500]
-        medians = [value for step, value in run.curves.get("unit/p50", []) if value is not None]
-        moves = [abs(new - old) for old, new in zip(medians, medians[1:])]
+        moves = [value for _, value in run.curves.get("units/median_movement", [])]
         metrics = {
             **run.metrics,
             "accuracy_at_500": early[-1] if early else None,
