@@ -43,6 +43,19 @@ def inference(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3
     return _from_rows(y, channels_last, axis)
 
 
+def fold(mean, variance, gamma=None, beta=None, *, epsilon=1e-3):
+    """Inference as one multiplication and one addition a value: y = x * factor + shift.
+
+    Args:
+        mean, variance, gamma, beta, epsilon: as given to `inference`.
+
+    Returns:
+        `(factor, shift)`, each of shape (channels,).
+    """
+    factor = _affine(1 / np.sqrt(np.asarray(variance, np.float64) + epsilon), gamma, None)
+    return factor, _affine(-np.asarray(mean, np.float64) * factor, None, beta)
+
+
 def backward(dy, x, gamma=None, *, axis=-1, epsilon=1e-3, mask=None):
     """Gradients of a loss through `forward`, by the chain rule of section 3, step by step.
 
