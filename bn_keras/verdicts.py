@@ -69,7 +69,7 @@ def _seeds_that_pass(tests, rows):
         mine = values.get((test.arm, test.metric), {})
         against = test.than
         others = {seed: against for seed in mine}
-        shown = f"{against:g}"if not isinstance(against, str) else against
+        shown = f"{against:g}" if not isinstance(against, str) else against
         if isinstance(against, str):
             others = values.get((against, test.metric), {})
             shown = f"{against} {figure(others.values())}"

@@ -1,0 +1,163 @@
+"""The studies as values, as commands, and the outcomes that are robust enough to assert."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from bn_keras import cli, figures
+from bn_keras.config import ConfigError
+from bn_keras.registry import STUDIES
+from bn_keras.results import Store
+
+STUDY_NAMES = STUDIES.names()
+
+
+def study(name):
+    return STUDIES.get(name)()
+
+
+@pytest.mark.parametrize("name", STUDY_NAMES)
+def test_a_study_is_the_same_value_each_time_and_says_what_to_expect(name):
+    one = study(name)
+    assert one.expand({}, range(3)) == study(name).expand({}, range(3))
+    for text in (one.question, one.source, one.duration, one.expected):
+        assert text.strip() == text and text
+    assert one.seeds >= 3 and one.claims and len(one.arms) >= 2
+
+
+@pytest.mark.parametrize("name", STUDY_NAMES)
+@pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
+def test_the_arms_of_a_study_differ_in_what_they_say_and_in_nothing_else(name, quick):
+    runs = study(name).expand({}, [0], quick)
+    assert len({run.arm for run in runs}) == len(runs) == len({run.fingerprint() for run in runs})
+    first = runs[0]
+    for run in runs:
+        assert (run.batch_size, run.steps, run.dataset, run.seed) == (
+            first.batch_size, first.steps, first.dataset, 0)
+
+
+@pytest.mark.parametrize("name", STUDY_NAMES)
+def test_claims_and_reported_figures_are_about_arms_and_metrics_that_there_are(name):
+    """What `derive` makes of stored runs is tried in the slow tests below."""
+    one = study(name)
+    nets = set(one.arms) | {arm.rpartition(" at ")[0] for arm in one.arms}
+    for claim in one.claims:
+        assert claim.text and claim.source and bool(claim.cause) == bool(claim.otherwise)
+        for test in claim.effect + claim.cause:
+            assert test.arm in nets and test.relation in ("at least", "at most")
+            assert not isinstance(test.than, str) or test.than in nets
+    for arm, metric in one.reported:
+        assert arm in nets and metric in one.metrics
+    assert callable(getattr(figures, one.picture))
+
+
+def test_flags_take_the_place_of_a_studys_own_settings():
+    options = cli.parse_flags(
+        ["train.py", "--study=ioffe_mnist", "--steps=700", "--seeds=2", "--first_seed=5"]
+    )
+    runs = cli.plan_study(study("ioffe_mnist"), options)
+    assert {run.steps for run in runs} == {700} and {run.seed for run in runs} == {5, 6}
+    assert {run.batch_size for run in runs} == {60}, "a flag that was not given changed a setting"
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--study=ioffe"], "unknown study 'ioffe'; known: "),
+        (["--study=ioffe_mnist", "--is_bn"], "--is_bn with --study=ioffe_mnist"),
+        (["--study=ioffe_mnist", "--normalizer=layer"], "--normalizer with --study=ioffe_mnist"),
+        (["--study=learning_rates", "--learning_rate=0.1"], "learning_rate: the arms of this"),
+        (["--study=ioffe_mnist", "--optimizer=adma"], "unknown optimizer 'adma'"),
+        (["--study=ioffe_mnist", "--batch_size=0"], "expected a whole number of at least 1"),
+    ],
+)
+def test_what_does_not_go_with_a_study_is_refused(flags, message, capsys):
+    assert cli.main(["train.py", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_arm_may_not_be_overridden():
+    with pytest.raises(ConfigError, match="normalizer: the arms of this study differ in it"):
+        study("ioffe_mnist").expand({"normalizer": "layer"}, [0])
+
+
+def test_other_settings_get_another_folder_and_more_seeds_the_same(tmp_path):
+    def folder(*flags):
+        options = cli.parse_flags(
+            ["train.py", "--study=ioffe_mnist", f"--logdir={tmp_path}", *flags]
+        )
+        return cli.make_work_dir(options, cli.plan_study(study("ioffe_mnist"), options))
+
+    assert folder() == folder("--seeds=7") != folder("--steps=100")
+    assert "quick" in folder("--quick").name
+
+
+def run(*flags, logdir):
+    """Runs the command as a user does; returns (status, output, its work directory)."""
+    result = subprocess.run(
+        [sys.executable, "train.py", *flags, f"--logdir={logdir}"], capture_output=True, text=True
+    )
+    folders = [path for path in logdir.iterdir() if path.is_dir()]
+    return result.returncode, result.stdout + result.stderr, folders[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDY_NAMES)
+def test_the_quick_version_runs_reports_and_is_not_repeated(name, tmp_path):
+    status, output, folder = run(f"--study={name}", "--quick", logdir=tmp_path)
+    assert status == 0, output
+    one = study(name)
+    for claim in one.claims:
+        assert claim.text in output
+    content = json.loads((folder / "results.json").read_text())
+    metrics = {metric for row in content["rows"] for metric in row["metrics"]}
+    assert set(one.metrics) <= metrics
+    for claim in one.claims:
+        assert {test.metric for test in claim.effect + claim.cause} <= metrics
+        assert {test.arm for test in claim.effect + claim.cause} <= {
+            row["arm"] for row in content["rows"]
+        }
+    assert len(content["claims"]) == len(one.claims)
+    assert (folder / "picture.png").stat().st_size > 10_000
+    status, output, _ = run(f"--study={name}", "--quick", logdir=tmp_path)
+    assert status == 0 and "loading TensorFlow" not in output
+    assert Store(folder).study() == {"name": name, "quick": True}
+
+
+@pytest.mark.slow
+def test_the_largest_workable_rate_is_several_times_as_high_with_bn(tmp_path):
+    """Ratio at least 3; at 2.4 with BN at least .88, without at most .3: three seeds each."""
+    status, output, folder = run("--study=learning_rates", logdir=tmp_path)
+    assert status == 0, output
+    verdicts = {c["claim"]: c["verdict"] for c in json.loads(
+        (folder / "results.json").read_text())["claims"]}
+    assert verdicts["BN allows a learning rate several times as high"] == "holds"
+
+
+@pytest.mark.slow
+def test_bn_is_far_ahead_after_500_steps_of_the_papers_net(tmp_path):
+    """At rate .1 and momentum .9: at least .85 against at most .40, in each of three seeds."""
+    status, output, folder = run(
+        "--study=ioffe_mnist", "--steps=500", "--eval_interval=250", logdir=tmp_path
+    )
+    assert status == 0, output
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    found = {(row["arm"], row["seed"]): row["metrics"]["accuracy_at_500"] for row in rows}
+    assert len(found) == 6
+    assert all(value >= 0.85 for (arm, _), value in found.items() if arm == "batch"), found
+    assert all(value <= 0.40 for (arm, _), value in found.items() if arm == "none"), found
+
+
+@pytest.mark.slow
+def test_the_clipped_loss_on_raw_pixels_is_what_fails_without_bn(tmp_path):
+    """200 steps: no BN at most .25, BN at least .6; with a stable loss no BN learns (one seed)."""
+    status, output, folder = run(
+        "--study=conv_bn_relu", "--steps=200", "--seeds=1", "--test_size=2000", logdir=tmp_path
+    )
+    assert status == 0, output
+    rows = json.loads((folder / "results.json").read_text())["rows"]
+    found = {row["arm"]: row["metrics"]["test_accuracy"] for row in rows}
+    assert found["none"] <= 0.25 and found["batch"] >= 0.6, found
+    assert found["none, stable loss"] >= 0.85, found
