@@ -17,7 +17,7 @@ OTHERS = ("#d55e00", "#cc79a7", "#000000")
 LABELS = {"none": "no normalization", "batch": "batch normalization"}
 
 
-def curves(results, name, ax):
+def curves(results, name, ax, unit=1):
     """Draws one curve of every run: seeds thin, their mean bold.
 
     How to read it: a thin line is one seed; where the bold line of an arm lies above another's
@@ -27,10 +27,12 @@ def curves(results, name, ax):
         results: list of RunResult.
         name: the curve, such as `accuracy/validation`.
         ax: matplotlib axes.
+        unit: training steps in one unit of the horizontal axis.
     """
     for number, (arm, runs) in enumerate(by_arm(results).items()):
         color, line = STYLES.get(arm, (OTHERS[number % len(OTHERS)], ":"))
-        points = [np.array(run.curves.get(name, []), float).reshape(-1, 2) for run in runs]
+        points = [np.array(run.curves.get(name, []), float).reshape(-1, 2) / (unit, 1)
+                  for run in runs]
         for steps in points:
             ax.plot(*steps.T, color=color, linestyle=line, linewidth=0.8, alpha=0.5)
         # A diverged run's curve ends early: the mean goes as far as every seed does.
@@ -42,11 +44,11 @@ def curves(results, name, ax):
             label=f"{LABELS.get(arm, arm)}, mean of {seeds}",
         )
     ax.grid(alpha=0.3)
-    ax.set_xlabel("training steps")
+    ax.set_xlabel("training steps" if unit == 1 else f"units of {unit} training steps")
     return ax
 
 
-def accuracy_over_steps(results, title):
+def accuracy_over_steps(results, title, unit=1):
     """The comparison as one picture: accuracy in training (left) and validation (right).
 
     How to read it: left, each point is one training batch, normalized with its own statistics;
@@ -58,8 +60,8 @@ def accuracy_over_steps(results, title):
     """
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    curves(results, "accuracy/train", left)
-    curves(results, "accuracy/validation", right)
+    curves(results, "accuracy/train", left, unit)
+    curves(results, "accuracy/validation", right, unit)
     left.set_title("training batches (batch statistics)", fontsize=10)
     right.set_title("validation images (population statistics)", fontsize=10)
     left.set_ylabel("accuracy")
@@ -67,6 +69,11 @@ def accuracy_over_steps(results, title):
     left.set_xlim(left=0)
     right.legend(loc="center right", fontsize=9)
     return _png(figure, f"{title}\nthin: one seed, bold: mean")
+
+
+def accuracy_over_tens_of_steps(results, title):
+    """`accuracy_over_steps` in units of 10 iterations, as tutorials of TensorFlow 1 draw it."""
+    return accuracy_over_steps(results, title, unit=10)
 
 
 def by_arm(results):

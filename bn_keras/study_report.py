@@ -117,6 +117,8 @@ def write(store, results):
     report = StudyReport(told["name"], study, told["quick"], rows, judged)
     picture = getattr(figures, study.picture)(results, study.question)
     write_atomically(store.work_dir / "picture.png", picture)
+    for name, text in (study.files(results) if study.files else {}).items():
+        write_atomically(store.work_dir / name, text)
     write_atomically(store.work_dir / "results.json", report.to_json())
     return report, picture
 

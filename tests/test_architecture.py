@@ -20,8 +20,10 @@ MODULES = {
 ROWS = [
     ["__main__"],
     ["cli"],
+    ["stack"],
     ["runner", "executors", "report"],
-    ["figures"],
+    ["study_report"],
+    ["figures", "verdicts"],
     ["loop", "summaries", "diagnostics", "surgery"],
     ["models"],
     ["norms.batch", "norms.keras_batch", "norms.none", "norms.layer", "norms.group", "norms.ghost",
@@ -29,20 +31,21 @@ ROWS = [
     ["norms.batch_norm"],
     ["norms.functional", "norms.renorm", "norms.statistics"],
     ["norms.kernels", "norms.reference"],
-    ["data.tfds", "data.csv_file", "data.not_mnist"],
+    ["data.tfds", "data.csv_file", "data.not_mnist", "data.regression"],
     ["data.mnist", "data.files", "data.safe_pickle"],
     ["data.idx"],
     ["data"],
-    ["data.splits", "data.regression", "losses", "optimizers", "stats"],
-    ["results"],
+    ["data.splits", "losses", "optimizers", "stats"],
+    ["results", "studies"],
     ["config", "registry"],
     ["norms", ""],
 ]
-INSIDE = {"diagnostics", "models"}  # folders whose files may import each other
+INSIDE = {"diagnostics", "models", "studies"}  # folders whose files may import each other
 WITHOUT_TENSORFLOW = [
     "config", "registry", "results", "stats", "norms.reference", "data", "data.splits", "data.idx",
     "data.mnist", "data.tfds", "data.files", "data.csv_file", "data.safe_pickle", "data.not_mnist",
     "data.regression", "figures", "report", "cli", "__main__", "executors",
+    "studies", "verdicts", "study_report",
 ]
 
 

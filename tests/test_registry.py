@@ -15,7 +15,8 @@ def test_names_are_read_off_the_files_of_a_folder(tmp_path, monkeypatch):
     )
     (package / "broken.py").write_text("raise SystemExit('imported')")
     (tmp_path / "someones_registry.py").write_text(
-        "from bn_keras.registry import Registry\nWIDGETS = Registry('widget', 'someones_parts')\n"
+        "from bn_keras.registry import Registry\n"
+        "WIDGETS = Registry('widget', 'WIDGETS', 'someones_parts')\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     from someones_registry import WIDGETS
@@ -25,7 +26,7 @@ def test_names_are_read_off_the_files_of_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_part_registered_outside_the_package_is_known():
-    registry = Registry("model", "bn_keras.models")
+    registry = Registry("model", "MODELS", "bn_keras.models")
     registry.register("mine")(int)
     assert "mine" in registry.names() and registry.get("mine") is int
 
@@ -33,9 +34,9 @@ def test_a_part_registered_outside_the_package_is_known():
 def test_an_unknown_name_lists_the_known_ones_and_the_nearest():
     with pytest.raises(UnknownName) as error:
         NORMALIZERS.get("btach")
+    known = ", ".join(NORMALIZERS.names())
     assert str(error.value) == (
-        "unknown normalizer 'btach'; known: batch, group, keras_batch, layer, none "
-        "(did you mean 'batch'?)"
+        f"unknown normalizer 'btach'; known: {known} (did you mean 'batch'?)"
     )
     with pytest.raises(UnknownName) as error:
         MODELS.check("zzz")

@@ -78,6 +78,7 @@ class Study:
         quick: settings of the version that takes some seconds.
         seeds, quick_seeds: how many pairs.
         derive: results to the Rows that are judged; None makes one of each result.
+        files: results to texts by file name that the report writes as well.
     """
 
     question: str
@@ -94,6 +95,7 @@ class Study:
     seeds: int = 3
     quick_seeds: int = 3
     derive: Optional[Callable] = None
+    files: Optional[Callable] = None
 
     def expand(self, overrides, seeds, quick=False):
         """The RunConfigs of the study: every arm with every seed.

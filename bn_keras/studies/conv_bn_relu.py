@@ -22,8 +22,8 @@ def conv_bn_relu():
         expected="no BN at .1 with the clipped loss, at .95 with a stable one",
         base={
             "model": "conv_bn_relu", "pixels": "raw", "loss": "clipped_softmax",
-            "learning_rate": 0.01, "batch_size": 100, "steps": 250, "momentum": 0.95,
-            "log_interval": 50, "eval_interval": 125, "curve_size": 500,
+            "learning_rate": 0.01, "batch_size": 100, "steps": 800, "momentum": 0.95,
+            "log_interval": 50, "eval_interval": 200, "curve_size": 500,
         },
         arms={
             "none": {"normalizer": "none"},

@@ -1,0 +1,100 @@
+"""The MNIST CNN with dropout of the TensorFlow 1 blogs, with and without `--is_bn`.
+
+    python train.py --study=mnist_cnn_dropout
+
+Adam at .002, batches of 64, 800 steps, moving averages with a decay of .99. Besides the report, it
+writes `with_bn.txt` and `without_bn.txt` as that blog's script does: for every ten steps a line
+with the loss and accuracy of the training batch, of the first seed.
+"""
+
+from bn_keras.registry import STUDIES
+from bn_keras.studies import Claim, Row, Study, Test
+
+BLOG = "a TensorFlow 1 blog on BN and dropout"
+FILES = {"batch": "with_bn.txt", "none": "without_bn.txt"}
+
+
+def rows(results):
+    """The metrics of each run, and accuracies at the steps that the claims are about."""
+    found = []
+    for run in results:
+        train = dict(map(tuple, run.curves.get("accuracy/train", [])))
+        validation = dict(map(tuple, run.curves.get("accuracy/validation", [])))
+        metrics = {**run.metrics, "train_accuracy_at_10": train.get(10)}
+        for step in (50, 100, 200, 400):
+            metrics[f"accuracy_at_{step}"] = validation.get(step)
+        found.append(Row(run.config.arm_name, run.config.seed, metrics))
+    return found
+
+
+def loss_and_accuracy_pairs(results):
+    """The two text files: file name to content."""
+    texts = {}
+    for run in results:
+        name = FILES.get(run.config.arm_name)
+        if name is None or name in texts:
+            continue
+        pairs = zip(run.curves["loss/train"], run.curves["accuracy/train"])
+        texts[name] = "".join(f"{loss} {accuracy}\n" for (_, loss), (_, accuracy) in pairs)
+    return texts
+
+
+@STUDIES.register("mnist_cnn_dropout")
+def mnist_cnn_dropout():
+    """Study 1: a CNN with dropout, with and without BN, at a rate that both can take."""
+    return Study(
+        question="What does BN change where the net learns without it, too?",
+        source=BLOG,
+        duration="3 min",
+        expected="equal accuracy at the end; BN ahead at once in training, and behind in loss",
+        base={
+            "model": "mnist_cnn", "learning_rate": 0.002, "batch_size": 64, "steps": 800,
+            "momentum": 0.99, "log_interval": 10, "eval_interval": 50, "curve_size": 1000,
+        },
+        arms={"none": {"normalizer": "none"}, "batch": {"normalizer": "batch"}},
+        metrics=(
+            "train_accuracy_at_10", "accuracy_at_50", "accuracy_at_100", "accuracy_at_200",
+            "accuracy_at_400", "test_accuracy", "validation_loss", "one_at_a_time_accuracy",
+        ),
+        claims=(
+            Claim(
+                "the net with BN converges faster, as the training batches show it",
+                BLOG,
+                effect=(
+                    Test("train_accuracy_at_10", "batch", "at least", "none", margin=0.3),
+                ),
+            ),
+            Claim(
+                "it is ahead on the validation set as well, early on",
+                BLOG,
+                effect=(Test("accuracy_at_50", "batch", "at least", "none"),),
+            ),
+            Claim(
+                "its loss is lower at the end",
+                BLOG,
+                effect=(Test("validation_loss", "batch", "at most", "none"),),
+            ),
+            Claim(
+                "evaluated with its population statistics, it predicts single images as well",
+                "Ioffe & Szegedy (2015), algorithm 2",
+                effect=(Test("one_at_a_time_accuracy", "batch", "at least", 0.95),),
+            ),
+        ),
+        reported={
+            ("batch", "train_accuracy_at_10"): ".85 to .88",
+            ("none", "train_accuracy_at_10"): ".18 to .37",
+            ("batch", "accuracy_at_100"): ".952", ("none", "accuracy_at_100"): ".946",
+            ("batch", "accuracy_at_200"): ".940", ("none", "accuracy_at_200"): ".962",
+            ("batch", "accuracy_at_400"): ".979", ("none", "accuracy_at_400"): ".976",
+            ("batch", "test_accuracy"): ".983 to .986", ("none", "test_accuracy"): ".981 to .984",
+            ("batch", "validation_loss"): ".142", ("none", "validation_loss"): ".0114",
+            ("batch", "one_at_a_time_accuracy"): ".98 to 1",
+            ("none", "one_at_a_time_accuracy"): "1",
+        },
+        picture="accuracy_over_tens_of_steps",
+        quick={"steps": 50, "train_size": 10_000, "test_size": 1000, "validation_size": 1000,
+               "eval_interval": 50},
+        quick_seeds=1,
+        derive=rows,
+        files=loss_and_accuracy_pairs,
+    )
