@@ -27,23 +27,24 @@ def data(shape, seed=0, dtype="float32"):
     return np.random.default_rng(seed).normal(1.5, 2.0, shape).astype(dtype)
 
 
-def steps(layer, batches, masks=None, wrap=lambda function: function):
-    """Outputs, gradients and weights of a layer after some training calls and one inference."""
+def steps(layer, batches, masks=None, wrap=lambda function: function, training=True):
+    """Outputs, gradients and weights of a layer after some calls and one inference."""
     weighting = data(batches[0].shape, seed=99)
+    layer.build(batches[0].shape)
+    for weight in layer.weights:
+        weight.assign(1 + 0.3 * data(weight.shape, seed=7) ** 2)  # a variance is positive
+    # A frozen layer's too: the loss may have use for them, though the optimizer has not.
+    affine = [weight.value for weight in (layer.gamma, layer.beta) if weight is not None]
 
     def step(x, mask):
         with tf.GradientTape() as tape:
-            tape.watch(x)
-            y = layer(x, training=True, mask=mask)
+            tape.watch([x, *affine])
+            y = layer(x, training=training, mask=mask)
             # A loss with a different pull on every output, so that no gradient cancels.
             loss = tf.reduce_sum(tf.cast(y, tf.float64) * weighting)
-        sources = [x, *(weight.value for weight in layer.trainable_variables)]
-        return y, tape.gradient(loss, sources)
+        return y, tape.gradient(loss, [x, *affine])
 
     step = wrap(step)
-    layer.build(batches[0].shape)
-    for weight in layer.trainable_variables:
-        weight.assign(data(weight.shape, seed=7))
     found = []
     for number, x in enumerate(batches):
         mask = None if masks is None else tf.constant(masks[number])
@@ -110,29 +111,108 @@ def test_renorm_equals_keras(rank, clipping, center, scale):
     assert_alike(found["ours"], found["keras"], 1e-5)
 
 
-@pytest.mark.parametrize("rank", [2, 4])
-@pytest.mark.parametrize("policy, tolerance", [("mixed_bfloat16", 2e-2), ("mixed_float16", 4e-3)])
-def test_equals_keras_in_mixed_precision(rank, policy, tolerance):
-    dtype = policy.removeprefix("mixed_")
-    batches = [tf.cast(data(SHAPES[rank], seed), dtype).numpy() for seed in range(2)]
+def all_pairs(factors, allowed):
+    """Few cases in which every allowed pair of two factors' values occurs; always the same ones.
+
+    Greedy: a case starts from a pair that is still missing, and takes for each further factor the
+    value that adds most missing pairs.
+
+    Args:
+        factors: dict of lists of values.
+        allowed: `(case) -> bool`, also for cases in which factors are missing.
+    """
+
+    def pairs(case):
+        return itertools.combinations([(name, case[name]) for name in factors if name in case], 2)
+
+    everything = [
+        pair
+        for names in itertools.combinations(factors, 2)
+        for values in itertools.product(*(factors[name] for name in names))
+        for pair in pairs(dict(zip(names, values))) if allowed(dict(pair))
+    ]
+    missing = dict.fromkeys(everything)  # a set in a fixed order
+    cases = []
+    while missing:
+        case = dict(next(iter(missing)))
+        for name in [name for name in factors if name not in case]:
+            options = [{**case, name: value} for value in factors[name]]
+            case = max(
+                filter(allowed, options),
+                key=lambda option: sum(pair in missing for pair in pairs(option)),
+            )
+        for pair in pairs(case):
+            missing.pop(pair, None)
+        cases.append({name: case[name] for name in factors})
+    return cases
+
+
+FACTORS = {
+    "place": [(rank, axis) for rank in SHAPES for axis in range(rank)],
+    "dtype": ["float32", "float64", "mixed_bfloat16", "mixed_float16"],
+    "mode": ["eager", "graph", "xla"],
+    "phase": ["training", "inference", "frozen"],
+    "mask": [False, True],
+    "renorm": [False, True],
+    "center": [True, False],
+    "scale": [True, False],
+}
+TOLERANCES = {"float32": 1e-5, "float64": 1e-10, "mixed_bfloat16": 2e-2, "mixed_float16": 4e-3}
+MODES = {
+    "eager": lambda function: function,
+    "graph": tf.function,
+    "xla": lambda function: tf.function(function, jit_compile=True),
+}
+
+
+def keras_can(case):
+    """Keras's layer takes a mask with channels last only."""
+    rank, axis = case.get("place", (1, 0))
+    return axis == rank - 1 or not case.get("mask")
+
+
+CASES = all_pairs(FACTORS, keras_can)
+
+
+@pytest.fixture
+def exact_masks():
+    """Keras divides masked sums by n + 1e-7, which float64 shows; its fuzz factor is set to 0."""
+    before = keras.config.epsilon()
+    keras.config.set_epsilon(0.0)
+    yield
+    keras.config.set_epsilon(before)
+
+
+@pytest.mark.usefixtures("exact_masks")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
+def test_equals_keras_in_every_pair_of_settings(case):
+    """Outputs, all gradients and the statistics; Keras's layer runs eagerly, the plainest way."""
+    rank, axis = case["place"]
+    dtype, shape = case["dtype"].removeprefix("mixed_"), SHAPES[rank]
+    batches = [tf.cast(data(shape, seed, "float64"), dtype).numpy() for seed in range(3)]
+    masks = None
+    if case["mask"]:
+        masks = [np.random.default_rng(seed).random(shape[:-1]) < 0.7 for seed in range(3)]
+    settings = {
+        **{name: case[name] for name in ("center", "scale", "renorm", "dtype")},
+        "axis": axis, "momentum": 0.9, "renorm_momentum": 0.8,
+        "trainable": case["phase"] != "frozen",
+    }
     found = {}
-    for name, layer in LAYERS.items():
-        made = layer(momentum=0.9, dtype=policy)
-        found[name] = steps(made, batches)
-        assert made.moving_mean.dtype == "float32"
-    assert_alike(found["ours"], found["keras"], tolerance)
+    for name, wrap in (("ours", MODES[case["mode"]]), ("keras", MODES["eager"])):
+        layer = LAYERS[name](**settings)
+        found[name] = steps(layer, batches, masks, wrap, training=case["phase"] != "inference")
+        assert layer.moving_mean.dtype == ("float64" if dtype == "float64" else "float32")
+    assert_alike(found["ours"], found["keras"], TOLERANCES[case["dtype"]])
 
 
-@pytest.mark.parametrize("rank", SHAPES)
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-def test_equals_the_eager_layer_inside_a_graph(rank, jit_compile):
-    batches = [data(SHAPES[rank], seed) for seed in range(2)]
-
-    def wrap(function):
-        return tf.function(function, jit_compile=jit_compile)
-
-    graph = steps(BatchNorm(momentum=0.9), batches, wrap=wrap)
-    assert_alike(graph, steps(keras.layers.BatchNormalization(momentum=0.9), batches), 1e-5)
+def test_every_pair_of_settings_that_keras_can_has_its_case():
+    for (first, ones), (second, others) in itertools.combinations(FACTORS.items(), 2):
+        for one, other in itertools.product(ones, others):
+            if keras_can({first: one, second: other}):
+                assert any(case[first] == one and case[second] == other for case in CASES)
+    assert all(keras_can(case) for case in CASES)
+    assert len(FACTORS["place"]) * len(FACTORS["dtype"]) <= len(CASES) < 80
 
 
 @pytest.mark.parametrize("rank, axis", RANKS_AND_AXES)
