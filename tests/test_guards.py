@@ -130,6 +130,33 @@ def test_an_empty_batch_passes_through_forward_and_backward(shape, mode):
     assert layer.moving_variance.numpy().tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("shape", [(0, 4, 3), (0, 4, 4, 3), (4, 0, 0, 3)])
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_a_batch_may_turn_out_to_be_empty(shape, jit_compile, renorm, axis):
+    """The graph is traced with open sizes, so that only the run can tell."""
+    shape = shape if axis == -1 else (shape[0], 3, *shape[1:-1])
+    open_shape = [size if size == 3 else None for size in shape]
+    layer = BatchNorm(axis=axis, renorm=renorm)
+    layer.build(open_shape)
+
+    @tf.function(jit_compile=jit_compile, input_signature=[tf.TensorSpec(open_shape)])
+    def gradients(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        return tape.gradient(y, [x, layer.gamma.value, layer.beta.value])
+
+    dx, dgamma, dbeta = gradients(tf.zeros(shape))
+    assert dx.shape == shape
+    assert dgamma.numpy().tolist() == dbeta.numpy().tolist() == [0, 0, 0]
+    assert layer.skipped_batches == 1
+    full = tf.constant(normal([size or 2 for size in shape]))
+    assert np.isfinite(gradients(full)[1]).all() and layer.skipped_batches == 1
+    assert np.abs(layer.moving_mean).min() > 0
+
+
 def test_the_last_batch_of_one_is_counted_in_fit():
     model = keras.Sequential([keras.Input((3,)), BatchNorm(momentum=0.9)])
     model.compile("sgd", "mse")

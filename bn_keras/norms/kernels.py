@@ -27,10 +27,16 @@ def batch_norm(x, gamma, beta, axis, epsilon):
             tf.transpose(x, order), gamma, beta, rank - 1, epsilon
         )
         return tf.transpose(outputs, [order.index(a) for a in range(rank)]), mean, variance
-    # Under XLA the fused kernel's gradients of an empty batch are NaN.
-    if rank > 2 and x.dtype.name in FUSED_DTYPES and 0 not in x.shape:
+    # The fused kernel's statistics of an empty batch are NaN, under XLA its gradients too.
+    if rank == 2 or x.dtype.name not in FUSED_DTYPES or 0 in x.shape:
+        return _closed_form(x, gamma, beta, epsilon)
+    if x.shape.is_fully_defined():
         return _fused(x, gamma, beta, epsilon)
-    return _closed_form(x, gamma, beta, epsilon)
+    # Only the run will tell whether the batch is empty: NaN times 0 is 0 then, backwards too.
+    some = tf.cast(tf.size(x) > 0, gamma.dtype)
+    keep = tf.math.multiply_no_nan
+    outputs, mean, variance = _fused(x, keep(gamma, some), beta, epsilon)
+    return outputs, keep(mean, some), keep(variance, some)
 
 
 def _fused(x, gamma, beta, epsilon):
