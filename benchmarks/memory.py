@@ -1,4 +1,4 @@
-"""Peak memory of a step, BatchNorm against Keras's layer: `python benchmarks/memory.py` (5 min).
+"""Peak memory of a step, BatchNorm against Keras's layer: `python benchmarks/memory.py` (8 min).
 
 A step is forward, backward to inputs, gamma and beta, and the update of the moving statistics (or
 inference), in a graph. Every figure is that of a process of its own: how far the resident set's
