@@ -90,7 +90,7 @@ class BatchNormalization(keras.layers.Layer):
 
     A batch in which nothing counts (it is empty, or fully masked) or whose statistics are not
     finite leaves the moving statistics as they are; `skipped_batches` says how often that was (on
-    JAX: in calls outside of compiled training).
+    JAX: in calls outside of compiled training; under `tf.distribute` each replica counts).
 
     With `trainable=False` the layer runs in inference mode, whatever `training` says, and its
     statistics stay as they are; this is Keras's rule too.
