@@ -192,7 +192,8 @@ class StackRunner:
         memories = [Memory() for _ in configs]
         diverged_at = np.full(runs, -1)
         curve_set = splits.validation.first(first.curve_size)
-        medians, bar = None, None
+        low, high = np.inf, -np.inf  # of each unit's median so far
+        bar = None
         if self._terminal is not None:
             bar = self._terminal.run(f"{first.arm_name} and {runs - 1} more" if runs > 1
                                      else first.arm_name, total)
@@ -213,9 +214,8 @@ class StackRunner:
                 found = np.percentile(units, PERCENTILES, axis=0)
                 shown |= {f"unit/p{p}": of[:, 0] for p, of in zip(PERCENTILES, found)}
                 now = found[PERCENTILES.index(50)]
-                if medians is not None:
-                    shown["units/median_movement"] = np.abs(now - medians).mean(-1)
-                medians = now
+                low, high = np.minimum(low, now), np.maximum(high, now)
+                shown["units/median_range"] = (high - low).mean(-1)
             for run, memory in enumerate(memories):
                 if diverged_at[run] < 0:
                     memory.scalars(end, {k: finite(v[run]) for k, v in shown.items()})
