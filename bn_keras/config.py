@@ -8,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from typing import Optional
+from typing import Callable, Optional
 
 DTYPE_POLICIES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 PIXELS = ("raw", "unit", "centered")
@@ -25,7 +25,7 @@ class Rule:
     """What a setting accepts: how text becomes a value, which values pass, and how to say so."""
 
     parse: type
-    accepts: callable
+    accepts: Callable
     expected: str
 
 

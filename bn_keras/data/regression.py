@@ -1,6 +1,4 @@
-"""Points on a noisy parabola: a regression that a net with a bad initialization cannot learn.
-
-"""
+"""`quadratic`: a noisy parabola, a regression that a badly initialized net cannot learn."""
 
 import dataclasses
 

@@ -60,6 +60,18 @@ class Row:
     metrics: Mapping[str, Optional[float]]
 
 
+def value_at(run, curve, step):
+    """The value of a run's curve at a step, or at the last one before it; None where there is none.
+
+    Args:
+        run: RunResult.
+        curve: such as `accuracy/validation`.
+        step: training steps.
+    """
+    values = [value for at, value in run.curves.get(curve, []) if at <= step]
+    return values[-1] if values else None
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
     """A comparison with its claims.

@@ -7,20 +7,17 @@ the training and to steady what the last hidden layer sees.
 """
 
 from bn_keras.registry import STUDIES
-from bn_keras.studies import Claim, Row, Study, Test
+from bn_keras.studies import Claim, Row, Study, Test, value_at
 
 
 def rows(results):
     """The metrics of each run, and how far the median inputs of the last hidden units travelled."""
     found = []
     for run in results:
-        curve = run.curves.get("accuracy/validation", [])
-        early = [value for step, value in curve if step <= 500]
-        ranges = run.curves.get("units/median_range", [])
         metrics = {
             **run.metrics,
-            "accuracy_at_500": early[-1] if early else None,
-            "median_range": ranges[-1][1] if ranges else None,
+            "accuracy_at_500": value_at(run, "accuracy/validation", 500),
+            "median_range": value_at(run, "units/median_range", run.steps),
         }
         found.append(Row(run.config.arm_name, run.config.seed, metrics))
     return found

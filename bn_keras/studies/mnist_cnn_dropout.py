@@ -8,7 +8,7 @@ with the loss and accuracy of the training batch, of the first seed.
 """
 
 from bn_keras.registry import STUDIES
-from bn_keras.studies import Claim, Row, Study, Test
+from bn_keras.studies import Claim, Row, Study, Test, value_at
 
 BLOG = "a TensorFlow 1 blog on BN and dropout"
 FILES = {"batch": "with_bn.txt", "none": "without_bn.txt"}
@@ -18,11 +18,11 @@ def rows(results):
     """The metrics of each run, and accuracies at the steps that the claims are about."""
     found = []
     for run in results:
-        train = dict(map(tuple, run.curves.get("accuracy/train", [])))
-        validation = dict(map(tuple, run.curves.get("accuracy/validation", [])))
-        metrics = {**run.metrics, "train_accuracy_at_10": train.get(10)}
+        metrics = {
+            **run.metrics, "train_accuracy_at_10": value_at(run, "accuracy/train", 10),
+        }
         for step in (50, 100, 200, 400):
-            metrics[f"accuracy_at_{step}"] = validation.get(step)
+            metrics[f"accuracy_at_{step}"] = value_at(run, "accuracy/validation", step)
         found.append(Row(run.config.arm_name, run.config.seed, metrics))
     return found
 

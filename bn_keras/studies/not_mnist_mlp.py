@@ -6,19 +6,18 @@ One hidden layer of 1,024 with BN in front of it and behind it, weights N(0, 1),
 """
 
 from bn_keras.registry import STUDIES
-from bn_keras.studies import Claim, Row, Study, Test
+from bn_keras.studies import Claim, Row, Study, Test, value_at
 
 THREAD = "a question-and-answer thread on BN in TensorFlow"
 
 
 def rows(results):
     """The metrics of each run, and the validation accuracy after 500 steps."""
-    found = []
-    for run in results:
-        early = [v for step, v in run.curves.get("accuracy/validation", []) if step <= 500]
-        metrics = {**run.metrics, "accuracy_at_500": early[-1] if early else None}
-        found.append(Row(run.config.arm_name, run.config.seed, metrics))
-    return found
+    return [
+        Row(run.config.arm_name, run.config.seed,
+            {**run.metrics, "accuracy_at_500": value_at(run, "accuracy/validation", 500)})
+        for run in results
+    ]
 
 
 @STUDIES.register("not_mnist_mlp")

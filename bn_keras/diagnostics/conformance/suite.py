@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 PASS, FAIL, SKIP = "pass", "fail", "skip"
-PROBES = {}
+PROBES: dict = {}
 # Lines of an error's text that say where and not what.
 PREAMBLE = re.compile(r"in user code|File |Exception encountered|\W*$|\^")
 COLOR = re.compile(r"\x1b\[[0-9;]*m")
