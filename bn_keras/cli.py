@@ -131,6 +131,8 @@ def parse_flags(argv):
             f"--steps={values['steps'].value} and --epochs={values['epochs'].value}: "
             "expected one of them"
         )
+    if values["quick"].value and not values["study"].value:
+        raise Refusal("--quick without --study: expected a study, such as --study=learning_rates")
     return {**{name: values[name].value for name in names}, "given": given}
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -10,6 +11,7 @@ from bn_keras import cli, figures
 from bn_keras.config import ConfigError
 from bn_keras.registry import STUDIES
 from bn_keras.results import Store
+from bn_keras.studies.learning_rates import RATES, largest_workable_rates
 
 STUDY_NAMES = STUDIES.names()
 
@@ -66,6 +68,7 @@ def test_flags_take_the_place_of_a_studys_own_settings():
     "flags, message",
     [
         (["--study=ioffe"], "unknown study 'ioffe'; known: "),
+        (["--quick"], "--quick without --study: expected a study"),
         (["--study=ioffe_mnist", "--is_bn"], "--is_bn with --study=ioffe_mnist"),
         (["--study=ioffe_mnist", "--normalizer=layer"], "--normalizer with --study=ioffe_mnist"),
         (["--study=learning_rates", "--learning_rate=0.1"], "learning_rate: the arms of this"),
@@ -76,6 +79,25 @@ def test_flags_take_the_place_of_a_studys_own_settings():
 def test_what_does_not_go_with_a_study_is_refused(flags, message, capsys):
     assert cli.main(["train.py", *flags]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_interrupted_ladder_of_rates_gives_no_largest_rate():
+    def results(rates):
+        return [
+            types.SimpleNamespace(
+                config=types.SimpleNamespace(arm=f"batch at {rate:g}", seed=0, learning_rate=rate),
+                metrics={"test_accuracy": 0.95 if rate < 3 else 0.1},
+            )
+            for rate in rates
+        ]
+
+    whole, = largest_workable_rates(results(RATES))
+    assert whole.metrics == {"largest_workable_rate": 2.4, "test_accuracy_at_2.4": 0.95}
+    assert largest_workable_rates(results(RATES[:3])) == []
+    # A rate that works above one that does not is luck.
+    lucky = results(RATES)
+    lucky[1].metrics["test_accuracy"] = 0.5
+    assert largest_workable_rates(lucky)[0].metrics["largest_workable_rate"] == RATES[0]
 
 
 def test_an_arm_may_not_be_overridden():

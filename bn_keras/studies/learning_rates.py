@@ -29,6 +29,8 @@ def largest_workable_rates(results):
         runs[run.config.learning_rate] = run.metrics["test_accuracy"]
     rows = []
     for (net, seed), by_rate in accuracy.items():
+        if set(by_rate) != set(RATES):
+            continue  # interrupted: what works below a gap says nothing
         largest = None
         for rate, found in sorted(by_rate.items()):
             if found < WORKABLE:
