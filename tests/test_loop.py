@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+import bn_keras
 from bn_keras import data, loop, losses
 from bn_keras.config import RunConfig
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
@@ -155,11 +156,12 @@ def test_batches_are_permutations_fixed_by_the_generator():
         assert len(np.unique(epoch)) == 9
 
 
-def test_batch_statistics_mend_an_evaluation_with_stale_averages():
+@pytest.mark.parametrize("normalizer", [bn_keras.BatchNorm, keras.layers.BatchNormalization])
+def test_batch_statistics_mend_an_evaluation_with_stale_averages(normalizer):
     """Population statistics that never moved spoil inference, not the weights."""
     rng = np.random.default_rng(0)
     model = keras.Sequential(
-        [keras.Input((4,)), keras.layers.BatchNormalization(name="bn"), keras.layers.Dropout(0.5),
+        [keras.Input((4,)), normalizer(name="bn"), keras.layers.Dropout(0.5),
          keras.layers.Dense(3)]
     )
     functional = keras.Model(model.inputs[0], model.outputs[0])

@@ -6,7 +6,7 @@ updated; the weights may be fine.
 
 import keras
 
-from bn_keras.norms.statistics import is_batch_normalizer
+from bn_keras.norms.statistics import batch_normalizers
 
 
 class BatchStatisticsModel:
@@ -20,8 +20,11 @@ class BatchStatisticsModel:
     """
 
     def __init__(self, model):
+        # By name: a layer of the copy has no statistics yet when it is called for the first time.
+        names = {layer.name for layer in batch_normalizers(model)}
+
         def call(layer, *args, **kwargs):
-            if is_batch_normalizer(layer):
+            if layer.name in names:
                 kwargs["training"] = True
             return layer(*args, **kwargs)
 
