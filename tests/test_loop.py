@@ -156,15 +156,20 @@ def test_batches_are_permutations_fixed_by_the_generator():
         assert len(np.unique(epoch)) == 9
 
 
+class DoubledInTraining(keras.layers.Layer):
+    """Any layer that does something else in training, and infers unless it is told."""
+
+    def call(self, inputs, training=None):
+        return 2 * inputs if training else inputs
+
+
 @pytest.mark.parametrize("normalizer", [bn_keras.BatchNorm, keras.layers.BatchNormalization])
 def test_batch_statistics_mend_an_evaluation_with_stale_averages(normalizer):
     """Population statistics that never moved spoil inference, not the weights."""
     rng = np.random.default_rng(0)
-    model = keras.Sequential(
-        [keras.Input((4,)), normalizer(name="bn"), keras.layers.Dropout(0.5),
-         keras.layers.Dense(3)]
-    )
-    functional = keras.Model(model.inputs[0], model.outputs[0])
+    inputs = keras.Input((4,))
+    outputs = keras.layers.Dropout(0.5)(DoubledInTraining()(normalizer(name="bn")(inputs)))
+    functional = keras.Model(inputs, keras.layers.Dense(3)(outputs))
     x = rng.normal(50.0, 9.0, (64, 4)).astype("float32")
     before = [variable.numpy() for variable in functional.variables]
     copy = BatchStatisticsModel(functional)

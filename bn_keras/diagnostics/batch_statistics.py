@@ -24,8 +24,8 @@ class BatchStatisticsModel:
         names = {layer.name for layer in batch_normalizers(model)}
 
         def call(layer, *args, **kwargs):
-            if layer.name in names:
-                kwargs["training"] = True
+            # All are told: Keras hands a layer's mode on to the layers that are called after it.
+            kwargs["training"] = layer.name in names
             return layer(*args, **kwargs)
 
         self._model = model
