@@ -12,7 +12,7 @@ from typing import Callable, Optional
 
 DTYPE_POLICIES = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 PIXELS = ("raw", "unit", "centered")
-ARM = "arm"  # the group of the setting that is no flag
+ARM = "arm"  # the group of the settings that are no flags: the arms of studies have them
 ACTIVATIONS = ("relu", "tanh", "sigmoid", "elu", "gelu", "silu")
 
 
@@ -37,6 +37,7 @@ POSITIVE = _number(float, lambda v: v > 0, "a number greater than 0, such as 0.0
 FRACTION = _number(float, lambda v: 0 <= v <= 1, "a number from 0 to 1, such as 0.9")
 COUNT = _number(int, lambda v: v >= 1, "a whole number of at least 1")
 INDEX = _number(int, lambda v: v >= 0, "a whole number of at least 0")
+SWITCH = Rule(bool, lambda v: True, "True or False")
 TEXT = Rule(str, lambda v: True, "a text")
 
 
@@ -89,6 +90,13 @@ class RunConfig:
     arm: Optional[str] = setting(
         None, ARM, "unset: named after the normalizer; the arms of a study have names of their own",
         TEXT,
+    )
+    pitfalls: bool = setting(
+        False, ARM, "also evaluate the trained net with the bugs of diagnostics.pitfalls", SWITCH
+    )
+    drawn_batches: Optional[int] = setting(
+        None, ARM, "unset: batches are drawn from all training images; else, a bug, from the rows "
+        "of the first so many", COUNT,
     )
 
     dataset: str = setting(
@@ -171,7 +179,7 @@ class RunConfig:
         varying = {
             name: RUN_FIELDS[name].default
             for name in ("arm", "seed", "learning_rate", "steps", "epochs", "log_interval",
-                         "eval_interval", "curve_size", "batch_order")
+                         "eval_interval", "curve_size", "batch_order", "pitfalls", "drawn_batches")
         }
         return dataclasses.replace(self, **varying).fingerprint()
 

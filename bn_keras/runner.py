@@ -15,6 +15,7 @@ import tensorflow as tf
 import bn_keras
 from bn_keras import loop, results, stats, summaries
 from bn_keras.config import ConfigError
+from bn_keras.diagnostics import pitfalls
 from bn_keras.diagnostics.activations import NormalizerProbe
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
 from bn_keras.models.blocks import ModelSpec
@@ -27,6 +28,7 @@ from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
 
 PROBE_IMAGES = 100
 ONE_AT_A_TIME = 100
+PITFALL_IMAGES = 960  # whole batches of 16; one at a time they take a second
 
 
 class Runner:
@@ -97,7 +99,7 @@ class Runner:
             status=results.OK if diverged_at is None else results.DIVERGED,
             steps=total if diverged_at is None else diverged_at,
             seconds=0.0,
-            metrics=self._metrics(graph, curves, curve_set),
+            metrics=self._metrics(config, graph, curves, curve_set),
             curves=curves,
             start=start,
             versions=versions(),
@@ -106,13 +108,14 @@ class Runner:
         writer.finish(result)
         return result
 
-    def _metrics(self, graph, curves, curve_set):
+    def _metrics(self, config, graph, curves, curve_set):
         splits = self._splits
         validation_loss, validation_accuracy = graph.evaluate(splits.validation)
         test_loss, test_accuracy = graph.evaluate(splits.test)
         _, single = graph.evaluate(splits.test.first(ONE_AT_A_TIME), batch_size=1)
         curve = curves.get("accuracy/validation", [])
         batch_accuracy = graph.evaluate_batch_statistics(curve_set)
+        bugs = graph.pitfalls(splits.test.first(PITFALL_IMAGES)) if config.pitfalls else {}
         return {
             "validation_loss": finite(validation_loss),
             "validation_accuracy": validation_accuracy,
@@ -125,6 +128,7 @@ class Runner:
             ),
             "chance": 1 / splits.classes,
             "steps_to_90_percent": stats.steps_to_target(curve, 0.9),
+            **{name: finite(value) for name, value in bugs.items()},
         }
 
     def _graph(self, config):
@@ -139,7 +143,7 @@ class _Graph:
 
     def __init__(self, config, splits):
         loss = LOSSES.get(config.loss or MODELS.get(config.model).loss)
-        self._splits = splits
+        self._splits, self._loss = splits, loss
         self._model = build_model(config, splits)
         optimizer = OPTIMIZERS.get(config.optimizer)(learning_rate=config.learning_rate)
         if config.dtype_policy == "mixed_float16":
@@ -181,6 +185,10 @@ class _Graph:
         copy, evaluator = self._batch_statistics
         copy.refresh()
         return evaluator(split.images, split.labels)[1]
+
+    def pitfalls(self, split):
+        """What `diagnostics.pitfalls` measures of the model as it is now."""
+        return pitfalls.measure(self._model, split.images, split.labels, self._loss)
 
 
 def build_model(config, splits, runs=None):
@@ -228,6 +236,8 @@ def pixel_scale(config, splits):
 def batch_indices(config, examples, steps):
     """The examples of every step of a run, (steps, batch)."""
     rng = None if config.batch_order == "fixed" else np.random.default_rng(config.seed)
+    if config.drawn_batches is not None:
+        examples = min(examples, config.drawn_batches * config.batch_size)
     return loop.batch_indices(examples, config.batch_size, steps, rng)
 
 

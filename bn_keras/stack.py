@@ -29,6 +29,8 @@ PERCENTILES = (15, 50, 85)
 
 def stacks(config):
     """Whether runs of this configuration can stand in a stack."""
+    if config.pitfalls:  # measured on a model of one run
+        return False
     return getattr(MODELS.get(config.model), "stacks", False) and config.normalizer in CHANNELWISE
 
 
