@@ -5,6 +5,9 @@ import io
 import numpy as np
 from matplotlib.figure import Figure
 
+from bn_keras.studies import Row
+from bn_keras.studies import pitfalls as pitfall_study
+
 # Okabe & Ito's colours, told apart by the colour-blind; the line styles survive grey print.
 STYLES = {
     "none": ("#7f7f7f", "--"),
@@ -174,6 +177,46 @@ def accuracy_and_percentiles(results, title):
     for ax in others:
         ax.set_ylim(low, high)
     return _png(figure, title)
+
+
+def pitfalls(results, title):
+    """Accuracy of each net with each bug, one marker for every size of the evaluation's batches.
+
+    How to read it: markers on top of each other belong to an evaluation that gives an image the
+    same answer in any company; where they lie apart, the answer depends on the batch. Compare with
+    the topmost row, which has no bug.
+
+    Returns:
+        The picture as the bytes of a PNG.
+    """
+    rows = [Row(run.config.arm_name, run.config.seed, run.metrics) for run in results]
+    nets = {}
+    for pitfall, arm, found in pitfall_study.lines(rows):
+        net, _, variant = arm.partition(", ")
+        label = f"{pitfall.name} ({variant})" if variant == "no BN" else pitfall.name
+        nets.setdefault(net, []).append((label, found))
+    markers = (("s", "#000000"), ("^", "#0072b2"), ("o", "#d55e00"), ("x", "#cc79a7"))
+    figure = Figure(figsize=(10, 1.6 + 0.34 * sum(map(len, nets.values()))), layout="constrained")
+    axes = figure.subplots(
+        len(nets), 1, sharex=True, squeeze=False, height_ratios=list(map(len, nets.values()))
+    )[:, 0]
+    for ax, (net, bugs) in zip(axes, nets.items()):
+        for (marker, color), batch in zip(markers, pitfall_study.BATCHES):
+            points = [(value, y) for y, (_, found) in enumerate(bugs) for value in found[batch]]
+            shown = "the whole set" if batch == "whole" else f"batches of {batch}"
+            open_face = {} if marker == "x" else {"markerfacecolor": "none"}
+            ax.plot(*np.array(points).T, marker, color=color, markersize=8, label=shown,
+                    markeredgewidth=1.6, clip_on=False, **open_face)
+        ax.set_yticks(range(len(bugs)), [label for label, _ in bugs])
+        ax.set_ylim(len(bugs) - 0.5, -0.5)
+        ax.set_title(net, fontsize=10)
+        ax.grid(alpha=0.3)
+    axes[-1].set_xlim(0, 1)
+    axes[-1].set_xlabel("accuracy on test images, evaluated in")
+    axes[0].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    images = {int(row.metrics["pitfall/images"]) for row in rows}
+    seeds = len({row.seed for row in rows})
+    return _png(figure, f"{title}\n{max(images)} test images; a marker a seed, {seeds} in all")
 
 
 def _png(figure, title):

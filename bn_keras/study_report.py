@@ -82,7 +82,18 @@ class StudyReport:
                 escape(found.claim.text), f"[{color}]{found.verdict}[/]",
                 f"{found.seen} of {found.seeds}",
             )
-        return Group(arms, claims)
+        return Group(*self._own_table(), arms, claims)
+
+    def _own_table(self):
+        if self.study.table is None:
+            return
+        headings, rows = self.study.table(self.rows)
+        own = Table(
+            *headings, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), leading=1
+        )
+        for cells in rows:
+            own.add_row(*map(escape, cells))
+        yield own
 
     def to_json(self):
         """Rows and verdicts as a JSON text."""

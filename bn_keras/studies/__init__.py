@@ -91,6 +91,7 @@ class Study:
         seeds, quick_seeds: how many pairs.
         derive: results to the Rows that are judged; None makes one of each result.
         files: results to texts by file name that the report writes as well.
+        table: Rows to `(headings, list of rows of texts)`, one more table; None for none.
     """
 
     question: str
@@ -108,6 +109,7 @@ class Study:
     quick_seeds: int = 3
     derive: Optional[Callable] = None
     files: Optional[Callable] = None
+    table: Optional[Callable] = None
 
     def expand(self, overrides, seeds, quick=False):
         """The RunConfigs of the study: every arm with every seed.

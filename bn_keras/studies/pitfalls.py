@@ -1,0 +1,266 @@
+"""The bugs that tutorials make with batch normalization, each on a net that was trained without it.
+
+    python train.py --study=pitfalls
+
+"As written" and "correct" are two evaluations of the same weights: the bugs of evaluation
+(`bn_keras.diagnostics.pitfalls`) are shown on one trained convolutional net and one dense net. The
+bugs of training are arms of their own. The table says what each looks like, costs, and takes.
+"""
+
+import dataclasses
+import statistics
+from typing import Tuple
+
+from bn_keras.registry import STUDIES
+from bn_keras.studies import Claim, Study, Test
+
+BLOG = "a TensorFlow 1 blog on an MNIST CNN with dropout"
+THREAD = "a Q&A thread on BN and notMNIST"
+BATCHES = ("whole", "16", "2", "1")  # how many images are evaluated together
+MEASURED = (*BATCHES, "loss")
+NETS = ("CNN", "MLP")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pitfall:
+    """One bug in words.
+
+    Attributes:
+        name: what it is called in the table and the picture.
+        see: what one sees.
+        notice: the test that tells it.
+        remedy: what to do.
+        evaluation: name of the evaluation, one of `diagnostics.pitfalls.evaluations`.
+        arms: the arms that show it, their names beginning with the net's.
+    """
+
+    name: str
+    see: str
+    notice: str
+    remedy: str
+    evaluation: str = "correct"
+    arms: Tuple[str, ...] = NETS
+
+
+PITFALLS = (
+    Pitfall(
+        "correct inference",
+        "the same accuracy however many images are predicted together",
+        "predict some images singly and together: the logits are equal",
+        "none needed",
+    ),
+    Pitfall(
+        "statistics never updated",
+        "training goes well, evaluation is poor and erratic",
+        "moving mean all 0, moving variance all 1 after training",
+        "run the update ops in every step; or recompute the statistics from training data",
+        "never_updated",
+    ),
+    Pitfall(
+        "batch statistics in all BN layers",
+        "fine on large batches; worse the smaller they are",
+        "an image's logits change with the others in its batch",
+        "training=False in evaluation",
+        "batch_statistics",
+    ),
+    Pitfall(
+        "batch statistics in dense layers",
+        "fine on large batches; one answer for every single image",
+        "predict two images singly: equal logits",
+        "hand the flag to every layer, or set it once for the model",
+        "dense_batch_statistics",
+    ),
+    Pitfall(
+        "as written: both of the above",
+        "the whole test set looks right; a single image never does",
+        "moving statistics at 0 and 1; accuracy changes with the batch size",
+        "mend both: either alone leaves the other",
+        "as_written",
+    ),
+    Pitfall(
+        "dropout left active",
+        "a little below the true accuracy, and another figure in every evaluation",
+        "evaluate twice: the logits differ",
+        "training=False for the whole model, not for BN alone",
+        "dropout_active",
+    ),
+    Pitfall(
+        "evaluation graph without BN",
+        "training goes well, evaluation is poor",
+        "the logits of one image differ from those of the training graph in inference mode",
+        "build the model once, and evaluate that",
+        "without_bn",
+    ),
+    Pitfall(
+        "momentum .999, short run",
+        "poor in evaluation, better with every further epoch of the same training",
+        "good with batch statistics on a large batch, poor with moving statistics",
+        "momentum .9, debias=True, or recompute the statistics",
+        arms=("MLP, momentum .999",),
+    ),
+    Pitfall(
+        "one batch of rows over and over",
+        "training loss near 0, test accuracy far lower",
+        "count the different rows that were drawn in an epoch",
+        "draw from all rows: a new permutation in every epoch",
+        arms=("MLP, one batch of rows",),
+    ),
+    Pitfall(
+        "never in training mode",
+        "a net without BN: slower, or diverged at a rate that only BN allows",
+        "moving mean all 0, moving variance all 1 after training",
+        "training=True in the training step",
+        arms=("MLP, never in training mode",),
+    ),
+    Pitfall(
+        "losses compared across arms",
+        "normalized logits: a far higher sigmoid loss at equal accuracy",
+        "the logits with BN have a standard deviation of about gamma",
+        "compare accuracies, or leave the logits without BN",
+        arms=("CNN", "CNN, no BN"),
+    ),
+)
+
+
+def lines(rows):
+    """What was measured of each pitfall.
+
+    Args:
+        rows: list of Row.
+
+    Yields:
+        `(pitfall, arm, found)` for every arm that shows it; found has, for each of MEASURED, a
+        list with a number a seed.
+    """
+    for pitfall in PITFALLS:
+        for arm in pitfall.arms:
+            metrics = [row.metrics for row in rows if row.arm == arm]
+            found = {}
+            for what in MEASURED:
+                values = [of.get(f"pitfall/{pitfall.evaluation}/{what}") for of in metrics]
+                found[what] = [value for value in values if value is not None]
+            if any(found.values()):
+                yield pitfall, arm, found
+
+
+def table(rows):
+    """Headings and cells of the table of bugs: what to see, the effect, how to notice, the remedy.
+
+    The figures are medians over seeds.
+    """
+    found = {}
+    for pitfall, arm, values in lines(rows):
+        found.setdefault(pitfall, []).append((_label(arm), values))
+    cells = [
+        (
+            f"{pitfall.name}:\n{pitfall.see}",
+            "\n".join(label for label, _ in nets),
+            *("\n".join(_median(values[what]) for _, values in nets) for what in MEASURED),
+            pitfall.notice,
+            pitfall.remedy,
+        )
+        for pitfall, nets in found.items()
+    ]
+    return ("pitfall", "net", "whole", "by 16", "by 2", "by 1", "loss", "how to notice",
+            "remedy"), cells
+
+
+def _label(arm):
+    return arm if arm == "CNN, no BN" else arm.partition(",")[0]
+
+
+def _median(values):
+    if not values:
+        return "–"
+    value = statistics.median(values)
+    return f"{value:.3f}".removeprefix("0") if value < 10 else f"{value:.3g}"
+
+
+@STUDIES.register("pitfalls")
+def pitfalls():
+    """The pitfalls of studies 1, 2, 4 and 5, side by side."""
+    cnn = {"model": "mnist_cnn", "optimizer": "adam", "learning_rate": 0.002, "pitfalls": True}
+    mlp = {"model": "not_mnist_mlp", "optimizer": "sgd", "learning_rate": 0.5,
+           "pixels": "centered", "pitfalls": True}
+    return Study(
+        question="What do the usual bugs with BN look like, and what do they cost?",
+        source="five tutorials",
+        duration="90 s",
+        expected="correct .98 in batches of any size; as written .98 on the whole batch, .1 singly",
+        base={
+            "batch_size": 64, "steps": 300, "momentum": 0.9, "log_interval": 50,
+            "eval_interval": 150, "curve_size": 500,
+        },
+        arms={
+            "CNN": cnn,
+            "CNN, no BN": {**cnn, "normalizer": "none"},
+            "MLP": mlp,
+            "MLP, momentum .999": {**mlp, "momentum": 0.999},
+            "MLP, one batch of rows": {**mlp, "drawn_batches": 1},
+            "MLP, never in training mode": {**mlp, "normalizer": "frozen_statistics"},
+        },
+        metrics=(
+            "test_loss", "test_accuracy", "one_at_a_time_accuracy",
+            "validation_accuracy_batch_statistics",
+        ),
+        claims=(
+            Claim(
+                "evaluated correctly, the CNN is right about single images",
+                "this toolkit",
+                effect=(Test("pitfall/correct/1", "CNN", "at least", 0.9),),
+            ),
+            Claim(
+                "as written, the same weights say the same of every single image",
+                BLOG,
+                effect=(Test("pitfall/as_written/spread", "CNN", "at most", 1e-4),),
+            ),
+            Claim(
+                "batch statistics in the dense layers hide that the statistics were never updated",
+                BLOG,
+                effect=(
+                    Test("pitfall/never_updated/whole", "CNN", "at most", 0.6),
+                    Test("pitfall/as_written/whole", "CNN", "at least", 0.9),
+                ),
+            ),
+            Claim(
+                "normalized logits have a sigmoid loss several times as high at equal accuracy",
+                BLOG,
+                effect=(
+                    Test("test_loss", "CNN", "at least", "CNN, no BN", factor=3.0),
+                    Test("test_accuracy", "CNN", "at least", "CNN, no BN", margin=-0.02),
+                ),
+            ),
+            Claim(
+                "an evaluation graph without BN ruins a net that was trained with it",
+                THREAD,
+                effect=(Test("pitfall/without_bn/whole", "MLP", "at most", 0.6),),
+            ),
+            Claim(
+                "a momentum of .999 is too slow for a short run",
+                THREAD,
+                effect=(
+                    Test("test_accuracy", "MLP, momentum .999", "at most", "MLP", margin=-0.05),
+                ),
+            ),
+            Claim(
+                "a net that saw one batch of rows only is far worse",
+                THREAD,
+                effect=(
+                    Test("test_accuracy", "MLP, one batch of rows", "at most", "MLP", margin=-0.1),
+                ),
+            ),
+        ),
+        reported={
+            ("CNN", "test_loss"): ".142", ("CNN", "test_accuracy"): ".983 to .986",
+            ("CNN", "one_at_a_time_accuracy"): ".98 to 1",
+            ("CNN, no BN", "test_loss"): ".0114",
+            ("CNN, no BN", "test_accuracy"): ".981 to .984",
+            ("CNN, no BN", "one_at_a_time_accuracy"): "1",
+        },
+        picture="pitfalls",
+        quick={"steps": 60, "log_interval": 20, "eval_interval": 20, "train_size": 10_000,
+               "validation_size": 500, "test_size": 160},
+        seeds=3,
+        quick_seeds=1,
+        table=table,
+    )
