@@ -203,7 +203,7 @@ def pitfalls(results, title):
     for ax, (net, bugs) in zip(axes, nets.items()):
         for (marker, color), batch in zip(markers, pitfall_study.BATCHES):
             points = [(value, y) for y, (_, found) in enumerate(bugs) for value in found[batch]]
-            shown = "the whole set" if batch == "whole" else f"batches of {batch}"
+            shown = "one batch" if batch == "whole" else f"batches of {batch}"
             open_face = {} if marker == "x" else {"markerfacecolor": "none"}
             ax.plot(*np.array(points).T, marker, color=color, markersize=8, label=shown,
                     markeredgewidth=1.6, clip_on=False, **open_face)
@@ -212,8 +212,8 @@ def pitfalls(results, title):
         ax.set_title(net, fontsize=10)
         ax.grid(alpha=0.3)
     axes[-1].set_xlim(0, 1)
-    axes[-1].set_xlabel("accuracy on test images, evaluated in")
-    axes[0].legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    axes[-1].set_xlabel("accuracy on test images")
+    axes[0].legend(title="evaluated in", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     images = {int(row.metrics["pitfall/images"]) for row in rows}
     seeds = len({row.seed for row in rows})
     return _png(figure, f"{title}\n{max(images)} test images; a marker a seed, {seeds} in all")

@@ -28,7 +28,7 @@ from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
 
 PROBE_IMAGES = 100
 ONE_AT_A_TIME = 100
-PITFALL_IMAGES = 960  # whole batches of 16; one at a time they take a second
+PITFALL_IMAGES = 480  # whole batches of 16; more take their time one by one
 
 
 class Runner:

@@ -44,13 +44,12 @@ def test_every_setting_says_why_and_has_a_valid_default():
 def test_a_fingerprint_changes_with_every_setting_and_only_then():
     base = RunConfig()
     assert base.fingerprint() == RunConfig().fingerprint()
-    others = {
-        "activation": "tanh", "dtype_policy": "float64", "pixels": "raw", "batch_order": "fixed",
-    }
+    others = {"activation": "tanh", "dtype_policy": "float64", "pixels": "raw",
+              "batch_order": "fixed"}
     changed = []
     for field in dataclasses.fields(base):
         rule = field.metadata["rule"]
-        value = others.get(field.name, {str: "x", int: 7, float: 0.5}[rule.parse])
+        value = others.get(field.name, {str: "x", int: 7, float: 0.5, bool: True}[rule.parse])
         changed.append(dataclasses.replace(base, **{field.name: value}).fingerprint())
     assert len({base.fingerprint(), *changed}) == len(changed) + 1
 

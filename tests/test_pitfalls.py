@@ -182,7 +182,7 @@ def test_the_report_comes_from_the_work_directory(tmp_path):
         f"pitfall/{name}/{what}": 0.25 for name in (*MODES, "dropout_active")
         for what in (*study.MEASURED, "spread")
     }
-    metrics = {"pitfall/images": 960.0, **dict.fromkeys(STUDY.metrics, 0.5), **measured}
+    metrics = {"pitfall/images": 480.0, **dict.fromkeys(STUDY.metrics, 0.5), **measured}
     for config in runs:
         store.add(dataclasses.replace(result(), config=config, metrics=metrics))
     store.write_plan(runs)
@@ -222,5 +222,5 @@ def test_one_set_of_weights_is_right_and_a_constant_classifier(tmp_path):
     found = {name.removeprefix("pitfall/"): value for name, value in run.metrics.items()}
     assert found["correct/1"] >= 0.9 and found["correct/spread"] > 1
     assert found["as_written/spread"] < 1e-4 and found["as_written/1"] <= 0.25
-    assert found["as_written/whole"] >= 0.9 >= 0.6 >= found["never_updated/whole"]
+    assert found["as_written/whole"] >= 0.9 > 0.8 >= found["never_updated/whole"]
     assert found["dropout_active/1"] >= 0.9

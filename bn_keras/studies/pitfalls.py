@@ -79,7 +79,7 @@ PITFALLS = (
     ),
     Pitfall(
         "dropout left active",
-        "a little below the true accuracy, and another figure in every evaluation",
+        "some tenths of a percent off, and another figure in every evaluation",
         "evaluate twice: the logits differ",
         "training=False for the whole model, not for BN alone",
         "dropout_active",
@@ -189,7 +189,7 @@ def pitfalls():
         expected="correct .98 in batches of any size; as written .98 on the whole batch, .1 singly",
         base={
             "batch_size": 64, "steps": 300, "momentum": 0.9, "log_interval": 50,
-            "eval_interval": 150, "curve_size": 500,
+            "eval_interval": 150, "curve_size": 500, "validation_size": 1000, "test_size": 2000,
         },
         arms={
             "CNN": cnn,
@@ -218,7 +218,7 @@ def pitfalls():
                 "batch statistics in the dense layers hide that the statistics were never updated",
                 BLOG,
                 effect=(
-                    Test("pitfall/never_updated/whole", "CNN", "at most", 0.6),
+                    Test("pitfall/never_updated/whole", "CNN", "at most", 0.8),
                     Test("pitfall/as_written/whole", "CNN", "at least", 0.9),
                 ),
             ),
