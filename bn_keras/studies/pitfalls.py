@@ -185,7 +185,7 @@ def pitfalls():
     return Study(
         question="What do the usual bugs with BN look like, and what do they cost?",
         source="five tutorials",
-        duration="90 s",
+        duration="2 min",
         expected="correct .98 in batches of any size; as written .98 on the whole batch, .1 singly",
         base={
             "batch_size": 64, "steps": 300, "momentum": 0.9, "log_interval": 50,
@@ -258,8 +258,8 @@ def pitfalls():
             ("CNN, no BN", "one_at_a_time_accuracy"): "1",
         },
         picture="pitfalls",
-        quick={"steps": 60, "log_interval": 20, "eval_interval": 20, "train_size": 10_000,
-               "validation_size": 500, "test_size": 160},
+        quick={"steps": 50, "log_interval": 20, "eval_interval": 20, "train_size": 10_000,
+               "validation_size": 300, "test_size": 96},
         seeds=3,
         quick_seeds=1,
         table=table,
