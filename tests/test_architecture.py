@@ -20,9 +20,9 @@ MODULES = {
 ROWS = [
     ["__main__"],
     ["cli"],
-    ["stack"],
-    ["runner", "executors", "report"],
-    ["study_report"],
+    ["stack", "report"],
+    ["runner", "executors", "study_report"],
+    ["animation"],
     ["figures", "verdicts"],
     ["loop", "summaries", "diagnostics", "surgery"],
     ["models"],
@@ -36,7 +36,8 @@ ROWS = [
     ["data.idx"],
     ["data"],
     ["data.splits", "losses", "optimizers", "stats"],
-    ["results", "studies"],
+    ["studies"],
+    ["results"],
     ["config", "registry"],
     ["norms", ""],
 ]
@@ -44,8 +45,8 @@ INSIDE = {"diagnostics", "models", "studies"}  # folders whose files may import 
 WITHOUT_TENSORFLOW = [
     "config", "registry", "results", "stats", "norms.reference", "data", "data.splits", "data.idx",
     "data.mnist", "data.tfds", "data.files", "data.csv_file", "data.safe_pickle", "data.not_mnist",
-    "data.regression", "figures", "report", "cli", "__main__", "executors",
-    "studies", "verdicts", "study_report",
+    "data.regression", "studies", "verdicts", "figures", "animation", "study_report", "report",
+    "cli", "__main__", "executors",
 ]
 
 
