@@ -98,6 +98,10 @@ class RunConfig:
         None, ARM, "unset: batches are drawn from all training images; else, a bug, from the rows "
         "of the first so many", COUNT,
     )
+    capture: bool = setting(
+        False, ARM, "keeps what every layer of each arm's first seed sees, for an animation, and "
+        "measures the layers of all seeds", SWITCH,
+    )
 
     dataset: str = setting(
         "mnist", "Data", "ships with the package; tfds:NAME, idx:FOLDER, csv:PATH and "

@@ -4,6 +4,7 @@
     WORK_DIR/study.json                 the study that it is of, if any
     WORK_DIR/runs/ARM/seed_0.json       one finished run; present means complete
     WORK_DIR/runs/ARM/seed_0.csv        its curves, to open in a spreadsheet
+    WORK_DIR/runs/ARM/seed_0.npz        what its layers saw, epoch by epoch, if captured
     WORK_DIR/tensorboard/ARM/seed_0/    its TensorBoard events
 """
 
@@ -14,6 +15,9 @@ import json
 import os
 import pathlib
 import tempfile
+import zipfile
+
+import numpy as np
 
 from bn_keras.config import RunConfig
 
@@ -83,6 +87,21 @@ class Store:
         """Stores a result and its curves as CSV; the JSON, written last, marks it complete."""
         write_atomically(self._path(result.config, ".csv"), _curves_csv(result.curves))
         write_atomically(self._path(result.config, ".json"), result.to_json())
+
+    def add_frames(self, config, frames):
+        """Stores what the layers of a run saw, a dict of arrays; to be called before `add`."""
+        packed = io.BytesIO()
+        np.savez_compressed(packed, **frames)
+        write_atomically(self._path(config, ".npz"), packed.getvalue())
+
+    def frames(self, config):
+        """What `add_frames` was given for a run, or None where there is nothing readable."""
+        try:
+            # Through memory: of a damaged file NumPy would leave the handle open.
+            with np.load(io.BytesIO(self._path(config, ".npz").read_bytes())) as stored:
+                return dict(stored)
+        except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
 
     def write_plan(self, configs):
         """Notes which runs the work directory's report is about."""

@@ -12,10 +12,14 @@ import numpy as np
 import tensorflow as tf
 
 from bn_keras import results, stats
+from bn_keras.config import ConfigError
+from bn_keras.diagnostics.layers import LayerRecorder, side_by_side
 from bn_keras.models.blocks import normalizers
+from bn_keras.norms.statistics import batch_normalizers
 from bn_keras.registry import LOSSES, MODELS, OPTIMIZERS
 from bn_keras.runner import Runner, batch_indices, build_model, finite, kernel_digest, versions
 from bn_keras.summaries import Memory, write_curves
+from bn_keras.surgery.recalibrate import recalibrate
 
 # Normalizers that take every channel by itself, so that they cannot mix up the runs.
 CHANNELWISE = (
@@ -34,11 +38,17 @@ def stacks(config):
     return getattr(MODELS.get(config.model), "stacks", False) and config.normalizer in CHANNELWISE
 
 
+def graph_key(config):
+    """As RunConfig.graph_key, but equal also for models that differ in initial weights only."""
+    model = getattr(MODELS.get(config.model), "same_graph", config.model)
+    return dataclasses.replace(config, model=model).graph_key()
+
+
 def stack_key(config):
     """Equal for runs that can stand in one stack."""
     # Only plain SGD takes each run's own rate; lengths and points of the curves are shared.
     rate = None if config.optimizer == "sgd" else config.learning_rate
-    return (config.graph_key(), rate, config.steps, config.epochs, config.log_interval,
+    return (graph_key(config), rate, config.steps, config.epochs, config.log_interval,
             config.eval_interval, config.curve_size)
 
 
@@ -51,7 +61,7 @@ def groups(configs):
     graphs = {}
     for config in configs:
         key = stack_key(config) if stacks(config) else config.fingerprint()
-        graphs.setdefault(config.graph_key(), {}).setdefault(key, []).append(config)
+        graphs.setdefault(graph_key(config), {}).setdefault(key, []).append(config)
     return [
         [runs[start:start + MOST_RUNS]
          for runs in items.values() for start in range(0, len(runs), MOST_RUNS)]
@@ -73,6 +83,11 @@ class Dispatcher:
         """Returns the list of RunResults, or None if stopped."""
         if stacks(configs[0]):
             return self._stacked(configs)
+        if configs[0].capture:
+            raise ConfigError(
+                f"capture=True with model={configs[0].model!r} and normalizer="
+                f"{configs[0].normalizer!r}: expected ones that can stand in a stack"
+            )
         result = self._alone(configs[0])
         return None if result is None else [result]
 
@@ -176,7 +191,10 @@ class StackRunner:
         self._splits, self._store, self._terminal, self._stop = splits, store, terminal, stop
 
     def __call__(self, configs):
-        """Trains runs with equal `stack_key`; returns a RunResult each, or None if stopped."""
+        """Trains runs with equal `stack_key`; returns a RunResult each, or None if stopped.
+
+        If they are captured, the store gets the frames of the first run of every arm.
+        """
         started = time.perf_counter()
         first, splits, runs = configs[0], self._splits, len(configs)
         total = first.total_steps(len(splits.train))
@@ -195,7 +213,10 @@ class StackRunner:
         diverged_at = np.full(runs, -1)
         curve_set = splits.validation.first(first.curve_size)
         low, high = np.inf, -np.inf  # of each unit's median so far
-        bar = None
+        capture, bar = None, None
+        if first.capture:
+            capture = _Capture(model, configs, splits, evaluate, memories)
+            capture.record(0, diverged_at)
         if self._terminal is not None:
             bar = self._terminal.run(f"{first.arm_name} and {runs - 1} more" if runs > 1
                                      else first.arm_name, total)
@@ -218,6 +239,8 @@ class StackRunner:
                 now = found[PERCENTILES.index(50)]
                 low, high = np.minimum(low, now), np.maximum(high, now)
                 shown["units/median_range"] = (high - low).mean(-1)
+                if capture is not None:
+                    capture.record(end, diverged_at)
             for run, memory in enumerate(memories):
                 if diverged_at[run] < 0:
                     memory.scalars(end, {k: finite(v[run]) for k, v in shown.items()})
@@ -227,6 +250,8 @@ class StackRunner:
 
         validation = evaluate(splits.validation)
         test = evaluate(splits.test)
+        captured = [{} for _ in configs] if capture is None else capture.metrics(loss)
+        frames = {} if capture is None else capture.store_frames(self._store)
         seconds = round((time.perf_counter() - started) / runs, 3)
         found = [
             results.RunResult(
@@ -234,16 +259,21 @@ class StackRunner:
                 status=results.OK if diverged_at[run] < 0 else results.DIVERGED,
                 steps=total if diverged_at[run] < 0 else int(diverged_at[run]),
                 seconds=seconds,
-                metrics=_metrics(run, validation, test, memories[run].curves, splits),
+                metrics={
+                    **_metrics(run, validation, test, memories[run].curves, splits),
+                    **captured[run],
+                },
                 curves=memories[run].curves,
                 start=starts[run],
                 versions=versions(),
             )
             for run, config in enumerate(configs)
         ]
-        for result in found:
+        for run, result in enumerate(found):
             name = self._store.run_name(result.config)
-            write_curves(self._store.work_dir / "tensorboard" / name, name, result)
+            write_curves(
+                self._store.work_dir / "tensorboard" / name, name, result, frames.get(run)
+            )
         if bar is not None:
             bar.finish(dataclasses.replace(found[0], seconds=seconds * runs))
         return found
@@ -251,13 +281,64 @@ class StackRunner:
 
 def build_stack(configs, splits):
     """A stacked model with each run's initial weights, and the digests of those."""
-    alone = {config.seed: build_model(config, splits) for config in configs}
-    starts = {seed: kernel_digest(model) for seed, model in alone.items()}
+    alone = {(config.model, config.seed): build_model(config, splits) for config in configs}
+    starts = {key: kernel_digest(model) for key, model in alone.items()}
     model = build_model(configs[0], splits, runs=len(configs))
-    columns = [alone[config.seed].variables for config in configs]
+    columns = [alone[config.model, config.seed].variables for config in configs]
     for variable, *values in zip(model.variables, *columns, strict=True):
         variable.assign(np.stack([value.numpy() for value in values]).reshape(variable.shape))
-    return model, [starts[config.seed] for config in configs]
+    return model, [starts[config.model, config.seed] for config in configs]
+
+
+class _Capture:
+    """What runs with `capture` leave behind beside the rest: frames, a test curve, measures."""
+
+    def __init__(self, model, configs, splits, evaluate, memories):
+        first, runs = configs[0], len(configs)
+        self._model, self._configs, self._splits = model, configs, splits
+        self._evaluate, self._memories = evaluate, memories
+        self._seen = splits.test.first(first.curve_size)
+        self._recorder = LayerRecorder(
+            model, runs, self._seen.images, self._seen.labels,
+            steps_per_epoch=max(1, len(splits.train) // first.batch_size),
+        )
+        self._start = self._measure("start")
+
+    def _measure(self, when):
+        images = self._splits.train.images
+        return self._recorder.measure(images, self._configs[0].activation, when)
+
+    def record(self, step, diverged_at):
+        """Takes a frame, and a point of the test curve of every run that has not diverged."""
+        self._recorder.record(step)
+        loss, _ = self._evaluate(self._seen)
+        for run, memory in enumerate(self._memories):
+            if diverged_at[run] < 0:
+                memory.scalars(step, {"loss/test": finite(loss[run])})
+
+    def store_frames(self, store):
+        """Stores the frames of the first run of every arm; returns them by the run's place."""
+        places = {}
+        for run, config in enumerate(self._configs):
+            places.setdefault(config.arm_name, run)
+        frames = {run: self._recorder.frames(run) for run in places.values()}
+        for run, arrays in frames.items():
+            store.add_frames(self._configs[run], arrays)
+        return frames
+
+    def metrics(self, loss):
+        """The measures of every run at its start and now, a list of dicts."""
+        found = {**self._start, **self._measure("end")}
+        if batch_normalizers(self._model):
+            runs, test = len(self._configs), self._splits.test
+            exact = recalibrate(self._model, side_by_side(self._splits.train.images, runs))
+            outputs = exact(side_by_side(test.images, runs), training=False)
+            losses = per_run_losses(loss, side_by_side(test.labels, runs), outputs)
+            found["test_loss_population_statistics"] = np.mean(losses, 0)
+        return [
+            {name: finite(values[run]) for name, values in found.items()}
+            for run in range(len(self._configs))
+        ]
 
 
 class _StackEvaluator:

@@ -46,7 +46,9 @@ def steps_to_target(curve, target):
 
 
 def short(value):
-    """A number in three digits, as tables show it: .953, 2.4, 836, 12,750."""
+    """A number in three digits, as tables show it: .953, 2.4, 836, 12,750; 5e-05 if tiny."""
+    if 0 < abs(value) < 0.0005:
+        return f"{value:.0e}"
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     text = f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"

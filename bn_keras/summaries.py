@@ -4,10 +4,12 @@ import shutil
 import sys
 import time
 
+import numpy as np
 import tensorflow as tf
 from rich import progress
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.histogram import summary_v2 as histogram
 from tensorboard.plugins.hparams import api as hp
 
 # The HParams table opens with five columns: these.
@@ -107,7 +109,9 @@ class TensorBoard(Writer):
     def histograms(self, step, values):
         with self._writer.as_default(step):
             for tag, value in values.items():
-                tf.summary.histogram(tag, value)
+                # In NumPy: TensorFlow's op takes ten times as long for a small histogram.
+                found = histogram.histogram_pb(tag, np.asarray(value))
+                tf.summary.experimental.write_raw_pb(found.SerializeToString(), step)
 
     def finish(self, result):
         with self._writer.as_default(result.steps):
@@ -184,16 +188,23 @@ class _Bar(Writer):
         sys.stdout.flush()
 
 
-def write_curves(logdir, name, result):
+def write_curves(logdir, name, result, frames=None):
     """Writes a finished run's curves as one folder of TensorBoard events.
 
     Args:
         logdir: the run's folder; what is in it is replaced.
         name: the run's name in the HParams table.
         result: RunResult.
+        frames: what its layers saw, as `LayerRecorder.frames` gives it, to write as histograms.
     """
     shutil.rmtree(logdir, ignore_errors=True)
     writer = TensorBoard(logdir, name)
+    for frame, step in enumerate([] if frames is None else frames["steps"]):
+        writer.histograms(int(step), {
+            f"{layer}/{what}": frames[f"{layer}/{end}"][frame]
+            for layer in frames["layers"]
+            for end, what in (("output", "pre-activation"), ("input", "input"))
+        })
     for tag, points in result.curves.items():
         for step, value in points:
             writer.scalars(step, {tag: value})

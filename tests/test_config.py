@@ -44,8 +44,9 @@ def test_every_setting_says_why_and_has_a_valid_default():
 def test_a_fingerprint_changes_with_every_setting_and_only_then():
     base = RunConfig()
     assert base.fingerprint() == RunConfig().fingerprint()
-    others = {"activation": "tanh", "dtype_policy": "float64", "pixels": "raw",
-              "batch_order": "fixed"}
+    others = {
+        "activation": "tanh", "dtype_policy": "float64", "pixels": "raw", "batch_order": "fixed",
+    }
     changed = []
     for field in dataclasses.fields(base):
         rule = field.metadata["rule"]

@@ -72,18 +72,29 @@ class StackedDense(keras.layers.Layer):
         self.runs, self.units, self.use_bias = runs, units, use_bias
         self._kernel_initializer = keras.initializers.get(kernel_initializer)
         self._bias_initializer = keras.initializers.get(bias_initializer)
-        self._regularizers = kernel_regularizer, bias_regularizer
+        self._kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+        self._bias_regularizer = keras.regularizers.get(bias_regularizer)
+
+    def get_config(self):
+        return {
+            **super().get_config(), "runs": self.runs, "units": self.units,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self._kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self._bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self._kernel_regularizer),
+            "bias_regularizer": keras.regularizers.serialize(self._bias_regularizer),
+        }
 
     def build(self, input_shape):
         self.kernel = self.add_weight(
             shape=(self.runs, input_shape[-1] // self.runs, self.units), name="kernel",
-            initializer=self._kernel_initializer, regularizer=self._regularizers[0],
+            initializer=self._kernel_initializer, regularizer=self._kernel_regularizer,
         )
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
                 shape=(self.runs * self.units,), name="bias",
-                initializer=self._bias_initializer, regularizer=self._regularizers[1],
+                initializer=self._bias_initializer, regularizer=self._bias_regularizer,
             )
 
     def call(self, inputs):

@@ -78,13 +78,16 @@ def bad_init_mlp(spec):
     return _thin(spec, "bad_init_mlp", _normal(0.1), -0.2)
 
 
-@MODELS.register("bad_init_mlp_zero_bias", loss="squared", stacks=True)
+# The next two are the same net from other weights: runs of all three can stand in one stack.
+@MODELS.register(
+    "bad_init_mlp_zero_bias", loss="squared", stacks=True, same_graph="bad_init_mlp"
+)
 def bad_init_mlp_zero_bias(spec):
     """`bad_init_mlp` with biases of 0: is it the bias that kills the net?"""
     return _thin(spec, "bad_init_mlp_zero_bias", _normal(0.1), 0.0)
 
 
-@MODELS.register("bad_init_mlp_he", loss="squared", stacks=True)
+@MODELS.register("bad_init_mlp_he", loss="squared", stacks=True, same_graph="bad_init_mlp")
 def bad_init_mlp_he(spec):
     """`bad_init_mlp` with He's initialization and biases of 0: a good one."""
     return _thin(
