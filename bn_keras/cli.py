@@ -326,6 +326,7 @@ def report_on(store, console, tensorboard=False):
         summaries.write_comparison(logs, picture, summary.verdict)
     for what, where in (
         ("picture", store.work_dir / ("picture.png" if store.study() else "accuracy.png")),
+        *(("animation", path) for path in sorted(store.work_dir.glob("animation-*"))),
         ("results", store.work_dir / "results.json"),
         ("curves", store.work_dir / "runs" / "*" / "*.csv"),
         ("TensorBoard", f"tensorboard --logdir {store.work_dir / 'tensorboard'}"),

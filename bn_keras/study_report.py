@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from bn_keras import figures, verdicts
+from bn_keras import animation, figures, verdicts
 from bn_keras.registry import STUDIES
 from bn_keras.results import write_atomically
 
@@ -69,7 +69,9 @@ class StudyReport:
             mine = [row for row in self.rows if row.arm == arm]
             cells = []
             for metric in self.study.metrics:
-                found = verdicts.figure(row.metrics.get(metric) for row in mine)
+                found = "–"  # a metric that this kind of net does not have
+                if any(metric in row.metrics for row in mine):
+                    found = verdicts.figure(row.metrics.get(metric) for row in mine)
                 before = self.study.reported.get((arm, metric))
                 cells.append(found if before is None else f"{found}\n[dim]{escape(before)}[/]")
             arms.add_row(escape(arm), str(len(mine)), *map(_plain, cells))
@@ -112,7 +114,7 @@ class StudyReport:
 
 
 def write(store, results):
-    """Writes the picture and `results.json` of a study's work directory.
+    """Writes the picture, `results.json` and the animations of a study's work directory.
 
     Args:
         store: Store whose `study()` names a study.
@@ -126,7 +128,20 @@ def write(store, results):
     rows = study.rows(results)
     judged = [verdicts.judge(claim, rows) for claim in study.claims]
     report = StudyReport(told["name"], study, told["quick"], rows, judged)
-    picture = getattr(figures, study.picture)(results, study.question)
+    captured = animation.captured_runs(store, results)
+    pairs = {
+        name: arms for name, arms in study.animations.items() if set(arms) <= set(captured)
+    }
+    if pairs:
+        picture = animation.overview(results, study.question, captured, pairs)
+    else:
+        picture = getattr(figures, study.picture)(results, study.question)
+    for name, arms in pairs.items():
+        title = f"{name}: what every layer sees"
+        images = animation.layer_histograms(*(captured[arm] for arm in arms), title)
+        path = store.work_dir / f"animation-{name}"
+        write_atomically(path.with_suffix(".gif"), animation.gif(images))
+        write_atomically(path.with_suffix(".html"), animation.page(images, title))
     write_atomically(store.work_dir / "picture.png", picture)
     for name, text in (study.files(results) if study.files else {}).items():
         write_atomically(store.work_dir / name, text)

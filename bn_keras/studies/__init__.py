@@ -86,9 +86,11 @@ class Study:
         metrics: names of the metrics in its table.
         claims: what it decides.
         reported: (arm, metric) to the figure found before, as text.
-        picture: name of the function in `bn_keras.figures` that draws it.
+        picture: name of the function in `bn_keras.figures` that draws it; where there are frames
+            for animations, `bn_keras.animation` draws it from these.
         quick: settings of the version that takes some seconds.
         seeds, quick_seeds: how many pairs.
+        animations: name to the two captured arms that it shows, above and below.
         derive: results to the Rows that are judged; None makes one of each result.
         files: results to texts by file name that the report writes as well.
         table: Rows to `(headings, list of rows of texts)`, one more table; None for none.
@@ -107,6 +109,7 @@ class Study:
     quick: Dict[str, object]
     seeds: int = 3
     quick_seeds: int = 3
+    animations: Mapping[str, Tuple[str, str]] = dataclasses.field(default_factory=dict)
     derive: Optional[Callable] = None
     files: Optional[Callable] = None
     table: Optional[Callable] = None
