@@ -4,6 +4,9 @@
 
 Eight hidden layers of ten units learn y = x² - 5 from 2,000 noisy points; their weights start from
 N(0, .1²) and their biases at -.2. The controls change one thing each: the bias, the initialization.
+
+Some 30 s on 2 cores. The animations of tanh and relu (.gif and .html) show what every layer sees,
+epoch by epoch; the nets without BN stay at 690 to 840, those with it come under 100.
 """
 
 from bn_keras.registry import STUDIES
@@ -32,7 +35,7 @@ def bad_init_regression():
     return Study(
         question="Does BN rescue a badly initialized net, and what was wrong with it?",
         source=TUTORIAL,
-        duration="60 s",
+        duration="30 s",
         expected="mean squared error 690 to 840 without BN, under 250 with it",
         base={
             # x as it is: the scale of pixels would shrink the signal before the net does.
