@@ -142,7 +142,7 @@ class _Graph:
     """The model and the traced functions that all seeds and rates of one arm use."""
 
     def __init__(self, config, splits):
-        loss = LOSSES.get(config.loss or MODELS.get(config.model).loss)
+        loss = loss_of(config, splits)
         self._splits, self._loss = splits, loss
         self._model = build_model(config, splits)
         optimizer = OPTIMIZERS.get(config.optimizer)(learning_rate=config.learning_rate)
@@ -225,6 +225,24 @@ def build_model(config, splits, runs=None):
             f"model={config.model!r} cannot be built for images of shape {spec.input_shape}: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
+
+
+def loss_of(config, splits):
+    """The loss function of a run: the one asked for, or the model's own.
+
+    Raises:
+        ConfigError: it is for classes where the labels are numbers, or the other way round.
+    """
+    name = config.loss or MODELS.get(config.model).loss
+    numbers = splits.train.labels.dtype.kind == "f"
+    if numbers != (name == "squared"):
+        raise ConfigError(
+            f"loss={name!r} of model={config.model!r} with dataset={config.dataset!r}, whose "
+            f"labels are {'numbers' if numbers else 'classes'}; expected "
+            + ("a model for numbers, such as bad_init_mlp, or loss='squared'." if numbers else
+               "another loss, such as softmax, or a dataset of numbers, such as quadratic.")
+        )
+    return LOSSES.get(name)
 
 
 def pixel_scale(config, splits):

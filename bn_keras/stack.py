@@ -16,8 +16,16 @@ from bn_keras.config import ConfigError
 from bn_keras.diagnostics.layers import LayerRecorder, side_by_side
 from bn_keras.models.blocks import normalizers
 from bn_keras.norms.statistics import batch_normalizers
-from bn_keras.registry import LOSSES, MODELS, OPTIMIZERS
-from bn_keras.runner import Runner, batch_indices, build_model, finite, kernel_digest, versions
+from bn_keras.registry import MODELS, OPTIMIZERS
+from bn_keras.runner import (
+    Runner,
+    batch_indices,
+    build_model,
+    finite,
+    kernel_digest,
+    loss_of,
+    versions,
+)
 from bn_keras.summaries import Memory, write_curves
 from bn_keras.surgery.recalibrate import recalibrate
 
@@ -199,7 +207,7 @@ class StackRunner:
         first, splits, runs = configs[0], self._splits, len(configs)
         total = first.total_steps(len(splits.train))
         model, starts = build_stack(configs, splits)
-        loss = LOSSES.get(first.loss or MODELS.get(first.model).loss)
+        loss = loss_of(first, splits)
         optimizer = OPTIMIZERS.get(first.optimizer)(learning_rate=first.learning_rate)
         trainer = StackTrainer(
             model, loss, optimizer, splits.train.images, splits.train.labels, runs

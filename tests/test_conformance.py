@@ -35,7 +35,7 @@ def test_the_known_parts_are_all_there():
     assert set(MODELS.names()) >= {"mnist_cnn", "conv_bn_relu"}
     assert set(DATASETS.names()) >= {"mnist", "tfds", "idx", "csv", "notmnist"}
     assert set(OPTIMIZERS.names()) >= {"adam", "sgd", "momentum", "rmsprop"}
-    assert set(LOSSES.names()) >= {"sigmoid", "softmax"}
+    assert set(LOSSES.names()) >= {"sigmoid", "softmax", "clipped_softmax", "squared"}
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,13 @@ def test_every_arm_trains_and_evaluates(model, normalizer):
     assert np.isfinite(losses).all() and losses[-5:].mean() < losses[:5].mean()
 
 
-@pytest.mark.parametrize("name", LOSSES.names())
+def test_the_squared_loss_is_that_of_numbers():
+    outputs = keras.ops.convert_to_tensor(np.array([[3.0], [-1.0]], "float32"))
+    values = LOSSES.get("squared")(keras.ops.convert_to_tensor([1.0, -1.5]), outputs)
+    assert np.asarray(values).tolist() == [4.0, 0.25]
+
+
+@pytest.mark.parametrize("name", sorted({*LOSSES.names()} - {"squared"}))
 def test_a_loss_gives_one_finite_number_an_example(name):
     logits = keras.ops.convert_to_tensor(np.array([[30.0, -30.0], [-30.0, 30.0]], "float32"))
     values = np.asarray(LOSSES.get(name)(keras.ops.convert_to_tensor([0, 0]), logits))

@@ -1,5 +1,6 @@
 """Runs side by side in one graph end up where each would have ended alone."""
 
+import dataclasses
 import functools
 
 import keras
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from bn_keras import stack
-from bn_keras.config import RunConfig
+from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import Split, Splits
 from bn_keras.models.blocks import ModelSpec
 from bn_keras.registry import MODELS, NORMALIZERS
@@ -127,6 +128,16 @@ def test_the_dispatcher_takes_both_kinds(tmp_path):
     for normalizer, runs in (("batch", 2), ("layer", 1)):
         found = train([config(normalizer=normalizer, seed=seed) for seed in range(runs)])
         assert [result.config.normalizer for result in found] == [normalizer] * runs
+
+
+@pytest.mark.parametrize("model, loss", [("bad_init_mlp", None), ("ioffe_mlp", "squared")])
+def test_a_loss_for_numbers_is_refused_for_classes(tmp_path, model, loss):
+    """And the other way round; the message names loss, model and dataset."""
+    with pytest.raises(ConfigError, match="loss='squared' .* labels are classes; expected"):
+        StackRunner(splits(), Store(tmp_path))([config(model=model, loss=loss)])
+    numbers = dataclasses.replace(splits().train, labels=np.linspace(0, 1, 60, dtype="float32"))
+    with pytest.raises(ConfigError, match="loss='softmax' .* labels are numbers; expected"):
+        Runner(Splits(numbers, numbers, numbers, classes=1), Store(tmp_path))(config())
 
 
 def test_percentiles_are_those_of_one_unit_in_front_of_the_last_activation(tmp_path):

@@ -65,6 +65,7 @@ def not_mnist_mlp():
             ("batch, momentum .999", "test_accuracy"): ".70 to .78",
         },
         picture="accuracy_over_steps",
+        quick_seeds=1,
         quick={"steps": 500, "log_interval": 250, "eval_interval": 250},
         derive=rows,
     )
