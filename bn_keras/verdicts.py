@@ -77,9 +77,12 @@ def _seeds_that_pass(tests, rows):
             shown = f"{test.factor:g} times {shown}"
         if test.margin:
             shown = f"{shown} {'+' if test.margin > 0 else '−'} {abs(test.margin):g}"
+        pairs = {
+            seed: (_number(test.metric, value), _number(test.metric, others[seed]))
+            for seed, value in mine.items() if seed in others
+        }
         found = {
-            seed: _passes(test, value, others[seed]) for seed, value in mine.items()
-            if seed in others
+            seed: _passes(test, *pair) for seed, pair in pairs.items() if None not in pair
         }
         passes.append(found)
         lines.append(
@@ -90,13 +93,19 @@ def _seeds_that_pass(tests, rows):
     return sum(all(found[seed] for found in passes) for seed in seeds), len(seeds), lines
 
 
-def _passes(test, value, other):
-    """Whether one seed passes. What was never reached (None) lies above every number of steps.
+def _number(metric, value):
+    """A metric to compare with: what a diverged or stuck run does not have is the worst there is.
 
-    A largest rate that does not exist, however, is below every rate.
+    None where it is not known which end is the worst: that seed decides nothing.
     """
-    missing = float("-inf") if "rate" in test.metric else float("inf")
-    value, other = (missing if number is None else number for number in (value, other))
+    if value is not None:
+        return value
+    if metric.startswith("steps_to_") or "loss" in metric:
+        return float("inf")
+    return float("-inf") if "accuracy" in metric or metric.endswith("_rate") else None
+
+
+def _passes(test, value, other):
     limit = other * test.factor + test.margin
     return value >= limit if test.relation == "at least" else value <= limit
 

@@ -72,7 +72,7 @@ def test_factor_margin_and_relation(test, batch, none, passes):
     assert found.verdict == (HOLDS if passes else FAILS)
 
 
-def test_a_step_that_was_never_reached_is_later_than_every_other_and_a_rate_is_lower():
+def test_what_a_run_never_reached_is_the_worst_there_is():
     def found(metric, relation, batch, none):
         test = Test(metric, "batch", relation, "none")
         table = [Row(arm, seed, {metric: value}) for seed in range(3)
@@ -83,6 +83,10 @@ def test_a_step_that_was_never_reached_is_later_than_every_other_and_a_rate_is_l
     assert found("steps_to_90_percent", "at most", None, 500) == FAILS
     assert found("largest_workable_rate", "at least", 2.4, None) == HOLDS
     assert found("largest_workable_rate", "at least", None, 2.4) == FAILS
+    # A run that diverged has no loss and may have no accuracy: that is no success.
+    assert found("test_loss", "at most", None, 3.0) == FAILS
+    assert found("accuracy_at_500", "at least", None, 0.1) == FAILS
+    assert found("median_range", "at most", None, 0.5) == UNDECIDED
 
 
 def test_all_tests_of_an_effect_must_pass_in_the_same_seed():
