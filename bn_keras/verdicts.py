@@ -6,6 +6,7 @@ Where it is seen, but not on the control arms that tell its cause, it holds for 
 """
 
 import dataclasses
+import math
 
 from bn_keras import stats
 from bn_keras.studies import Claim
@@ -107,6 +108,8 @@ def _number(metric, value):
 
 def _passes(test, value, other):
     limit = other * test.factor + test.margin
+    if math.isinf(value) and value == limit:
+        return False  # neither got there: nothing is shown
     return value >= limit if test.relation == "at least" else value <= limit
 
 

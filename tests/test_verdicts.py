@@ -83,6 +83,7 @@ def test_what_a_run_never_reached_is_the_worst_there_is():
     assert found("steps_to_90_percent", "at most", None, 500) == FAILS
     assert found("largest_workable_rate", "at least", 2.4, None) == HOLDS
     assert found("largest_workable_rate", "at least", None, 2.4) == FAILS
+    assert found("steps_to_90_percent", "at most", None, None) == FAILS
     # A run that diverged has no loss and may have no accuracy: that is no success.
     assert found("test_loss", "at most", None, 3.0) == FAILS
     assert found("accuracy_at_500", "at least", None, 0.1) == FAILS
