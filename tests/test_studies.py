@@ -11,6 +11,7 @@ from bn_keras import cli, figures
 from bn_keras.config import ConfigError
 from bn_keras.registry import STUDIES
 from bn_keras.results import Store
+from bn_keras.studies import value_at
 from bn_keras.studies.learning_rates import RATES, largest_workable_rates
 
 STUDY_NAMES = STUDIES.names()
@@ -98,6 +99,12 @@ def test_an_interrupted_ladder_of_rates_gives_no_largest_rate():
     lucky = results(RATES)
     lucky[1].metrics["test_accuracy"] = 0.5
     assert largest_workable_rates(lucky)[0].metrics["largest_workable_rate"] == RATES[0]
+
+
+def test_a_curve_has_a_value_where_it_was_evaluated_and_nowhere_else():
+    run = types.SimpleNamespace(curves={"accuracy/validation": [[250, 0.5], [500, None]]})
+    found = [value_at(run, "accuracy/validation", step) for step in (250, 400, 500, 750)]
+    assert found == [0.5, None, None, None] and value_at(run, "loss/test", 250) is None
 
 
 def test_an_arm_may_not_be_overridden():

@@ -61,15 +61,14 @@ class Row:
 
 
 def value_at(run, curve, step):
-    """The value of a run's curve at a step, or at the last one before it; None where there is none.
+    """The value of a run's curve at a step; None where it has none, as after a divergence.
 
     Args:
         run: RunResult.
         curve: such as `accuracy/validation`.
         step: training steps.
     """
-    values = [value for at, value in run.curves.get(curve, []) if at <= step]
-    return values[-1] if values else None
+    return dict(map(tuple, run.curves.get(curve, []))).get(step)
 
 
 @dataclasses.dataclass(frozen=True)
