@@ -172,10 +172,7 @@ def overview(results, title, captured, pairs):
         middle.set_title(f"{name}: error; thin: one seed, bold: geometric mean", fontsize=10)
         starts(nets[-1], right)
         right.set_title(f"{name} at the start ({nets[-1].name})", fontsize=10)
-    figure.suptitle(title, fontsize=12)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=90)
-    return content.getvalue()
+    return figures.png(figure, title, dpi=90)
 
 
 def fits(nets, ax):

@@ -131,8 +131,11 @@ def parse_flags(argv):
             f"--steps={values['steps'].value} and --epochs={values['epochs'].value}: "
             "expected one of them"
         )
-    if values["quick"].value and not values["study"].value:
-        raise Refusal("--quick without --study: expected a study, such as --study=learning_rates")
+    for name in ("quick", "arms"):
+        if values[name].value and not values["study"].value:
+            raise Refusal(
+                f"--{name} without --study: expected a study, such as --study=learning_rates"
+            )
     return {**{name: values[name].value for name in names}, "given": given}
 
 
@@ -149,6 +152,7 @@ def flag_groups():
                       "a tutorial or paper, with the arms, controls and claims that it needs; "
                       "other flags change its settings. bn-keras list tells them all"),
             "quick": (YES_NO, False, "with --study: a short version, under 20 s"),
+            "arms": (configs.TEXT, None, "with --study: only these of its arms, with ; between"),
             "seeds": (configs.COUNT, 3, "the fewest that give an interval worth a look"),
             "first_seed": (configs.INDEX, 0, "seeds count up from here"),
             "workers": (configs.COUNT, None,
@@ -224,6 +228,8 @@ def plan_study(study, options):
     seeds = study.quick_seeds if options["quick"] else study.seeds
     if "seeds" in options["given"]:
         seeds = options["seeds"]
+    if options["arms"]:
+        study = study.only([name.strip() for name in options["arms"].split(";")])
     first = options["first_seed"]
     return study.expand(overrides, range(first, first + seeds), options["quick"])
 

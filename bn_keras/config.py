@@ -91,8 +91,12 @@ class RunConfig:
         None, ARM, "unset: named after the normalizer; the arms of a study have names of their own",
         TEXT,
     )
-    pitfalls: bool = setting(
-        False, ARM, "also evaluate the trained net with the bugs of diagnostics.pitfalls", SWITCH
+    pitfalls: Optional[str] = setting(
+        None, ARM, "evaluate the trained net also as diagnostics.pitfalls says: names with commas "
+        "between, or all", TEXT,
+    )
+    pitfall_curve: Optional[str] = setting(
+        None, ARM, "one of them, for a second curve of the validation accuracy", TEXT
     )
     drawn_batches: Optional[int] = setting(
         None, ARM, "unset: batches are drawn from all training images; else, a bug, from the rows "
@@ -143,6 +147,10 @@ class RunConfig:
         "shuffled", "Training", "anew in every epoch; fixed takes the examples as they stand, "
         "again and again", one_of(("shuffled", "fixed")),
     )
+    last_batch: str = setting(
+        "drop", "Training", "of an epoch, smaller than the others: in the moving averages it would "
+        "weigh as much as they do", one_of(("drop", "keep")),
+    )
     seed: int = setting(
         0, "Training", "initial weights, batch order and dropout all follow from it", INDEX
     )
@@ -162,11 +170,16 @@ class RunConfig:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(field, getattr(self, field.name)))
 
+    def steps_per_epoch(self, train_size):
+        """Batches in one pass over the training examples."""
+        whole, left = divmod(train_size, self.batch_size)
+        return max(1, whole + (left > 0 and self.last_batch == "keep"))
+
     def total_steps(self, train_size):
-        """Training steps of the run: `steps`, or `epochs` passes over whole batches."""
+        """Training steps of the run: `steps`, or those of `epochs`."""
         if self.epochs is None:
             return self.steps
-        return max(1, round(self.epochs * (train_size // self.batch_size)))
+        return max(1, round(self.epochs * self.steps_per_epoch(train_size)))
 
     @property
     def arm_name(self):
@@ -183,7 +196,8 @@ class RunConfig:
         varying = {
             name: RUN_FIELDS[name].default
             for name in ("arm", "seed", "learning_rate", "steps", "epochs", "log_interval",
-                         "eval_interval", "curve_size", "batch_order", "pitfalls", "drawn_batches")
+                         "eval_interval", "curve_size", "batch_order", "last_batch", "pitfalls",
+                         "pitfall_curve", "drawn_batches")
         }
         return dataclasses.replace(self, **varying).fingerprint()
 

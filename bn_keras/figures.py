@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from bn_keras.studies import Row
 from bn_keras.studies import pitfalls as pitfall_study
+from bn_keras.studies.rates import net_of
 
 # Okabe & Ito's colours, told apart by the colour-blind; the line styles survive grey print.
 STYLES = {
@@ -16,7 +17,7 @@ STYLES = {
     "layer": ("#e69f00", "-"),
     "group": ("#009e73", "-"),
 }
-OTHERS = ("#d55e00", "#cc79a7", "#000000")
+OTHERS = ("#d55e00", "#cc79a7", "#000000", "#e69f00", "#009e73", "#56b4e9")
 LABELS = {"none": "no normalization", "batch": "batch normalization"}
 
 
@@ -32,14 +33,18 @@ def curves(results, name, ax, unit=1):
         ax: matplotlib axes.
         unit: training steps in one unit of the horizontal axis.
     """
-    for number, (arm, runs) in enumerate(by_arm(results).items()):
-        color, line = STYLES.get(arm, (OTHERS[number % len(OTHERS)], ":"))
+    arms = by_arm(results)
+    looks = styles(arms)
+    for arm, runs in arms.items():
+        color, line = looks[arm]
         points = [np.array(run.curves.get(name, []), float).reshape(-1, 2) / (unit, 1)
                   for run in runs]
         for steps in points:
             ax.plot(*steps.T, color=color, linestyle=line, linewidth=0.8, alpha=0.5)
         # A diverged run's curve ends early: the mean goes as far as every seed does.
         length = min(len(steps) for steps in points)
+        if not length:
+            continue
         mean = np.mean([steps[:length, 1] for steps in points], axis=0)
         seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
         ax.plot(
@@ -56,27 +61,41 @@ def accuracy_over_steps(results, title, unit=1):
 
     How to read it: left, each point is one training batch, normalized with its own statistics;
     right, a part of the validation set, normalized with the population statistics. An arm that is
-    high on the left and low on the right has population statistics that lag behind.
+    high on the left and low on the right has population statistics that lag behind. Where runs have
+    a second curve, evaluated with a bug, it stands further to the right.
 
     Returns:
         The picture as the bytes of a PNG.
     """
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    curves(results, "accuracy/train", left, unit)
-    curves(results, "accuracy/validation", right, unit)
-    left.set_title("training batches (batch statistics)", fontsize=10)
-    right.set_title("validation images (population statistics)", fontsize=10)
-    left.set_ylabel("accuracy")
-    left.set_ylim(0, 1.02)
-    left.set_xlim(left=0)
-    right.legend(loc="center right", fontsize=9)
-    return _png(figure, f"{title}\nthin: one seed, bold: mean")
+    shown = {
+        "accuracy/train": "training batches (batch statistics)",
+        "accuracy/validation": "validation images (population statistics)",
+    }
+    for bug in sorted({run.config.pitfall_curve for run in results} - {None}):
+        words = bug.replace("_", " ")
+        shown[f"accuracy/validation_{bug}"] = f"validation images, evaluated {words}"
+    figure = Figure(figsize=(5 * len(shown), 4.4), layout="constrained")
+    axes = figure.subplots(1, len(shown), sharex=True, sharey=True)
+    for ax, (name, heading) in zip(axes, shown.items()):
+        curves(results, name, ax, unit)
+        ax.set_title(heading, fontsize=10)
+    axes[0].set_ylabel("accuracy")
+    axes[0].set_ylim(0, 1.02)
+    axes[0].set_xlim(left=0)
+    axes[1].legend(loc="center right", fontsize=9)
+    return png(figure, f"{title}\nthin: one seed, bold: mean")
 
 
 def accuracy_over_tens_of_steps(results, title):
     """`accuracy_over_steps` in units of 10 iterations, as tutorials of TensorFlow 1 draw it."""
     return accuracy_over_steps(results, title, unit=10)
+
+
+def styles(arms):
+    """Arm to (color, line style); those without a style of their own are told apart by color."""
+    others = [arm for arm in arms if arm not in STYLES]
+    own = {arm: (OTHERS[number % len(OTHERS)], ":") for number, arm in enumerate(others)}
+    return {arm: STYLES.get(arm) or own[arm] for arm in arms}
 
 
 def by_arm(results):
@@ -101,7 +120,7 @@ def loss_over_steps(results, title):
     ax.set_yscale("log")
     ax.set_ylabel("validation loss (population statistics)")
     ax.legend(fontsize=8)
-    return _png(figure, f"{title}\nthin: one seed, bold: mean")
+    return png(figure, f"{title}\nthin: one seed, bold: mean")
 
 
 def accuracy_over_rates(results, title):
@@ -117,11 +136,12 @@ def accuracy_over_rates(results, title):
     ax = figure.subplots()
     nets = {}
     for run in results:
-        net = run.config.arm.rpartition(" at ")[0]
+        net = net_of(run.config)
         rates = nets.setdefault(net, {}).setdefault(run.config.seed, {})
         rates[run.config.learning_rate] = run.metrics["test_accuracy"]
+    looks = styles(nets)
     for number, (net, seeds) in enumerate(nets.items()):
-        color, line = STYLES.get(net, (OTHERS[number % len(OTHERS)], ":"))
+        color, line = looks[net]
         rates = sorted({rate for found in seeds.values() for rate in found})
         for found in seeds.values():
             ax.plot(list(found), list(found.values()), color=color, linestyle=line, linewidth=0.8,
@@ -141,7 +161,7 @@ def accuracy_over_rates(results, title):
     ax.set_ylabel("test accuracy after training")
     ax.set_ylim(0, 1.19)
     ax.legend(loc="center right", fontsize=8)
-    return _png(figure, f"{title}\nnumbers: largest workable rate (dotted: 90 %); thin: one seed")
+    return png(figure, f"{title}\nnumbers: largest workable rate (dotted: 90 %); thin: one seed")
 
 
 def accuracy_and_percentiles(results, title):
@@ -154,7 +174,7 @@ def accuracy_and_percentiles(results, title):
     Returns:
         The picture as the bytes of a PNG.
     """
-    arms = by_arm(results)
+    arms = {arm: runs for arm, runs in by_arm(results).items() if arm in ("none", "batch")}
     figure = Figure(figsize=(4.6 * (1 + len(arms)), 4.4), layout="constrained")
     left, *others = figure.subplots(1, 1 + len(arms))
     curves(results, "accuracy/validation", left)
@@ -162,8 +182,8 @@ def accuracy_and_percentiles(results, title):
     left.set_xlabel("training steps (logarithmic)")
     left.set_ylabel("validation accuracy")
     left.legend(fontsize=8)
-    for number, (ax, (arm, runs)) in enumerate(zip(others, arms.items())):
-        color, _ = STYLES.get(arm, (OTHERS[number % len(OTHERS)], ":"))
+    for ax, (arm, runs) in zip(others, arms.items()):
+        color, _ = STYLES[arm]
         for percentile, line in ((15, ":"), (50, "-"), (85, "--")):
             points = np.array(runs[0].curves[f"unit/p{percentile}"], float)
             ax.plot(*points.T, color=color, linestyle=line, label=f"{percentile}th percentile")
@@ -176,7 +196,7 @@ def accuracy_and_percentiles(results, title):
     high = max(ax.get_ylim()[1] for ax in others)
     for ax in others:
         ax.set_ylim(low, high)
-    return _png(figure, title)
+    return png(figure, title)
 
 
 def pitfalls(results, title):
@@ -216,11 +236,12 @@ def pitfalls(results, title):
     axes[0].legend(title="evaluated in", fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     images = {int(row.metrics["pitfall/images"]) for row in rows}
     seeds = len({row.seed for row in rows})
-    return _png(figure, f"{title}\n{max(images)} test images; a marker a seed, {seeds} in all")
+    return png(figure, f"{title}\n{max(images)} test images; a marker a seed, {seeds} in all")
 
 
-def _png(figure, title):
+def png(figure, title, dpi=110):
+    """A figure under its title, as the bytes of a PNG."""
     figure.suptitle(title, fontsize=11)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=110)
+    figure.savefig(picture, format="png", dpi=dpi)
     return picture.getvalue()

@@ -160,8 +160,11 @@ def accuracy(labels, logits):
     return tf.reduce_mean(tf.cast(tf.equal(guesses, labels) & finite, tf.float32))
 
 
-def batch_indices(examples, batch_size, steps, rng):
-    """Index batches for `Trainer.train`: every epoch a fresh permutation, whole batches only.
+NO_EXAMPLE = -1  # fills up the row of a batch that is smaller than the others
+
+
+def batch_indices(examples, batch_size, steps, rng, keep_last=False):
+    """Index batches for `Trainer.train`: every epoch a fresh permutation.
 
     Args:
         examples: number of examples to draw from, at least batch_size.
@@ -169,18 +172,41 @@ def batch_indices(examples, batch_size, steps, rng):
         steps: number of rows.
         rng: a `numpy.random.Generator`, the same state gives the same batches; None takes the
             examples as they stand, again and again.
+        keep_last: whether an epoch ends with a smaller batch of what is left; else that is dropped.
 
     Returns:
-        int32 array (steps, batch_size).
+        int32 array (steps, batch_size); NO_EXAMPLE at the end of a smaller batch's row.
     """
-    if rng is None:
+    if rng is None and not keep_last:
         starts = np.arange(steps)[:, None] * batch_size
         return ((starts + np.arange(batch_size)) % examples).astype(np.int32)
-    per_epoch = examples // batch_size
+    per_epoch = (examples + (batch_size - 1) * keep_last) // batch_size
     epochs = -(-steps // per_epoch)
-    used = per_epoch * batch_size
-    order = [rng.permutation(examples)[:used].astype(np.int32) for _ in range(epochs)]
-    return np.concatenate(order).reshape(-1, batch_size)[:steps]
+    used = min(examples, per_epoch * batch_size)
+    order = np.full((epochs, per_epoch * batch_size), NO_EXAMPLE, np.int32)
+    for epoch in order:
+        epoch[:used] = (np.arange(examples) if rng is None else rng.permutation(examples))[:used]
+    return order.reshape(-1, batch_size)[:steps]
+
+
+def chunks(batches, *intervals):
+    """Cuts training into calls of `Trainer.train`.
+
+    Args:
+        batches: as `batch_indices` gives them, (steps, batch, ...).
+        *intervals: steps after each multiple of which a call must end.
+
+    Yields:
+        `(end, indices)`: the steps done after the call, and its indices, batches of one size.
+    """
+    total = len(batches)
+    sizes = (batches.reshape(*batches.shape[:2], -1)[:, :, 0] != NO_EXAMPLE).sum(1)
+    ends = {step for every in intervals for step in range(every, total, every)}
+    ends |= {int(step) + 1 for step in np.flatnonzero(np.diff(sizes))} | {total}
+    begin = 0
+    for end in sorted(ends):
+        yield end, batches[begin:end, :sizes[begin]]
+        begin = end
 
 
 def assign_all(variables, values):

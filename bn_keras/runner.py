@@ -70,15 +70,16 @@ class Runner:
         start = graph.reset(config)
         batches = batch_indices(config, len(self._splits.train), total)
         curve_set = self._splits.validation.first(config.curve_size)
+        no_gradient = graph.no_gradient_share(self._splits.train.take(batches[0]))
 
         diverged_at = None
-        for begin, end in _chunks(total, config.log_interval, config.eval_interval):
+        for end, indices in loop.chunks(batches, config.log_interval, config.eval_interval):
             if self._stop is not None and self._stop.is_set():
                 return None
-            steps = graph.trainer.train(batches[begin:end])
+            steps = graph.trainer.train(indices)
             bad = steps.first_non_finite()
             if bad is not None:
-                diverged_at = begin + bad + 1
+                diverged_at = end - len(indices) + bad + 1
                 break
             if end % config.log_interval == 0 or end == total:
                 writer.scalars(end, {
@@ -89,9 +90,12 @@ class Runner:
                 })
             if end % config.eval_interval == 0 or end == total:
                 loss, accuracy = graph.evaluate(curve_set)
-                writer.scalars(
-                    end, {"loss/validation": finite(loss), "accuracy/validation": accuracy}
-                )
+                shown = {"loss/validation": finite(loss), "accuracy/validation": accuracy}
+                if config.pitfall_curve is not None:
+                    shown[f"accuracy/validation_{config.pitfall_curve}"] = graph.evaluate_pitfall(
+                        config.pitfall_curve, curve_set
+                    )
+                writer.scalars(end, shown)
                 writer.histograms(end, graph.probe(curve_set.images[:PROBE_IMAGES]))
 
         result = results.RunResult(
@@ -99,7 +103,10 @@ class Runner:
             status=results.OK if diverged_at is None else results.DIVERGED,
             steps=total if diverged_at is None else diverged_at,
             seconds=0.0,
-            metrics=self._metrics(config, graph, curves, curve_set),
+            metrics={
+                **self._metrics(config, graph, curves, curve_set),
+                "start_no_gradient": no_gradient,
+            },
             curves=curves,
             start=start,
             versions=versions(),
@@ -110,24 +117,16 @@ class Runner:
 
     def _metrics(self, config, graph, curves, curve_set):
         splits = self._splits
-        validation_loss, validation_accuracy = graph.evaluate(splits.validation)
-        test_loss, test_accuracy = graph.evaluate(splits.test)
+        validation, test = graph.evaluate(splits.validation), graph.evaluate(splits.test)
         _, single = graph.evaluate(splits.test.first(ONE_AT_A_TIME), batch_size=1)
-        curve = curves.get("accuracy/validation", [])
-        batch_accuracy = graph.evaluate_batch_statistics(curve_set)
-        bugs = graph.pitfalls(splits.test.first(PITFALL_IMAGES)) if config.pitfalls else {}
+        bugs = {}
+        if config.pitfalls is not None:
+            bugs = graph.pitfalls(config.pitfalls, splits.test.first(PITFALL_IMAGES))
         return {
-            "validation_loss": finite(validation_loss),
-            "validation_accuracy": validation_accuracy,
-            "validation_accuracy_batch_statistics": batch_accuracy,
-            "test_loss": finite(test_loss),
-            "test_accuracy": test_accuracy,
+            **end_metrics(validation, test, curves, splits),
+            "validation_accuracy_batch_statistics": graph.evaluate_batch_statistics(curve_set),
             "one_at_a_time_accuracy": single,
-            "best_validation_accuracy": max(
-                [validation_accuracy, *(value for _, value in curve)]
-            ),
-            "chance": 1 / splits.classes,
-            "steps_to_90_percent": stats.steps_to_target(curve, 0.9),
+            "penalty": finite(graph.penalty()),
             **{name: finite(value) for name, value in bugs.items()},
         }
 
@@ -156,7 +155,7 @@ class _Graph:
             loop.Evaluator, loss=loss, inputs_shape=example.shape[1:], inputs_dtype=example.dtype
         )
         self._inference = self._evaluator(functools.partial(self._model, training=False))
-        self._batch_statistics = None
+        self._copies, self._evaluators = {}, {}
         self.probe = NormalizerProbe(self._model)
 
     def reset(self, config):
@@ -166,6 +165,19 @@ class _Graph:
         self.trainer.reset(values, config.learning_rate)
         reset_skipped_batches(self._model)
         return kernel_digest(fresh)
+
+    def no_gradient_share(self, split):
+        """Share of examples in a training batch whose loss says nothing: no gradient at all."""
+        logits = self._copy(BatchStatisticsModel)(split.images)
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            loss = self._loss(split.labels, logits)
+        gradients = tape.gradient(loss, logits)
+        return float(tf.reduce_mean(tf.cast(tf.reduce_all(gradients == 0, -1), tf.float32)))
+
+    def penalty(self):
+        """What the model's regularizers add to the loss."""
+        return float(sum(self._model.losses))
 
     def skipped_batches(self):
         """Training batches that the normalizers did not take into their statistics."""
@@ -179,16 +191,29 @@ class _Graph:
         """Accuracy of a split with batch statistics; None for a model that has none."""
         if not batch_normalizers(self._model):
             return None
-        if self._batch_statistics is None:
-            copy = BatchStatisticsModel(self._model)
-            self._batch_statistics = copy, self._evaluator(copy)
-        copy, evaluator = self._batch_statistics
-        copy.refresh()
-        return evaluator(split.images, split.labels)[1]
+        return self._evaluate_copy(BatchStatisticsModel, split)[1]
 
-    def pitfalls(self, split):
+    def evaluate_pitfall(self, name, split):
+        """Accuracy of a split, in one batch, evaluated with a bug of `diagnostics.pitfalls`."""
+        return self._evaluate_copy(pitfalls.EVALUATIONS[name], split, len(split))[1]
+
+    def _evaluate_copy(self, maker, split, batch_size=200):
+        copy = self._copy(maker)
+        if maker not in self._evaluators:
+            self._evaluators[maker] = self._evaluator(copy)
+        return self._evaluators[maker](split.images, split.labels, batch_size)
+
+    def _copy(self, maker):
+        """The model's copy of one kind, with its present weights."""
+        if maker not in self._copies:
+            self._copies[maker] = maker(self._model)
+        self._copies[maker].refresh()
+        return self._copies[maker]
+
+    def pitfalls(self, names, split):
         """What `diagnostics.pitfalls` measures of the model as it is now."""
-        return pitfalls.measure(self._model, split.images, split.labels, self._loss)
+        names = None if names == "all" else names.split(",")
+        return pitfalls.measure(self._model, split.images, split.labels, self._loss, names)
 
 
 def build_model(config, splits, runs=None):
@@ -252,11 +277,38 @@ def pixel_scale(config, splits):
 
 
 def batch_indices(config, examples, steps):
-    """The examples of every step of a run, (steps, batch)."""
+    """The examples of every step of a run, as `loop.batch_indices`."""
     rng = None if config.batch_order == "fixed" else np.random.default_rng(config.seed)
     if config.drawn_batches is not None:
         examples = min(examples, config.drawn_batches * config.batch_size)
-    return loop.batch_indices(examples, config.batch_size, steps, rng)
+    keep_last = config.last_batch == "keep"
+    return loop.batch_indices(examples, config.batch_size, steps, rng, keep_last)
+
+
+def end_metrics(validation, test, curves, splits):
+    """What every run ends with.
+
+    Args:
+        validation, test: (loss, accuracy) over these splits; accuracy NaN for a regression.
+        curves: the run's.
+        splits: the data.
+    """
+    curve = curves.get("accuracy/validation", [])
+    accuracy = finite(validation[1])
+    known = [value for value in (accuracy, *(value for _, value in curve)) if value is not None]
+    steps_to = {
+        f"steps_to_{percent}_percent": stats.steps_to_target(curve, percent / 100)
+        for percent in (90, 95, 97, 98)
+    }
+    return {
+        "validation_loss": finite(validation[0]),
+        "validation_accuracy": accuracy,
+        "test_loss": finite(test[0]),
+        "test_accuracy": finite(test[1]),
+        "best_validation_accuracy": max(known, default=None),
+        "chance": 1 / splits.classes,
+        **steps_to,
+    }
 
 
 def kernel_digest(model):
@@ -283,15 +335,6 @@ def versions():
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-
-
-def _chunks(total, *intervals):
-    """(begin, end) of the graph calls: they end at every multiple of the intervals and at total."""
-    ends = {total, *(step for every in intervals for step in range(every, total, every))}
-    begin = 0
-    for end in sorted(ends):
-        yield begin, end
-        begin = end
 
 
 def finite(value):

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from bn_keras import results, stats
+from bn_keras import loop, results
 from bn_keras.config import ConfigError
 from bn_keras.diagnostics.layers import LayerRecorder, side_by_side
 from bn_keras.models.blocks import normalizers
@@ -21,6 +21,7 @@ from bn_keras.runner import (
     Runner,
     batch_indices,
     build_model,
+    end_metrics,
     finite,
     kernel_digest,
     loss_of,
@@ -41,8 +42,8 @@ PERCENTILES = (15, 50, 85)
 
 def stacks(config):
     """Whether runs of this configuration can stand in a stack."""
-    if config.pitfalls:  # measured on a model of one run
-        return False
+    if config.pitfalls is not None or config.pitfall_curve is not None:
+        return False  # these are measured on a model of one run
     return getattr(MODELS.get(config.model), "stacks", False) and config.normalizer in CHANNELWISE
 
 
@@ -56,8 +57,8 @@ def stack_key(config):
     """Equal for runs that can stand in one stack."""
     # Only plain SGD takes each run's own rate; lengths and points of the curves are shared.
     rate = None if config.optimizer == "sgd" else config.learning_rate
-    return (graph_key(config), rate, config.steps, config.epochs, config.log_interval,
-            config.eval_interval, config.curve_size)
+    return (graph_key(config), rate, config.steps, config.epochs, config.last_batch,
+            config.log_interval, config.eval_interval, config.curve_size)
 
 
 def groups(configs):
@@ -229,17 +230,17 @@ class StackRunner:
             bar = self._terminal.run(f"{first.arm_name} and {runs - 1} more" if runs > 1
                                      else first.arm_name, total)
 
-        every = min(first.log_interval, first.eval_interval)
-        for begin in range(0, total, every):
+        for end, indices in loop.chunks(batches, first.log_interval, first.eval_interval):
             if self._stop is not None and self._stop.is_set():
                 return None
-            end = min(begin + every, total)
-            losses, accuracies = trainer.train(batches[begin:end])
+            losses, accuracies = trainer.train(indices)
             bad = ~np.isfinite(losses)
             new = bad.any(0) & (diverged_at < 0)
-            diverged_at[new] = begin + bad.argmax(0)[new] + 1
-            shown = {"loss/train": losses[-1], "accuracy/train": accuracies[-1]}
-            if end % first.eval_interval < every or end == total:
+            diverged_at[new] = end - len(indices) + bad.argmax(0)[new] + 1
+            shown = {}
+            if end % first.log_interval == 0 or end == total:
+                shown |= {"loss/train": losses[-1], "accuracy/train": accuracies[-1]}
+            if end % first.eval_interval == 0 or end == total:
                 loss_now, accuracy_now, units = evaluate(curve_set, units=True)
                 shown |= {"loss/validation": loss_now, "accuracy/validation": accuracy_now}
                 found = np.percentile(units, PERCENTILES, axis=0)
@@ -256,8 +257,8 @@ class StackRunner:
                 bar.scalars(end, {"loss/train": finite(losses[-1].mean()),
                                   "accuracy/train": finite(accuracies[-1].mean())})
 
-        validation = evaluate(splits.validation)
-        test = evaluate(splits.test)
+        validation = np.array(evaluate(splits.validation))
+        test = np.array(evaluate(splits.test))
         captured = [{} for _ in configs] if capture is None else capture.metrics(loss)
         frames = {} if capture is None else capture.store_frames(self._store)
         seconds = round((time.perf_counter() - started) / runs, 3)
@@ -268,7 +269,9 @@ class StackRunner:
                 steps=total if diverged_at[run] < 0 else int(diverged_at[run]),
                 seconds=seconds,
                 metrics={
-                    **_metrics(run, validation, test, memories[run].curves, splits),
+                    **end_metrics(
+                        validation[:, run], test[:, run], memories[run].curves, splits
+                    ),
                     **captured[run],
                 },
                 curves=memories[run].curves,
@@ -308,7 +311,7 @@ class _Capture:
         self._seen = splits.test.first(first.curve_size)
         self._recorder = LayerRecorder(
             model, runs, self._seen.images, self._seen.labels,
-            steps_per_epoch=max(1, len(splits.train) // first.batch_size),
+            steps_per_epoch=first.steps_per_epoch(len(splits.train)),
         )
         self._start = self._measure("start")
 
@@ -383,18 +386,3 @@ class _StackEvaluator:
         loss = tf.reduce_mean(tf.cast(per_run_losses(self._loss, labels, outputs), "float32"), 0)
         place = tf.reshape(place, [tf.shape(place)[0], self._runs, -1])
         return loss, per_run_accuracy(labels, outputs), tf.cast(place, "float32")
-
-
-def _metrics(run, validation, test, curves, splits):
-    metrics = {
-        "validation_loss": finite(validation[0][run]), "test_loss": finite(test[0][run]),
-        "validation_accuracy": finite(validation[1][run]), "test_accuracy": finite(test[1][run]),
-        "chance": 1 / splits.classes,
-    }
-    curve = curves.get("accuracy/validation", [])
-    known = [value for _, value in [*curve, (None, metrics["validation_accuracy"])]
-             if value is not None]
-    metrics["best_validation_accuracy"] = max(known, default=None)
-    for percent in (90, 95, 97, 98):
-        metrics[f"steps_to_{percent}_percent"] = stats.steps_to_target(curve, percent / 100)
-    return metrics

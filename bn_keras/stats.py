@@ -53,3 +53,17 @@ def short(value):
         return f"{value:,.0f}"
     text = f"{value:.3f}" if abs(value) < 1 else f"{value:.3g}"
     return text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
+def figure(values):
+    """`median [lowest, highest]` of some numbers, "never" for None; one number alone if equal."""
+    values = list(values)
+    known = sorted(value for value in values if value is not None)
+    if not known:
+        return "never"
+    low, high = (short(value) for value in (known[0], known[-1]))
+    if len(known) < len(values):
+        return f"{low} to never" if low != high else f"{low}, or never"
+    if low == high:
+        return low
+    return f"{short(float(np.median(known)))} [{low}, {high}]"

@@ -8,7 +8,7 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from bn_keras import animation, figures, verdicts
+from bn_keras import animation, figures, stats, verdicts
 from bn_keras.registry import STUDIES
 from bn_keras.results import write_atomically
 
@@ -71,7 +71,7 @@ class StudyReport:
             for metric in self.study.metrics:
                 found = "–"  # a metric that this kind of net does not have
                 if any(metric in row.metrics for row in mine):
-                    found = verdicts.figure(row.metrics.get(metric) for row in mine)
+                    found = stats.figure(row.metrics.get(metric) for row in mine)
                 before = self.study.reported.get((arm, metric))
                 cells.append(found if before is None else f"{found}\n[dim]{escape(before)}[/]")
             arms.add_row(escape(arm), str(len(mine)), *map(_plain, cells))

@@ -73,7 +73,7 @@ def _seeds_that_pass(tests, rows):
         shown = f"{against:g}" if not isinstance(against, str) else against
         if isinstance(against, str):
             others = values.get((against, test.metric), {})
-            shown = f"{against} {figure(others.values())}"
+            shown = f"{against} {stats.figure(others.values())}"
         if test.factor != 1:
             shown = f"{test.factor:g} times {shown}"
         if test.margin:
@@ -87,7 +87,7 @@ def _seeds_that_pass(tests, rows):
         }
         passes.append(found)
         lines.append(
-            f"{test.metric}: {test.arm} {figure(mine.values())} {test.relation} {shown}: "
+            f"{test.metric}: {test.arm} {stats.figure(mine.values())} {test.relation} {shown}: "
             f"{sum(found.values())} of {len(found)}"
         )
     seeds = set.intersection(*(set(found) for found in passes))
@@ -111,17 +111,3 @@ def _passes(test, value, other):
     if math.isinf(value) and value == limit:
         return False  # neither got there: nothing is shown
     return value >= limit if test.relation == "at least" else value <= limit
-
-
-def figure(values):
-    """`median [lowest, highest]` of some numbers, "never" for None; one number alone if equal."""
-    values = list(values)
-    known = sorted(value for value in values if value is not None)
-    if not known:
-        return "never"
-    low, high = (stats.short(value) for value in (known[0], known[-1]))
-    if len(known) < len(values):
-        return f"{low} to never" if low != high else f"{low}, or never"
-    if low == high:
-        return low
-    return f"{stats.short(known[len(known) // 2])} [{low}, {high}]"

@@ -46,6 +46,7 @@ def test_a_fingerprint_changes_with_every_setting_and_only_then():
     assert base.fingerprint() == RunConfig().fingerprint()
     others = {
         "activation": "tanh", "dtype_policy": "float64", "pixels": "raw", "batch_order": "fixed",
+        "last_batch": "keep",
     }
     changed = []
     for field in dataclasses.fields(base):
@@ -66,3 +67,5 @@ def test_epochs_replace_steps_and_count_whole_batches():
     assert RunConfig(steps=7).total_steps(1000) == 7
     assert RunConfig(epochs=2, batch_size=300).total_steps(1000) == 6
     assert RunConfig(epochs=0.5, batch_size=100).total_steps(1000) == 5
+    assert RunConfig(epochs=2, batch_size=300, last_batch="keep").total_steps(1000) == 8
+    assert RunConfig(batch_size=250, last_batch="keep").steps_per_epoch(1000) == 4

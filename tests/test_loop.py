@@ -156,6 +156,34 @@ def test_batches_are_permutations_fixed_by_the_generator():
         assert len(np.unique(epoch)) == 9
 
 
+@pytest.mark.parametrize("shuffled", [True, False], ids=["shuffled", "fixed"])
+def test_an_epoch_may_end_with_a_smaller_batch_of_what_is_left(shuffled):
+    rng = np.random.default_rng(5) if shuffled else None
+    batches = loop.batch_indices(10, 4, 7, rng, keep_last=True)
+    assert batches.shape == (7, 4)
+    for epoch in (batches[:3], batches[3:6]):
+        assert sorted(epoch.ravel()) == [-1, -1, *range(10)]
+        assert list(epoch[2, 2:]) == [-1, -1]
+    even = loop.batch_indices(12, 4, 6, None, keep_last=True)
+    assert (even.ravel() == [*range(12)] * 2).all()
+
+
+def test_calls_end_at_multiples_of_the_intervals_and_where_the_batch_size_changes():
+    batches = loop.batch_indices(10, 4, 7, np.random.default_rng(5), keep_last=True)
+    cuts = list(loop.chunks(batches, 5))
+    assert [(end, part.shape) for end, part in cuts] == [
+        (2, (2, 4)), (3, (1, 2)), (5, (2, 4)), (6, (1, 2)), (7, (1, 4))
+    ]
+    assert sorted(np.concatenate([part.ravel() for _, part in cuts])[:10]) == list(range(10))
+    whole = loop.batch_indices(10, 4, 7, np.random.default_rng(5))
+    assert [end for end, _ in loop.chunks(whole, 2, 3)] == [2, 3, 4, 6, 7]
+    # Batches of several runs, (steps, batch, runs).
+    several = list(loop.chunks(np.stack([batches, batches], -1), 5))
+    assert [part.shape for _, part in several] == [
+        (2, 4, 2), (1, 2, 2), (2, 4, 2), (1, 2, 2), (1, 4, 2)
+    ]
+
+
 class DoubledInTraining(keras.layers.Layer):
     """Any layer that does something else in training, and infers unless it is told."""
 

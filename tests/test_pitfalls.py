@@ -27,6 +27,7 @@ POPULATION, FRESH, BATCH, SKIPPED = "population", "fresh", "batch", "skipped"
 MODES = {
     "correct": (POPULATION, POPULATION, POPULATION),
     "never_updated": (FRESH, FRESH, FRESH),
+    "conv_never_updated": (FRESH, POPULATION, POPULATION),
     "batch_statistics": (BATCH, BATCH, BATCH),
     "dense_batch_statistics": (POPULATION, BATCH, BATCH),
     "as_written": (FRESH, BATCH, BATCH),
@@ -124,11 +125,11 @@ def test_the_model_is_left_as_it_was(measured):
 def test_measured_are_the_bugs_a_model_can_have():
     inputs = keras.Input((3,))
     plain = keras.Model(inputs, keras.layers.Dense(2)(inputs))
-    assert list(pitfalls.evaluations(plain)) == ["correct"]
+    assert pitfalls.evaluations(plain) == ["correct"]
     dropping = keras.Model(inputs, keras.layers.Dropout(0.5)(inputs))
-    assert list(pitfalls.evaluations(dropping)) == ["correct", "dropout_active"]
+    assert pitfalls.evaluations(dropping) == ["correct", "dropout_active"]
     dense = keras.Model(inputs, BatchNorm()(inputs))
-    assert list(pitfalls.evaluations(dense)) == [
+    assert pitfalls.evaluations(dense) == [
         "correct", "never_updated", "batch_statistics", "without_bn"
     ]
     assert set(pitfalls.evaluations(net())) == {*MODES, "dropout_active"}
@@ -169,7 +170,12 @@ def test_the_table_has_medians_and_leaves_out_what_no_net_showed():
     headings, cells = study.table(rows)
     assert headings[2:7] == ("whole", "by 16", "by 2", "by 1", "loss")
     # Correct inference, and the comparison of losses, whose other net was not trained.
-    assert [row[1:7] for row in cells] == [("CNN", ".800", "–", "–", "–", "–")] * 2
+    correct, losses = ([cell.split("\n") for cell in row[1:7]] for row in cells)
+    assert [cell[0] for cell in correct] == ["CNN", ".800", "–", "–", "–", "–"]
+    assert [cell[1:] for cell in correct] == [
+        ["before"], [".983–.986"], [""], [""], [".98–1"], [".142"]
+    ]
+    assert losses == [["CNN"], [".800"], ["–"], ["–"], ["–"], ["–"]]
     assert cells[0][0].startswith("correct inference:\n")
     assert all(len(row) == len(headings) for row in cells)
 
@@ -199,7 +205,7 @@ def test_the_report_comes_from_the_work_directory(tmp_path):
 def test_a_net_whose_pitfalls_are_measured_is_trained_alone():
     (config,) = [run for run in STUDY.expand({}, [0]) if run.arm == "MLP"]
     assert not stack.stacks(config)
-    assert stack.stacks(dataclasses.replace(config, pitfalls=False))
+    assert stack.stacks(dataclasses.replace(config, pitfalls=None))
 
 
 def test_the_bug_of_one_batch_draws_its_rows_again_and_again():

@@ -39,15 +39,19 @@ def config(**changes):
 
 @pytest.mark.parametrize("normalizer", ["none", "batch", "keras_batch"])
 @pytest.mark.parametrize(
-    "model, optimizer, rates",
-    [("ioffe_mlp", "sgd", (0.1, 0.4)), ("not_mnist_mlp", "sgd", (0.01, 0.05)),
-     ("deep_mlp_logits", "adam", (0.003, 0.003))],
+    "model, optimizer, rates, others",
+    [("ioffe_mlp", "sgd", (0.1, 0.4), {}), ("not_mnist_mlp", "sgd", (0.01, 0.05), {}),
+     ("deep_mlp_logits", "adam", (0.003, 0.003), {}),
+     ("deep_mlp", "sgd", (0.1, 0.2), {"batch_size": 17, "last_batch": "keep"}),
+     ("deep_mlp", "sgd", (0.1, 0.2), {"log_interval": 4, "eval_interval": 7})],
 )
-def test_a_run_of_a_stack_ends_where_it_ends_alone(tmp_path, normalizer, model, optimizer, rates):
+def test_a_run_of_a_stack_ends_where_it_ends_alone(
+    tmp_path, normalizer, model, optimizer, rates, others
+):
     """In float64, so that nothing but a mistake can tell them apart."""
     runs = [
         config(model=model, normalizer=normalizer, optimizer=optimizer, seed=seed,
-               learning_rate=rate)
+               learning_rate=rate, **others)
         for seed, rate in zip((3, 4), rates)
     ]
     together = StackRunner(splits(), Store(tmp_path))(runs)

@@ -11,8 +11,8 @@ from bn_keras import cli, figures
 from bn_keras.config import ConfigError
 from bn_keras.registry import STUDIES
 from bn_keras.results import Store
-from bn_keras.studies import value_at
-from bn_keras.studies.learning_rates import RATES, largest_workable_rates
+from bn_keras.studies import mnist_cnn_dropout, rates, value_at
+from bn_keras.studies.learning_rates import RATES
 
 STUDY_NAMES = STUDIES.names()
 
@@ -46,6 +46,7 @@ def test_claims_and_reported_figures_are_about_arms_and_metrics_that_there_are(n
     """What `derive` makes of stored runs is tried in the slow tests below."""
     one = study(name)
     nets = set(one.arms) | {arm.rpartition(" at ")[0] for arm in one.arms}
+    nets.add(mnist_cnn_dropout.AS_WRITTEN)  # a second row of figures of the arm `batch`
     for claim in one.claims:
         assert claim.text and claim.source and bool(claim.cause) == bool(claim.otherwise)
         for test in claim.effect + claim.cause:
@@ -70,6 +71,9 @@ def test_flags_take_the_place_of_a_studys_own_settings():
     [
         (["--study=ioffe"], "unknown study 'ioffe'; known: "),
         (["--quick"], "--quick without --study: expected a study"),
+        (["--arms=none"], "--arms without --study: expected a study"),
+        (["--study=ioffe_mnist", "--arms=none;bacth"], "received the arm 'bacth'; expected some"),
+        (["--study=ioffe_mnist", "--learning_rate=0.1"], "learning_rate: the arms of this"),
         (["--study=ioffe_mnist", "--is_bn"], "--is_bn with --study=ioffe_mnist"),
         (["--study=ioffe_mnist", "--normalizer=layer"], "--normalizer with --study=ioffe_mnist"),
         (["--study=learning_rates", "--learning_rate=0.1"], "learning_rate: the arms of this"),
@@ -82,29 +86,64 @@ def test_what_does_not_go_with_a_study_is_refused(flags, message, capsys):
     assert message in capsys.readouterr().err
 
 
-def test_an_interrupted_ladder_of_rates_gives_no_largest_rate():
-    def results(rates):
-        return [
-            types.SimpleNamespace(
-                config=types.SimpleNamespace(arm=f"batch at {rate:g}", seed=0, learning_rate=rate),
-                metrics={"test_accuracy": 0.95 if rate < 3 else 0.1},
-            )
-            for rate in rates
-        ]
+def ladder(net, accuracies, seed=0):
+    """Results of a net at RATES."""
+    return [
+        types.SimpleNamespace(
+            config=types.SimpleNamespace(arm=f"{net} at {rate:g}", seed=seed, learning_rate=rate),
+            metrics={"test_accuracy": accuracy},
+        )
+        for rate, accuracy in zip(RATES, accuracies)
+    ]
 
-    whole, = largest_workable_rates(results(RATES))
-    assert whole.metrics == {"largest_workable_rate": 2.4, "test_accuracy_at_2.4": 0.95}
-    assert largest_workable_rates(results(RATES[:3])) == []
-    # A rate that works above one that does not is luck.
-    lucky = results(RATES)
-    lucky[1].metrics["test_accuracy"] = 0.5
-    assert largest_workable_rates(lucky)[0].metrics["largest_workable_rate"] == RATES[0]
+
+@pytest.mark.parametrize(
+    "accuracies, largest",
+    [
+        ([0.95] * 5 + [0.1] * 4, RATES[4]),
+        ([0.95] + [0.5] + [0.95] * 7, RATES[0]),  # what works above a failure is luck
+        ([0.5, 0.89, 0.90, 0.95] + [0.1] * 5, RATES[3]),  # the lowest were too low to get there
+        ([0.5] * 9, None),
+    ],
+)
+def test_the_largest_workable_rate_is_the_last_before_a_failure(accuracies, largest):
+    row, = rates.rows(ladder("batch", accuracies), RATES, "none")
+    assert row.arm == "batch" and row.metrics["largest_workable_rate"] == largest
+    assert row.metrics["test_accuracy_at_2.4"] == accuracies[RATES.index(2.4)]
+    assert row.metrics["times_none"] is None
+
+
+def test_a_ladder_is_compared_with_that_of_the_same_seed():
+    results = [
+        run for seed, reached in ((0, 1), (1, 3))
+        for run in ladder("none", [0.95] * reached + [0.1] * (9 - reached), seed)
+        + ladder("batch", [0.95] * 6 + [0.1] * 3, seed)
+    ]
+    times = {(row.arm, row.seed): row.metrics["times_none"]
+             for row in rates.rows(results, RATES, "none")}
+    assert times == {
+        ("none", 0): 1, ("none", 1): 1,
+        ("batch", 0): pytest.approx(RATES[5] / RATES[0]),
+        ("batch", 1): pytest.approx(RATES[5] / RATES[2]),
+    }
+
+
+def test_an_interrupted_ladder_of_rates_gives_no_largest_rate():
+    assert rates.rows(ladder("batch", [0.95] * 3), RATES, "none") == []
 
 
 def test_a_curve_has_a_value_where_it_was_evaluated_and_nowhere_else():
     run = types.SimpleNamespace(curves={"accuracy/validation": [[250, 0.5], [500, None]]})
     found = [value_at(run, "accuracy/validation", step) for step in (250, 400, 500, 750)]
     assert found == [0.5, None, None, None] and value_at(run, "loss/test", 250) is None
+
+
+def test_some_arms_alone_can_be_asked_for_and_then_be_given_what_they_share():
+    options = cli.parse_flags(
+        ["train.py", "--study=ioffe_mnist", "--arms=none; batch", "--seeds=1", "--momentum=0.5"]
+    )
+    runs = cli.plan_study(study("ioffe_mnist"), options)
+    assert [(run.arm, run.momentum) for run in runs] == [("none", 0.5), ("batch", 0.5)]
 
 
 def test_an_arm_may_not_be_overridden():

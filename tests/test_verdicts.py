@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from bn_keras import verdicts
+from bn_keras import stats
 from bn_keras.studies import Claim, Row, Test
 from bn_keras.verdicts import FAILS, HOLDS, OTHER_REASON, UNDECIDED, judge
 
@@ -113,4 +113,4 @@ def test_the_figures_name_metric_arms_values_and_seeds():
     ],
 )
 def test_a_figure_is_median_and_range(values, text):
-    assert verdicts.figure(values) == text
+    assert stats.figure(values) == text

@@ -24,6 +24,10 @@ class Split:
     def __len__(self):
         return len(self.labels)
 
+    def take(self, indices):
+        """The examples of these indices."""
+        return Split(self.images[indices], self.labels[indices])
+
     def first(self, count):
         """The first `count` examples."""
         return Split(self.images[:count], self.labels[:count])

@@ -9,7 +9,52 @@ import keras
 from bn_keras.norms.statistics import batch_normalizers
 
 
-class BatchStatisticsModel:
+class ModelCopy:
+    """A copy of a model whose layers are called in another way; the model stays as it is.
+
+    The copy has weights of its own: `refresh` takes over the model's.
+
+    Args:
+        model: a functional keras.Model.
+        call: `(layer, *args, **kwargs) -> outputs`, what is done in place of `layer(*args,
+            **kwargs)`.
+    """
+
+    def __init__(self, model, call):
+        self._model = model
+        self._copy = keras.models.clone_model(model, call_function=call)
+        self.refresh()
+
+    def refresh(self):
+        """Takes over the model's present weights and statistics."""
+        for layer in self._copy.layers:
+            if layer.weights:  # an input layer without a name of its own gets a new one
+                layer.set_weights(self._model.get_layer(layer.name).get_weights())
+
+    def __call__(self, inputs):
+        """Logits of a batch."""
+        # Not training=False, which would overrule what the copy's layers are called with.
+        return self._copy(inputs)
+
+
+class ModeCopy(ModelCopy):
+    """A copy of a model some of whose layers are always in training mode, and all others never.
+
+    Args:
+        model: a functional keras.Model.
+        training: names of those layers.
+    """
+
+    def __init__(self, model, training):
+        def call(layer, *args, **kwargs):
+            # All are told: Keras hands a layer's mode on to the layers that are called after it.
+            kwargs["training"] = layer.name in training
+            return layer(*args, **kwargs)
+
+        super().__init__(model, call)
+
+
+class BatchStatisticsModel(ModeCopy):
     """A copy of a model whose batch-normalizing layers always use the statistics of their batch.
 
     Dropout and all else stay in inference mode, and neither the copy's use nor its making changes
@@ -21,22 +66,4 @@ class BatchStatisticsModel:
 
     def __init__(self, model):
         # By name: a layer of the copy has no statistics yet when it is called for the first time.
-        names = {layer.name for layer in batch_normalizers(model)}
-
-        def call(layer, *args, **kwargs):
-            # All are told: Keras hands a layer's mode on to the layers that are called after it.
-            kwargs["training"] = layer.name in names
-            return layer(*args, **kwargs)
-
-        self._model = model
-        self._copy = keras.models.clone_model(model, call_function=call)
-
-    def refresh(self):
-        """Takes over the model's present weights and statistics."""
-        self._copy.set_weights(self._model.get_weights())
-
-    def __call__(self, inputs):
-        """Logits of a batch, normalized with that batch's statistics."""
-        # Not training=False, which would overrule what the copy's layers are called with; without
-        # a word on it, all other layers infer.
-        return self._copy(inputs)
+        super().__init__(model, {layer.name for layer in batch_normalizers(model)})

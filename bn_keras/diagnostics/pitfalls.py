@@ -1,17 +1,15 @@
 """What a batch-normalized net scores when it is evaluated with a bug.
 
-Each function below is one bug of published code: it takes a trained model and returns a forward
-pass, images to logits, that has the bug. The model keeps its weights and statistics: every forward
-pass runs a copy. Training had no part in it, so what differs from `correct` is the bug alone.
+Each function below is one bug of published code: it takes a trained model and returns a copy of it,
+images to logits, that has the bug. Training had no part in it: what differs from `correct` is the
+bug alone.
 """
-
-import functools
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
+from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel, ModeCopy, ModelCopy
 from bn_keras.norms import statistics
 
 BATCH_SIZES = {"whole": None, "16": 16, "2": 2, "1": 1}  # None: all images in one batch
@@ -19,7 +17,7 @@ BATCH_SIZES = {"whole": None, "16": 16, "2": 2, "1": 1}  # None: all images in o
 
 def correct(model):
     """Inference as it should be: population statistics, no dropout."""
-    return functools.partial(model, training=False)
+    return ModeCopy(model, ())
 
 
 def never_updated(model):
@@ -28,33 +26,33 @@ def never_updated(model):
     The update was never run: TensorFlow 1's update ops, or a hand-written layer's assignments that
     no session call reached.
     """
-    copy = _copy(model)
-    statistics.reset(copy)
-    return copy
+    return _FreshStatistics(model, ())
+
+
+def conv_never_updated(model):
+    """`never_updated` behind convolutions only; dense layers have proper population statistics."""
+    names = {layer.name for layer in statistics.batch_normalizers(model)}
+    return _FreshStatistics(model, (), names - _behind_dense(model))
 
 
 def batch_statistics(model):
     """Batch statistics in every batch normalization: the training flag was left on."""
-    copy = BatchStatisticsModel(model)
-    copy.refresh()
-    return copy
+    return BatchStatisticsModel(model)
 
 
 def dense_batch_statistics(model):
     """Batch statistics behind dense layers only, whose flag was left out; convolutions infer."""
-    return _with_dense_batch_statistics(model)
+    return ModeCopy(model, _behind_dense(model))
 
 
 def as_written(model):
     """`never_updated` and `dense_batch_statistics` in one program: the second hides the first."""
-    copy = _with_dense_batch_statistics(model)
-    statistics.reset(copy)
-    return copy
+    return _FreshStatistics(model, _behind_dense(model))
 
 
 def dropout_active(model):
     """Inference, but dropout goes on dropping."""
-    return _copy(model, {layer.name for layer in _dropouts(model)})
+    return ModeCopy(model, _dropouts(model))
 
 
 def without_bn(model):
@@ -62,39 +60,50 @@ def without_bn(model):
     normalizers = {layer.name for layer in statistics.batch_normalizers(model)}
 
     def call(layer, inputs, *args, **kwargs):
-        return inputs if layer.name in normalizers else layer(inputs, *args, **kwargs)
+        if layer.name in normalizers:
+            return inputs
+        return layer(inputs, *args, **{**kwargs, "training": False})
 
-    return functools.partial(_clone(model, call), training=False)
+    return ModelCopy(model, call)
+
+
+EVALUATIONS = {
+    maker.__name__: maker
+    for maker in (correct, never_updated, conv_never_updated, batch_statistics, without_bn,
+                  dense_batch_statistics, as_written, dropout_active)
+}
 
 
 def evaluations(model):
-    """The forward passes that mean something for a model.
+    """The evaluations that mean something for a model.
 
     Args:
         model: a functional keras.Model, built and trained.
 
     Returns:
-        dict of name to `(images) -> logits`; `correct` comes first.
+        list of names of EVALUATIONS; `correct` comes first.
     """
-    makers = [correct]
+    names = ["correct"]
     normalizers = statistics.batch_normalizers(model)
     if normalizers:
-        makers += [never_updated, batch_statistics, without_bn]
+        names += ["never_updated", "batch_statistics", "without_bn"]
     if 0 < len(_behind_dense(model)) < len(normalizers):
-        makers += [dense_batch_statistics, as_written]
+        names += ["conv_never_updated", "dense_batch_statistics", "as_written"]
     if _dropouts(model):
-        makers.append(dropout_active)
-    return {maker.__name__: maker(model) for maker in makers}
+        names.append("dropout_active")
+    return names
 
 
-def measure(model, images, labels, loss):
-    """Evaluates a model correctly and with every bug, in batches of all sizes.
+def measure(model, images, labels, loss, names=None):
+    """Evaluates a model correctly and with bugs, in batches of all sizes.
 
     Args:
         model: as for `evaluations`.
         images: array (n, ...).
         labels: integer array (n,).
         loss: `(labels, logits) -> (n,)`.
+        names: of EVALUATIONS; None for all that mean something for the model. What means nothing
+            for it is left out.
 
     Returns:
         dict of `pitfall/NAME/WHAT` to float. WHAT is a key of BATCH_SIZES, for the accuracy in
@@ -103,7 +112,10 @@ def measure(model, images, labels, loss):
         says the same of every image. `pitfall/images` is n.
     """
     found = {"pitfall/images": float(len(images))}
-    for name, forward in evaluations(model).items():
+    for name in evaluations(model):
+        if names is not None and name not in names:
+            continue
+        forward = EVALUATIONS[name](model)
         signature = [tf.TensorSpec([None, *images.shape[1:]], images.dtype)]
         predict = tf.function(forward, input_signature=signature)
         for key, size in BATCH_SIZES.items():
@@ -120,33 +132,31 @@ def measure(model, images, labels, loss):
     return found
 
 
-def _with_dense_batch_statistics(model):
-    return _copy(model, {layer.name for layer in _behind_dense(model)})
+class _FreshStatistics(ModeCopy):
+    """A ModeCopy some of whose population statistics are always the initial ones.
+
+    Args:
+        model: a functional keras.Model.
+        training: names of the layers in training mode.
+        fresh: names of the layers with initial statistics; None for all that have any.
+    """
+
+    def __init__(self, model, training, fresh=None):
+        self._fresh = fresh
+        super().__init__(model, training)
+
+    def refresh(self):
+        super().refresh()
+        for layer in statistics.batch_normalizers(self._copy):
+            if self._fresh is None or layer.name in self._fresh:
+                statistics.reset(layer)
 
 
 def _behind_dense(model):
-    """Normalizers of rows, (batch, features), whose statistics have one value an image."""
-    return [layer for layer in statistics.batch_normalizers(model) if layer.input_spec.ndim == 2]
+    """Names of normalizers of rows, (batch, features), whose statistics have one value an image."""
+    normalizers = statistics.batch_normalizers(model)
+    return {layer.name for layer in normalizers if layer.input_spec.ndim == 2}
 
 
 def _dropouts(model):
-    return [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
-
-
-def _copy(model, training=()):
-    """A copy with the same weights; its layers of the names in `training` are in training mode."""
-
-    def call(layer, *args, **kwargs):
-        # All are told: Keras hands a layer's mode on to the layers that are called after it.
-        kwargs["training"] = layer.name in training
-        return layer(*args, **kwargs)
-
-    return _clone(model, call)
-
-
-def _clone(model, call):
-    clone = keras.models.clone_model(model, call_function=call)
-    for layer in clone.layers:
-        if layer.weights:  # an input layer without a name of its own gets a new one
-            layer.set_weights(model.get_layer(layer.name).get_weights())
-    return clone
+    return {layer.name for layer in model.layers if isinstance(layer, keras.layers.Dropout)}

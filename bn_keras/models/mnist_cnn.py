@@ -13,7 +13,16 @@ def mnist_cnn(spec):
     Normalizers stand behind the second convolution and both dense layers, the logits included.
     Weights start from a truncated normal of .1 and biases at .1 in every arm.
     """
+    return _net(spec, "mnist_cnn", dropout=0.5)
 
+
+@MODELS.register("mnist_cnn_no_dropout", loss="sigmoid")
+def mnist_cnn_no_dropout(spec):
+    """`mnist_cnn` without its dropout, from the same weights."""
+    return _net(spec, "mnist_cnn_no_dropout", dropout=None)
+
+
+def _net(spec, name, dropout):
     def truncated_normal(seed):
         return keras.initializers.TruncatedNormal(stddev=0.1, seed=seed)
 
@@ -22,6 +31,7 @@ def mnist_cnn(spec):
     x = blocks.conv(x, 32, 5, "conv1", normalize=False, pool=2)
     x = blocks.conv(x, 64, 5, "conv2", pool=2)
     x = blocks.dense(blocks.flatten(x), 1024, "dense1")
-    x = blocks.dropout(x, 0.5, "dropout")
+    if dropout is not None:
+        x = blocks.dropout(x, dropout, "dropout")
     x = blocks.dense(x, spec.classes, "dense2", activate=False)
-    return blocks.model(inputs, x, "mnist_cnn")
+    return blocks.model(inputs, x, name)

@@ -135,6 +135,19 @@ class Study:
             for arm, settings in self.arms.items() for seed in seeds
         ]
 
+    def only(self, names):
+        """The study with these of its arms.
+
+        Raises:
+            ConfigError: it has no such arm.
+        """
+        for name in names:
+            if name not in self.arms:
+                raise ConfigError(
+                    f"received the arm {name!r}; expected some of: {'; '.join(self.arms)}"
+                )
+        return dataclasses.replace(self, arms={name: self.arms[name] for name in names})
+
     def rows(self, results):
         """The Rows of stored results, in their order."""
         if self.derive is not None:

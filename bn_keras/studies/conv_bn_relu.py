@@ -9,6 +9,7 @@ of these at a time.
 from bn_keras.registry import STUDIES
 from bn_keras.studies import Claim, Study, Test
 
+NEVER_UPDATED = "pitfall/never_updated/whole"
 TUTORIAL = "a Japanese blog on TensorBoard and BN"
 
 
@@ -27,12 +28,13 @@ def conv_bn_relu():
         },
         arms={
             "none": {"normalizer": "none"},
-            "batch": {"normalizer": "batch"},
+            "batch": {"normalizer": "batch", "pitfalls": "correct,never_updated"},
             "none at .001": {"normalizer": "none", "learning_rate": 0.001},
             "none, stable loss": {"normalizer": "none", "loss": "softmax"},
             "none, scaled pixels": {"normalizer": "none", "pixels": "unit"},
+            "batch, scaled pixels": {"normalizer": "batch", "pixels": "unit"},
         },
-        metrics=("validation_accuracy", "test_accuracy", "one_at_a_time_accuracy"),
+        metrics=("start_no_gradient", "validation_accuracy", "test_accuracy", NEVER_UPDATED),
         claims=(
             Claim(
                 "at a learning rate of .01 the net learns with BN only",
@@ -41,6 +43,7 @@ def conv_bn_relu():
                     Test("test_accuracy", "none", "at most", 0.25),
                     Test("test_accuracy", "batch", "at least", 0.6),
                 ),
+                # Were BN what is missing, the controls without it would fail, too.
                 cause=(
                     Test("test_accuracy", "none, stable loss", "at most", 0.25),
                     Test("test_accuracy", "none, scaled pixels", "at most", 0.25),
@@ -53,12 +56,23 @@ def conv_bn_relu():
                 TUTORIAL,
                 effect=(Test("test_accuracy", "none at .001", "at least", 0.85),),
             ),
+            Claim(
+                "on scaled pixels BN gains nothing at the end",
+                "this toolkit",
+                effect=(
+                    Test("test_accuracy", "none, scaled pixels", "at least", "batch, scaled pixels",
+                         margin=-0.01),
+                ),
+            ),
         ),
         reported={
             ("none", "test_accuracy"): ".10", ("batch", "test_accuracy"): ".980 to .986",
             ("none at .001", "test_accuracy"): ".974 to .975",
             ("none, stable loss", "test_accuracy"): ".951 to .956",
             ("none, scaled pixels", "test_accuracy"): ".978 to .984",
+            ("batch, scaled pixels", "test_accuracy"): "no better",
+            ("none", "start_no_gradient"): ".52 to .81",
+            ("batch", NEVER_UPDATED): ".02 to .24 lower",
         },
         picture="accuracy_over_steps",
         quick={"steps": 60, "log_interval": 30, "eval_interval": 60, "train_size": 10_000,

@@ -1,0 +1,50 @@
+"""A net whose softmax head is not normalized, under SGD: does BN allow a higher rate there, too?
+
+    python train.py --study=conv_bn_relu_rates
+
+The counterpart of `learning_rates`, where it does.
+"""
+
+import functools
+
+from bn_keras.registry import STUDIES
+from bn_keras.studies import Claim, Study, Test, rates
+
+RATES = (0.0036, 0.0076, 0.016, 0.036, 0.076, 0.16, 0.36)
+NETS = {"none": {"normalizer": "none"}, "batch": {"normalizer": "batch"}}
+
+
+@STUDIES.register("conv_bn_relu_rates")
+def conv_bn_relu_rates():
+    """Study 2 under SGD."""
+    return Study(
+        question="Does BN allow a higher rate where the softmax head is not normalized?",
+        source="a Japanese blog on TensorBoard and BN, with SGD in place of Adam",
+        duration="3 min",
+        expected="no: the largest workable rate is lower with BN",
+        base={
+            "model": "conv_bn_relu", "optimizer": "sgd", "batch_size": 100, "steps": 400,
+            "momentum": 0.95, "log_interval": 50, "eval_interval": 200, "curve_size": 500,
+        },
+        arms=rates.arms(NETS, RATES),
+        metrics=("largest_workable_rate", "times_none", "test_accuracy_at_0.036",
+                 "test_accuracy_at_0.16"),
+        claims=(
+            Claim(
+                "BN allows a higher learning rate",
+                "Ioffe & Szegedy (2015), section 3.3",
+                effect=(
+                    Test("largest_workable_rate", "batch", "at least", "none", factor=1.5),
+                ),
+            ),
+        ),
+        reported={
+            ("none", "largest_workable_rate"): ".16",
+            ("batch", "largest_workable_rate"): ".036",
+        },
+        picture="accuracy_over_rates",
+        quick={"steps": 40, "log_interval": 20, "eval_interval": 40, "train_size": 10_000,
+               "validation_size": 500, "test_size": 1000},
+        quick_seeds=1,
+        derive=functools.partial(rates.rows, rates=RATES, baseline="none"),
+    )

@@ -1,0 +1,72 @@
+"""The MNIST CNN of the headline at four learning rates: from where on does it need BN?
+
+    python train.py --study=mnist_cnn_rates
+
+`python train.py` shows the third of these rates alone.
+"""
+
+import functools
+
+from bn_keras.registry import STUDIES
+from bn_keras.studies import Claim, Study, Test, rates
+
+RATES = (0.01, 0.03, 0.05, 0.1)
+NETS = {"none": {"normalizer": "none"}, "batch": {"normalizer": "batch"}}
+THIS = "this toolkit"
+
+
+@STUDIES.register("mnist_cnn_rates")
+def mnist_cnn_rates():
+    """Study 1's ladder: Adam at .01 to .1."""
+    return Study(
+        question="From which learning rate on does the MNIST CNN need BN?",
+        source="a TensorFlow 1 blog on BN and dropout, at higher rates than its own",
+        duration="4 min",
+        expected="both learn at .01; at .05 and above the net with BN only",
+        base={
+            "model": "mnist_cnn", "batch_size": 64, "steps": 200, "momentum": 0.9,
+            "log_interval": 10, "eval_interval": 50, "curve_size": 500,
+        },
+        arms=rates.arms(NETS, RATES),
+        metrics=("largest_workable_rate", *(f"test_accuracy_at_{rate:g}" for rate in RATES)),
+        claims=(
+            Claim(
+                "at .01 both nets learn",
+                THIS,
+                effect=(
+                    Test("test_accuracy_at_0.01", "none", "at least", 0.85),
+                    Test("test_accuracy_at_0.01", "batch", "at least", 0.85),
+                ),
+            ),
+            Claim(
+                "at .05 the net learns with BN only",
+                THIS,
+                effect=(
+                    Test("test_accuracy_at_0.05", "none", "at most", 0.2),
+                    Test("test_accuracy_at_0.05", "batch", "at least", 0.85),
+                ),
+            ),
+            Claim(
+                "at .1 as well",
+                THIS,
+                effect=(
+                    Test("test_accuracy_at_0.1", "none", "at most", 0.2),
+                    Test("test_accuracy_at_0.1", "batch", "at least", 0.85),
+                ),
+            ),
+        ),
+        reported={
+            ("none", "test_accuracy_at_0.01"): "learns",
+            ("batch", "test_accuracy_at_0.01"): "learns",
+            ("none", "test_accuracy_at_0.03"): ".110, .859",
+            ("none", "test_accuracy_at_0.05"): ".096 to .112",
+            ("batch", "test_accuracy_at_0.05"): ".92 to .96",
+            ("none", "test_accuracy_at_0.1"): ".096 to .113, once .707",
+            ("batch", "test_accuracy_at_0.1"): ".867 to .980",
+        },
+        picture="accuracy_over_rates",
+        quick={"steps": 30, "log_interval": 10, "eval_interval": 30, "train_size": 10_000,
+               "validation_size": 500, "test_size": 1000},
+        quick_seeds=1,
+        derive=functools.partial(rates.rows, rates=RATES, baseline="none"),
+    )

@@ -1,0 +1,67 @@
+"""What a run measures beside its losses and accuracies, against NumPy."""
+
+import numpy as np
+import pytest
+
+from bn_keras.config import RunConfig
+from bn_keras.data import Split, Splits
+from bn_keras.results import Store
+from bn_keras.runner import Runner, batch_indices, build_model
+
+TINY = 1e-12  # a rate at which the weights stay what they start as
+
+
+def splits(examples=480, size=8):
+    rng = np.random.default_rng(0)
+    labels = (np.arange(examples) % 10).astype(np.int32)
+    images = rng.integers(0, 256, (examples, size, size, 1)).astype(np.uint8)
+    images[np.arange(examples), labels % size] = 255  # a bright line tells the class
+    part = Split(images, labels)
+    return Splits(part, part, part, classes=10)
+
+
+def metrics(config, tmp_path):
+    return Runner(splits(), Store(tmp_path))(config).metrics
+
+
+@pytest.mark.parametrize("pixels, loss", [("raw", "clipped_softmax"), ("raw", "softmax"),
+                                          ("unit", "clipped_softmax")])
+def test_examples_without_a_gradient_are_those_the_clipped_logarithm_cuts_off(
+    pixels, loss, tmp_path
+):
+    config = RunConfig(model="ioffe_mlp", normalizer="none", pixels=pixels, loss=loss, steps=1,
+                       learning_rate=TINY, batch_size=120, activation="relu", curve_size=100)
+    examples, model = splits(), build_model(config, splits())
+    batch = examples.train.take(batch_indices(config, len(examples.train), 1)[0])
+    logits = model(batch.images).numpy().astype(float)
+    logits -= logits.max(-1, keepdims=True)
+    probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    cut_off = (probability[np.arange(120), batch.labels] < 1e-10).mean()
+    expected = cut_off if loss == "clipped_softmax" else 0
+    assert metrics(config, tmp_path)["start_no_gradient"] == pytest.approx(expected, abs=1e-6)
+    assert (expected > 0.1) == (pixels == "raw" and loss == "clipped_softmax")
+
+
+def test_the_penalty_is_half_a_thousandth_of_all_squares(tmp_path):
+    config = RunConfig(model="not_mnist_mlp", optimizer="sgd", steps=1, learning_rate=TINY,
+                       pixels="centered", curve_size=100)
+    model = build_model(config, splits())
+    squares = sum(
+        (weight.numpy().astype(float) ** 2).sum() for weight in model.trainable_weights
+        if weight.name in ("kernel", "bias")
+    )
+    found = metrics(config, tmp_path)["penalty"]
+    assert found == pytest.approx(0.0005 * squares, rel=1e-4) and found > 1
+
+
+def test_the_second_curve_ends_where_the_bugs_are_measured(tmp_path):
+    """Validation set and test set are the same here."""
+    config = RunConfig(model="mnist_cnn", learning_rate=0.002, steps=6, eval_interval=3,
+                       curve_size=480, pitfalls="as_written", pitfall_curve="as_written")
+    result = Runner(splits(), Store(tmp_path))(config)
+    curve = result.curves["accuracy/validation_as_written"]
+    assert [step for step, _ in curve] == [3, 6]
+    assert curve[-1][1] == pytest.approx(result.metrics["pitfall/as_written/whole"])
+    assert curve[0][1] != curve[1][1] != result.metrics["test_accuracy"]
+    measured = {name.split("/")[1] for name in result.metrics if name.startswith("pitfall/")}
+    assert measured == {"as_written", "images"}, "more was measured than asked for"
