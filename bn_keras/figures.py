@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from bn_keras.studies import Row
 from bn_keras.studies import pitfalls as pitfall_study
-from bn_keras.studies.rates import net_of
+from bn_keras.studies.rates import WORKABLE, largest_workable_rate, net_of
 
 # Okabe & Ito's colours, told apart by the colour-blind; the line styles survive grey print.
 STYLES = {
@@ -126,8 +126,8 @@ def loss_over_steps(results, title):
 def accuracy_over_rates(results, title):
     """Final accuracy of every net over the learning rate, the largest workable one marked.
 
-    How to read it: a net works at a rate where its line is above the dotted one; the mark is the
-    largest rate, in the median seed, up to which it does so throughout.
+    How to read it: a net works at a rate where its line is above the dotted one; the number is the
+    largest rate at which its median does so before it first fails.
 
     Returns:
         The picture as the bytes of a PNG.
@@ -150,18 +150,18 @@ def accuracy_over_rates(results, title):
         median = [float(np.median(values)) for values in known]
         ax.plot(rates, median, color=color, linestyle=line, linewidth=2.6, marker="o",
                 label=f"{LABELS.get(net, net)}, median of {len(seeds)}")
-        failing = next((i for i, value in enumerate(median) if value < 0.9), len(rates))
-        if failing:
-            rate = rates[failing - 1]
+        rate = largest_workable_rate(dict(zip(rates, median)))
+        if rate is not None:
             ax.text(rate, 1.01 + 0.055 * number, f"{rate:g}", color=color, ha="center",
                     weight="bold")
-    ax.axhline(0.9, color="black", linestyle=":", linewidth=1)
+    ax.axhline(WORKABLE, color="black", linestyle=":", linewidth=1)
     ax.set_xscale("log")
     ax.set_xlabel("learning rate (logarithmic)")
     ax.set_ylabel("test accuracy after training")
     ax.set_ylim(0, 1.19)
     ax.legend(loc="center right", fontsize=8)
-    return png(figure, f"{title}\nnumbers: largest workable rate (dotted: 90 %); thin: one seed")
+    words = f"numbers: largest workable rate (dotted: {WORKABLE:.0%}); thin: one seed"
+    return png(figure, f"{title}\n{words}")
 
 
 def accuracy_and_percentiles(results, title):

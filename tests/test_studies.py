@@ -208,7 +208,7 @@ def test_the_largest_workable_rate_is_several_times_as_high_with_bn(tmp_path):
 def test_bn_is_far_ahead_after_500_steps_of_the_papers_net(tmp_path):
     """At rate .1 and momentum .9: at least .85 against at most .40, in each of three seeds."""
     status, output, folder = run(
-        "--study=ioffe_mnist", "--steps=500", "--eval_interval=250", logdir=tmp_path
+        "--study=ioffe_mnist", "--arms=none;batch", "--steps=500", logdir=tmp_path
     )
     assert status == 0, output
     rows = json.loads((folder / "results.json").read_text())["rows"]
@@ -222,7 +222,8 @@ def test_bn_is_far_ahead_after_500_steps_of_the_papers_net(tmp_path):
 def test_the_clipped_loss_on_raw_pixels_is_what_fails_without_bn(tmp_path):
     """200 steps: no BN at most .25, BN at least .6; with a stable loss no BN learns (one seed)."""
     status, output, folder = run(
-        "--study=conv_bn_relu", "--steps=200", "--seeds=1", "--test_size=2000", logdir=tmp_path
+        "--study=conv_bn_relu", "--arms=none;batch;none, stable loss", "--steps=200", "--seeds=1",
+        "--test_size=2000", logdir=tmp_path,
     )
     assert status == 0, output
     rows = json.loads((folder / "results.json").read_text())["rows"]

@@ -17,7 +17,12 @@ NEVER_UPDATED, WITHOUT_BN = "pitfall/never_updated/whole", "pitfall/without_bn/w
 
 
 def rows(results):
-    """The metrics of each run, the accuracy after 500 steps and the penalty's part in the loss."""
+    """The metrics of each run and three more.
+
+    These are the accuracy after 500 steps; the penalty's part in the loss; and by how much the
+    validation accuracy is higher with population statistics than with those of the batch: what an
+    evaluation loses of what the weights can.
+    """
     found = []
     for run in results:
         penalty, (_, loss) = run.metrics["penalty"], run.curves["loss/train"][-1]
@@ -62,8 +67,7 @@ def not_mnist_mlp():
             },
         },
         metrics=(
-            "accuracy_at_500", "validation_accuracy", "test_accuracy",
-            "validation_accuracy_batch_statistics", NEVER_UPDATED, WITHOUT_BN,
+            "accuracy_at_500", "test_accuracy", "inference_minus_batch", NEVER_UPDATED, WITHOUT_BN,
             "penalty_share_of_loss",
         ),
         claims=(
@@ -82,14 +86,14 @@ def not_mnist_mlp():
                 "5 % after 3,000 steps",
                 "the usual explanation",
                 effect=(
-                    Test("test_accuracy", "batch, momentum .999", "at most", "batch", margin=-0.02),
+                    Test("inference_minus_batch", "batch, momentum .999", "at most", -0.02),
                 ),
                 cause=(
-                    Test("validation_accuracy", "batch, momentum .999, no penalty", "at most",
-                         "batch, momentum .999"),
+                    Test("inference_minus_batch", "batch, momentum .999, no penalty", "at most",
+                         -0.02),
                 ),
                 otherwise="the penalty shrinks the weights throughout, and the hidden layer's "
-                "moving variance lags behind; without a penalty the same momentum does",
+                "moving variance cannot follow; without it the same momentum costs a point at most",
             ),
             Claim(
                 "the question's layer (float64, momentum .5, behind the dense layer) infers as "

@@ -29,9 +29,8 @@ def net_of(config):
 def rows(results, rates, baseline):
     """What each net and seed gave: the largest workable rate and the accuracy at every rate.
 
-    A rate counts only if no lower one fails, but for those that are too low to get there in time:
-    one lucky run above a failure is no rate to work with. A ladder that misses a rate, as after an
-    interruption, gives no row: what works below a gap says nothing.
+    A ladder that misses a rate, as after an interruption, gives no row: what works below a gap says
+    nothing.
 
     Args:
         results: list of RunResult.
@@ -47,7 +46,7 @@ def rows(results, rates, baseline):
         runs = accuracy.setdefault((net_of(run.config), run.config.seed), {})
         runs[run.config.learning_rate] = run.metrics["test_accuracy"]
     whole = {key: by_rate for key, by_rate in accuracy.items() if set(by_rate) == set(rates)}
-    largest = {key: _largest(by_rate) for key, by_rate in whole.items()}
+    largest = {key: largest_workable_rate(by_rate) for key, by_rate in whole.items()}
     found = []
     for (net, seed), by_rate in whole.items():
         mine, others = largest[net, seed], largest.get((baseline, seed))
@@ -60,7 +59,15 @@ def rows(results, rates, baseline):
     return found
 
 
-def _largest(by_rate):
+def largest_workable_rate(by_rate):
+    """The largest rate that ends at WORKABLE or more; None if none does.
+
+    A rate counts only if no lower one fails, but for those that are too low to get there in time:
+    one lucky run above a failure is no rate to work with.
+
+    Args:
+        by_rate: rate to accuracy.
+    """
     largest = None
     for rate, accuracy in sorted(by_rate.items()):
         if accuracy >= WORKABLE:
