@@ -62,7 +62,8 @@ def accuracy_over_steps(results, title, unit=1):
     How to read it: left, each point is one training batch, normalized with its own statistics;
     right, a part of the validation set, normalized with the population statistics. An arm that is
     high on the left and low on the right has population statistics that lag behind. Where runs have
-    a second curve, evaluated with a bug, it stands further to the right.
+    a second curve, evaluated with a bug, it stands further to the right. Each panel has a scale of
+    its own, from 0 unless all of it lies above .5.
 
     Returns:
         The picture as the bytes of a PNG.
@@ -75,15 +76,22 @@ def accuracy_over_steps(results, title, unit=1):
         words = bug.replace("_", " ")
         shown[f"accuracy/validation_{bug}"] = f"validation images, evaluated {words}"
     figure = Figure(figsize=(5 * len(shown), 4.4), layout="constrained")
-    axes = figure.subplots(1, len(shown), sharex=True, sharey=True)
+    axes = figure.subplots(1, len(shown), sharex=True)
     for ax, (name, heading) in zip(axes, shown.items()):
         curves(results, name, ax, unit)
         ax.set_title(heading, fontsize=10)
+        _limit_accuracy(ax)
     axes[0].set_ylabel("accuracy")
-    axes[0].set_ylim(0, 1.02)
     axes[0].set_xlim(left=0)
     axes[1].legend(loc="center right", fontsize=9)
     return png(figure, f"{title}\nthin: one seed, bold: mean")
+
+
+def _limit_accuracy(ax):
+    """From 0 to 1, or from less far down where all is above one half and differs by little."""
+    lowest = min((value for line in ax.lines for value in line.get_ydata()), default=0)
+    bottom = np.floor(10 * lowest) / 10 if lowest > 0.5 else 0
+    ax.set_ylim(bottom, 1 + 0.02 * (1 - bottom))
 
 
 def accuracy_over_tens_of_steps(results, title):
@@ -196,7 +204,9 @@ def accuracy_and_percentiles(results, title):
     high = max(ax.get_ylim()[1] for ax in others)
     for ax in others:
         ax.set_ylim(low, high)
-    return png(figure, title)
+    rate = results[0].config.learning_rate
+    words = f"learning rate {rate:g} where no other is named; left thin: one seed, bold: mean"
+    return png(figure, f"{title}\n{words}")
 
 
 def pitfalls(results, title):

@@ -20,7 +20,7 @@ def bn_and_dropout():
         question="Does BN take the place of dropout?",
         source=ARTICLE,
         duration="2 min",
-        expected="differences of some tenths of a point, which three seeds rarely decide",
+        expected="BN alone is a point ahead of dropout alone; both together are no better",
         base={
             "learning_rate": 0.002, "batch_size": 64, "steps": 400, "momentum": 0.9,
             "train_size": 2000, "log_interval": 20, "eval_interval": 100, "curve_size": 1000,
