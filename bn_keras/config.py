@@ -205,17 +205,6 @@ class RunConfig:
 RUN_FIELDS = {field.name: field for field in dataclasses.fields(RunConfig)}
 
 
-def parse_setting(name, text):
-    """The value that a text, such as a flag's, stands for.
-
-    Raises:
-        ConfigError: the setting does not exist, or does not accept the text.
-    """
-    if name not in RUN_FIELDS:
-        raise ConfigError(f"unknown setting {name!r}; known: {', '.join(RUN_FIELDS)}")
-    return parse_text(RUN_FIELDS[name].metadata["rule"], text)
-
-
 def parse_text(rule, text):
     """The value a text stands for under a rule; a ConfigError says what is expected."""
     try:
