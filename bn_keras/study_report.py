@@ -84,18 +84,18 @@ class StudyReport:
                 escape(found.claim.text), f"[{color}]{found.verdict}[/]",
                 f"{found.seen} of {found.seeds}",
             )
-        return Group(*self._own_table(), arms, claims)
+        return Group(*self._own_tables(), arms, claims)
 
-    def _own_table(self):
-        if self.study.table is None:
-            return
-        headings, rows = self.study.table(self.rows)
-        own = Table(
-            *headings, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), leading=1
-        )
-        for cells in rows:
-            own.add_row(*map(escape, cells))
-        yield own
+    def _own_tables(self):
+        for headings, rows in self.study.tables(self.rows) if self.study.tables else []:
+            several = any("\n" in cell or len(cell) > 20 for cells in rows for cell in cells)
+            own = Table(
+                *headings, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+                leading=int(several),
+            )
+            for cells in rows:
+                own.add_row(*map(escape, cells))
+            yield own
 
     def to_json(self):
         """Rows and verdicts as a JSON text."""

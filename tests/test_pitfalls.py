@@ -167,17 +167,17 @@ def test_the_table_has_medians_and_leaves_out_what_no_net_showed():
         Row("CNN", seed, {"pitfall/correct/whole": value, "pitfall/correct/loss": None})
         for seed, value in enumerate((0.5, 0.9, 0.8))
     ]
-    headings, cells = study.table(rows)
-    assert headings[2:7] == ("whole", "by 16", "by 2", "by 1", "loss")
+    (headings, effects), (_, words) = study.tables(rows)
+    assert headings == ("pitfall", "net", "whole", "by 16", "by 2", "by 1", "loss")
     # Correct inference, and the comparison of losses, whose other net was not trained.
-    correct, losses = ([cell.split("\n") for cell in row[1:7]] for row in cells)
+    correct, losses = ([cell.split("\n") for cell in row[1:]] for row in effects)
     assert [cell[0] for cell in correct] == ["CNN", ".800", "–", "–", "–", "–"]
     assert [cell[1:] for cell in correct] == [
         ["before"], [".983–.986"], [""], [""], [".98–1"], [".142"]
     ]
     assert losses == [["CNN"], [".800"], ["–"], ["–"], ["–"], ["–"]]
-    assert cells[0][0].startswith("correct inference:\n")
-    assert all(len(row) == len(headings) for row in cells)
+    assert [row[0] for row in words] == [row[0] for row in effects]
+    assert words[0][1].startswith("the same accuracy")
 
 
 def test_the_report_comes_from_the_work_directory(tmp_path):

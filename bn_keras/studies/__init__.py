@@ -92,7 +92,7 @@ class Study:
         animations: name to the two captured arms that it shows, above and below.
         derive: results to the Rows that are judged; None makes one of each result.
         files: results to texts by file name that the report writes as well.
-        table: Rows to `(headings, list of rows of texts)`, one more table; None for none.
+        tables: Rows to a list of further tables, each `(headings, list of rows of texts)`.
     """
 
     question: str
@@ -111,7 +111,7 @@ class Study:
     animations: Mapping[str, Tuple[str, str]] = dataclasses.field(default_factory=dict)
     derive: Optional[Callable] = None
     files: Optional[Callable] = None
-    table: Optional[Callable] = None
+    tables: Optional[Callable] = None
 
     def expand(self, overrides, seeds, quick=False):
         """The RunConfigs of the study: every arm with every seed.

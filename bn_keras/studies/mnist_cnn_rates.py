@@ -11,7 +11,12 @@ from bn_keras.registry import STUDIES
 from bn_keras.studies import Claim, Study, Test, rates
 
 RATES = (0.01, 0.03, 0.05, 0.1)
-NETS = {"none": {"normalizer": "none"}, "batch": {"normalizer": "batch"}}
+GLOROT = "none, Glorot's dense layers"
+NETS = {
+    "none": {"normalizer": "none", "model": "mnist_cnn"},
+    GLOROT: {"normalizer": "none", "model": "mnist_cnn_glorot"},
+    "batch": {"normalizer": "batch", "model": "mnist_cnn"},
+}
 THIS = "this toolkit"
 
 
@@ -21,10 +26,10 @@ def mnist_cnn_rates():
     return Study(
         question="From which learning rate on does the MNIST CNN need BN?",
         source="a TensorFlow 1 blog on BN and dropout, at higher rates than its own",
-        duration="4 min",
-        expected="both learn at .01; at .05 and above the net with BN only",
+        duration="5 min",
+        expected="at .01 without BN, too, from Glorot's weights; at .05 and above with BN only",
         base={
-            "model": "mnist_cnn", "batch_size": 64, "steps": 200, "momentum": 0.9,
+            "batch_size": 64, "steps": 200, "momentum": 0.9,
             "log_interval": 10, "eval_interval": 50, "curve_size": 500,
         },
         arms=rates.arms(NETS, RATES),
@@ -34,8 +39,15 @@ def mnist_cnn_rates():
                 "at .01 both nets learn",
                 THIS,
                 effect=(
-                    Test("test_accuracy_at_0.01", "none", "at least", 0.85),
+                    Test("test_accuracy_at_0.01", GLOROT, "at least", 0.85),
                     Test("test_accuracy_at_0.01", "batch", "at least", 0.85),
+                ),
+            ),
+            Claim(
+                "where the net has no BN, the initialization of its dense layers has no effect",
+                "the blog gives them another one without a word",
+                effect=(
+                    Test("test_accuracy_at_0.01", "none", "at least", GLOROT, margin=-0.05),
                 ),
             ),
             Claim(
@@ -43,6 +55,7 @@ def mnist_cnn_rates():
                 THIS,
                 effect=(
                     Test("test_accuracy_at_0.05", "none", "at most", 0.2),
+                    Test("test_accuracy_at_0.05", GLOROT, "at most", 0.2),
                     Test("test_accuracy_at_0.05", "batch", "at least", 0.85),
                 ),
             ),
@@ -56,9 +69,9 @@ def mnist_cnn_rates():
             ),
         ),
         reported={
-            ("none", "test_accuracy_at_0.01"): "learns",
+            (GLOROT, "test_accuracy_at_0.01"): "learns",
             ("batch", "test_accuracy_at_0.01"): "learns",
-            ("none", "test_accuracy_at_0.03"): ".110, .859",
+            (GLOROT, "test_accuracy_at_0.03"): ".110, .859",
             ("none", "test_accuracy_at_0.05"): ".096 to .112",
             ("batch", "test_accuracy_at_0.05"): ".92 to .96",
             ("none", "test_accuracy_at_0.1"): ".096 to .113, once .707",

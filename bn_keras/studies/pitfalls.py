@@ -162,8 +162,8 @@ def lines(rows):
                 yield pitfall, arm, found
 
 
-def table(rows):
-    """Headings and cells of the table of bugs: what to see, the effect, how to notice, the remedy.
+def tables(rows):
+    """The table of effects, and that of what to see, how to notice it and the remedy.
 
     The figures are medians over seeds; a line `before` has those found before.
     """
@@ -173,13 +173,16 @@ def table(rows):
         figures.append((_label(arm), *(_median(values[what]) for what in MEASURED)))
         if pitfall.before and arm == pitfall.arms[0]:
             figures.append(("before", *(pitfall.before.get(what, "") for what in MEASURED)))
-    cells = [
-        (f"{pitfall.name}:\n{pitfall.see}", *map("\n".join, zip(*figures)), pitfall.notice,
-         pitfall.remedy)
-        for pitfall, figures in found.values()
+    effects = [
+        (pitfall.name, *map("\n".join, zip(*figures))) for pitfall, figures in found.values()
     ]
-    return ("pitfall", "net", "whole", "by 16", "by 2", "by 1", "loss", "how to notice",
-            "remedy"), cells
+    words = [
+        (pitfall.name, pitfall.see, pitfall.notice, pitfall.remedy) for pitfall, _ in found.values()
+    ]
+    return [
+        (("pitfall", "net", "whole", "by 16", "by 2", "by 1", "loss"), effects),
+        (("pitfall", "what you would see", "how to notice", "remedy"), words),
+    ]
 
 
 def _label(arm):
@@ -282,5 +285,5 @@ def pitfalls():
                "validation_size": 300, "test_size": 96},
         seeds=3,
         quick_seeds=1,
-        table=table,
+        tables=tables,
     )
