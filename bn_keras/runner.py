@@ -127,6 +127,7 @@ class Runner:
             "validation_accuracy_batch_statistics": graph.evaluate_batch_statistics(curve_set),
             "one_at_a_time_accuracy": single,
             "penalty": finite(graph.penalty()),
+            "predicted_classes": graph.predicted_classes(curve_set),
             **{name: finite(value) for name, value in bugs.items()},
         }
 
@@ -178,6 +179,16 @@ class _Graph:
     def penalty(self):
         """What the model's regularizers add to the loss."""
         return float(sum(self._model.losses))
+
+    def predicted_classes(self, split):
+        """How many classes the model gives to at least one of these examples; None for numbers."""
+        if split.labels.dtype.kind == "f":
+            return None
+        logits = [
+            self._model(split.images[start:start + 200], training=False).numpy()
+            for start in range(0, len(split), 200)
+        ]
+        return len(np.unique(np.concatenate(logits).argmax(-1)))
 
     def skipped_batches(self):
         """Training batches that the normalizers did not take into their statistics."""

@@ -65,3 +65,18 @@ def test_the_second_curve_ends_where_the_bugs_are_measured(tmp_path):
     assert curve[0][1] != curve[1][1] != result.metrics["test_accuracy"]
     measured = {name.split("/")[1] for name in result.metrics if name.startswith("pitfall/")}
     assert measured == {"as_written", "images"}, "more was measured than asked for"
+
+
+@pytest.mark.parametrize("blank", [False, True], ids=["as it is", "one class alone"])
+def test_predicted_classes_are_those_that_some_example_gets(blank, tmp_path):
+    """With all inputs at 0 the logits are the last layer's biases: one class for every example."""
+    part = splits().train
+    if blank:
+        part = Split(np.zeros_like(part.images), part.labels)
+    examples = Splits(part, part, part, classes=10)
+    config = RunConfig(model="ioffe_mlp", normalizer="none", steps=1, learning_rate=TINY,
+                       curve_size=480, pixels="raw", activation="relu")
+    logits = build_model(config, examples)(part.images).numpy()
+    found = Runner(examples, Store(tmp_path))(config).metrics["predicted_classes"]
+    assert found == len({int(row.argmax()) for row in logits})
+    assert (found == 1) == blank
