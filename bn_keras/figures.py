@@ -166,8 +166,9 @@ def accuracy_over_rates(results, title):
     ax.set_xscale("log")
     ax.set_xlabel("learning rate (logarithmic)")
     ax.set_ylabel("test accuracy after training")
-    ax.set_ylim(0, 1.19)
-    ax.legend(loc="center right", fontsize=8)
+    ax.set_ylim(0, 1.04 + 0.055 * len(nets))  # room for the numbers
+    ax.set_yticks(np.linspace(0, 1, 6))
+    ax.legend(fontsize=8)
     words = f"numbers: largest workable rate (dotted: {WORKABLE:.0%}); thin: one seed"
     return png(figure, f"{title}\n{words}")
 
