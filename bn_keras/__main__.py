@@ -122,6 +122,7 @@ def _list():
         study = registry.STUDIES.get(name)()
         print(f"  {name}\n      {study.question}")
         print(f"      {study.duration} on 2 cores; {study.expected}")
+        print(f"      arms: {'; '.join(study.arms)}")
     return 0
 
 

@@ -78,6 +78,11 @@ def main(argv=None):
                 f"batch_size={first.batch_size}: the dataset has {len(splits.train)} training "
                 f"images; expected at most {len(splits.train)}."
             )
+        if splits.train.labels.dtype.kind == "f" and not study:
+            raise Refusal(
+                f"--dataset={first.dataset}: its labels are numbers, and this comparison is one of "
+                "accuracies; expected a dataset of classes, or --study=bad_init_regression"
+            )
         work_dir = make_work_dir(options, runs)
     except (Refusal, ConfigError, UnknownName, flags.Error) as error:
         return refuse(error, 2)
@@ -220,16 +225,19 @@ def plan_study(study, options):
     Raises:
         ConfigError, Refusal: flags that do not go with a study.
     """
-    arms = [name for name in ("is_bn", "normalizer") if name in options["given"]]
-    if arms:
-        raise Refusal(f"--{arms[0]} with --study={options['study']}: a study has arms of its own")
+    for name in ("is_bn", "normalizer"):
+        if name in options["given"]:
+            raise Refusal(f"--{name} with --study={options['study']}: a study has arms of its own")
     overrides = {name: options[name] for name in options["given"] if name in configs.RUN_FIELDS}
     _check_names(overrides)
     seeds = study.quick_seeds if options["quick"] else study.seeds
     if "seeds" in options["given"]:
         seeds = options["seeds"]
+    arms = study.quick_arms if options["quick"] else ()
     if options["arms"]:
-        study = study.only([name.strip() for name in options["arms"].split(";")])
+        arms = [name.strip() for name in options["arms"].split(";")]
+    if arms:
+        study = study.only(arms)
     first = options["first_seed"]
     return study.expand(overrides, range(first, first + seeds), options["quick"])
 

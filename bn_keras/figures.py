@@ -18,6 +18,11 @@ STYLES = {
     "group": ("#009e73", "-"),
 }
 OTHERS = ("#d55e00", "#cc79a7", "#000000", "#e69f00", "#009e73", "#56b4e9")
+# Further arms with a normalizer keep to its family of colors, and differ in their lines.
+FAMILIES = {
+    "none": (("#000000", ":"), ("#b0b0b0", "-."), ("#555555", (0, (6, 2))), ("#7f7f7f", ":")),
+    "batch": (("#56b4e9", ":"), ("#003f66", "-."), ("#56b4e9", "-"), ("#0072b2", (0, (6, 2)))),
+}
 LABELS = {"none": "no normalization", "batch": "batch normalization"}
 
 
@@ -33,9 +38,8 @@ def curves(results, name, ax, unit=1):
         ax: matplotlib axes.
         unit: training steps in one unit of the horizontal axis.
     """
-    arms = by_arm(results)
-    looks = styles(arms)
-    for arm, runs in arms.items():
+    looks = styles(results)
+    for arm, runs in by_arm(results).items():
         color, line = looks[arm]
         points = [np.array(run.curves.get(name, []), float).reshape(-1, 2) / (unit, 1)
                   for run in runs]
@@ -43,8 +47,6 @@ def curves(results, name, ax, unit=1):
             ax.plot(*steps.T, color=color, linestyle=line, linewidth=0.8, alpha=0.5)
         # A diverged run's curve ends early: the mean goes as far as every seed does.
         length = min(len(steps) for steps in points)
-        if not length:
-            continue
         mean = np.mean([steps[:length, 1] for steps in points], axis=0)
         seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
         ax.plot(
@@ -99,11 +101,25 @@ def accuracy_over_tens_of_steps(results, title):
     return accuracy_over_steps(results, title, unit=10)
 
 
-def styles(arms):
-    """Arm to (color, line style); those without a style of their own are told apart by color."""
-    others = [arm for arm in arms if arm not in STYLES]
-    own = {arm: (OTHERS[number % len(OTHERS)], ":") for number, arm in enumerate(others)}
-    return {arm: STYLES.get(arm) or own[arm] for arm in arms}
+def styles(results, name=lambda config: config.arm_name):
+    """(color, line style) of every arm.
+
+    Args:
+        results: list of RunResult.
+        name: of a configuration, what is drawn as one line.
+    """
+    found, used = {}, {}
+    for run in results:
+        arm, normalizer = name(run.config), run.config.normalizer
+        if arm in found:
+            continue
+        if arm in STYLES:
+            found[arm] = STYLES[arm]
+            continue
+        family = FAMILIES.get(normalizer, tuple((color, ":") for color in OTHERS))
+        number = used[normalizer] = used.get(normalizer, -1) + 1
+        found[arm] = family[number % len(family)]
+    return found
 
 
 def by_arm(results):
@@ -147,7 +163,7 @@ def accuracy_over_rates(results, title):
         net = net_of(run.config)
         rates = nets.setdefault(net, {}).setdefault(run.config.seed, {})
         rates[run.config.learning_rate] = run.metrics["test_accuracy"]
-    looks = styles(nets)
+    looks = styles(results, net_of)
     for number, (net, seeds) in enumerate(nets.items()):
         color, line = looks[net]
         rates = sorted({rate for found in seeds.values() for rate in found})
@@ -178,14 +194,15 @@ def accuracy_and_percentiles(results, title):
 
     How to read it: on the left, the line that rises earlier trains faster. In the middle and on the
     right, the three lines are the 15th, 50th and 85th percentile of the input of one sigmoid of the
-    last hidden layer over 1,000 images: the steadier they are, the less that unit has to follow.
+    last hidden layer over the images of the curve: the steadier they are, the less that unit has to
+    follow.
 
     Returns:
         The picture as the bytes of a PNG.
     """
     arms = {arm: runs for arm, runs in by_arm(results).items() if arm in ("none", "batch")}
     figure = Figure(figsize=(4.6 * (1 + len(arms)), 4.4), layout="constrained")
-    left, *others = figure.subplots(1, 1 + len(arms))
+    left, *others = figure.subplots(1, 1 + len(arms), squeeze=False)[0]
     curves(results, "accuracy/validation", left)
     left.set_xscale("log")
     left.set_xlabel("training steps (logarithmic)")
@@ -194,20 +211,18 @@ def accuracy_and_percentiles(results, title):
     for ax, (arm, runs) in zip(others, arms.items()):
         color, _ = STYLES[arm]
         for percentile, line in ((15, ":"), (50, "-"), (85, "--")):
-            points = np.array(runs[0].curves[f"unit/p{percentile}"], float)
-            ax.plot(*points.T, color=color, linestyle=line, label=f"{percentile}th percentile")
+            points = np.array(runs[0].curves.get(f"unit/p{percentile}", []), float)
+            ax.plot(*points.reshape(-1, 2).T, color=color, linestyle=line,
+                    label=f"{percentile}th percentile")
         ax.set_xlabel("training steps")
         ax.set_ylabel("input of one sigmoid, last hidden layer")
         ax.set_title(f"{LABELS.get(arm, arm)}, seed {runs[0].config.seed}", fontsize=10)
         ax.grid(alpha=0.3)
         ax.legend(fontsize=8)
-    low = min(ax.get_ylim()[0] for ax in others)
-    high = max(ax.get_ylim()[1] for ax in others)
+    limits = [ax.get_ylim() for ax in others]
     for ax in others:
-        ax.set_ylim(low, high)
-    rate = results[0].config.learning_rate
-    words = f"learning rate {rate:g} where no other is named; left thin: one seed, bold: mean"
-    return png(figure, f"{title}\n{words}")
+        ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+    return png(figure, f"{title}\nleft thin: one seed, bold: mean")
 
 
 def pitfalls(results, title):

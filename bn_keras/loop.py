@@ -172,7 +172,8 @@ def batch_indices(examples, batch_size, steps, rng, keep_last=False):
         steps: number of rows.
         rng: a `numpy.random.Generator`, the same state gives the same batches; None takes the
             examples as they stand, again and again.
-        keep_last: whether an epoch ends with a smaller batch of what is left; else that is dropped.
+        keep_last: whether an epoch ends with a smaller batch of what is left. Else what is left is
+            dropped, or, without rng, taken together with the next epoch's first examples.
 
     Returns:
         int32 array (steps, batch_size); NO_EXAMPLE at the end of a smaller batch's row.

@@ -27,7 +27,8 @@ class Arm:
         reached: how many did.
         seconds: median of a run.
         by_seed: seed to validation accuracy.
-        one_at_a_time: mean accuracy over 100 test images predicted singly.
+        one_at_a_time: mean accuracy over 100 test images predicted singly; None where it was not
+            measured, as of runs side by side in one graph.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Arm:
     reached: int
     seconds: float
     by_seed: dict
-    one_at_a_time: float
+    one_at_a_time: Optional[float]
 
     def failures(self):
         """(count, word) of each way to fail."""
@@ -78,7 +79,8 @@ class Report:
             table.add_row(
                 arm.name, str(arm.seeds), interval(arm.validation), interval(arm.test),
                 "\n".join(failures) or "–", reached,
-                share(arm.one_at_a_time), f"{arm.seconds:.1f}",
+                "–" if arm.one_at_a_time is None else share(arm.one_at_a_time),
+                f"{arm.seconds:.1f}",
             )
         return table
 
@@ -159,6 +161,7 @@ def _arm(name, runs):
         run.metrics["steps_to_90_percent"] for run in runs
         if run.metrics["steps_to_90_percent"] is not None
     ]
+    single = [run.metrics.get("one_at_a_time_accuracy") for run in runs]
     return Arm(
         name=name,
         seeds=len(runs),
@@ -170,7 +173,7 @@ def _arm(name, runs):
         reached=len(reached),
         seconds=statistics.median(run.seconds for run in runs),
         by_seed=accuracies,
-        one_at_a_time=statistics.mean(run.metrics["one_at_a_time_accuracy"] for run in runs),
+        one_at_a_time=None if None in single else statistics.mean(single),
     )
 
 

@@ -143,6 +143,12 @@ class _Graph:
 
     def __init__(self, config, splits):
         loss = loss_of(config, splits)
+        if splits.train.labels.dtype.kind == "f":
+            raise ConfigError(
+                f"dataset={config.dataset!r}, whose labels are numbers, with model="
+                f"{config.model!r} and normalizer={config.normalizer!r}: expected ones that can "
+                "stand in a stack, such as bad_init_mlp and batch"
+            )
         self._splits, self._loss = splits, loss
         self._model = build_model(config, splits)
         optimizer = OPTIMIZERS.get(config.optimizer)(learning_rate=config.learning_rate)
@@ -169,7 +175,10 @@ class _Graph:
 
     def no_gradient_share(self, split):
         """Share of examples in a training batch whose loss says nothing: no gradient at all."""
-        logits = self._copy(BatchStatisticsModel)(split.images)
+        if batch_normalizers(self._model):
+            logits = self._copy(BatchStatisticsModel)(split.images)
+        else:
+            logits = self._model(split.images, training=False)
         with tf.GradientTape() as tape:
             tape.watch(logits)
             loss = self._loss(split.labels, logits)
@@ -181,9 +190,7 @@ class _Graph:
         return float(sum(self._model.losses))
 
     def predicted_classes(self, split):
-        """How many classes the model gives to at least one of these examples; None for numbers."""
-        if split.labels.dtype.kind == "f":
-            return None
+        """How many classes the model gives to at least one of these examples."""
         logits = [
             self._model(split.images[start:start + 200], training=False).numpy()
             for start in range(0, len(split), 200)
@@ -206,7 +213,7 @@ class _Graph:
 
     def evaluate_pitfall(self, name, split):
         """Accuracy of a split, in one batch, evaluated with a bug of `diagnostics.pitfalls`."""
-        return self._evaluate_copy(pitfalls.EVALUATIONS[name], split, len(split))[1]
+        return self._evaluate_copy(pitfalls.evaluation(name), split, len(split))[1]
 
     def _evaluate_copy(self, maker, split, batch_size=200):
         copy = self._copy(maker)
@@ -223,7 +230,7 @@ class _Graph:
 
     def pitfalls(self, names, split):
         """What `diagnostics.pitfalls` measures of the model as it is now."""
-        names = None if names == "all" else names.split(",")
+        names = None if names == "all" else [name.strip() for name in names.split(",")]
         return pitfalls.measure(self._model, split.images, split.labels, self._loss, names)
 
 

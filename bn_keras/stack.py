@@ -58,7 +58,7 @@ def stack_key(config):
     # Only plain SGD takes each run's own rate; lengths and points of the curves are shared.
     rate = None if config.optimizer == "sgd" else config.learning_rate
     return (graph_key(config), rate, config.steps, config.epochs, config.last_batch,
-            config.log_interval, config.eval_interval, config.curve_size)
+            config.drawn_batches, config.log_interval, config.eval_interval, config.curve_size)
 
 
 def groups(configs):

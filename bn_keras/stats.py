@@ -1,7 +1,6 @@
 """Honest figures over a few seeds: intervals, paired differences, steps to a target."""
 
 import numpy as np
-from scipy import stats
 
 CONFIDENCE = 0.95
 
@@ -20,6 +19,8 @@ def mean_interval(values):
     mean = float(values.mean())
     if len(values) < 2:
         return mean, None, None
+    from scipy import stats  # half a second, which a study that is only listed need not wait
+
     half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * stats.sem(values)
     return mean, float(mean - half), float(mean + half)
 
@@ -56,8 +57,13 @@ def short(value):
 
 
 def figure(values):
-    """`median [lowest, highest]` of some numbers, "never" for None; one number alone if equal."""
+    """`median [lowest, highest]` of some numbers, "never" for None; one number alone if equal.
+
+    "–" where there is none at all.
+    """
     values = list(values)
+    if not values:
+        return "–"
     known = sorted(value for value in values if value is not None)
     if not known:
         return "never"

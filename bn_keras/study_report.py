@@ -29,7 +29,7 @@ class StudyReport:
         study: Study.
         quick: whether it is the short version, whose figures are not those reported before.
         rows: list of Row.
-        judged: a Verdict for every claim.
+        judged: a Verdict for every claim whose arms were run.
     """
 
     name: str
@@ -88,10 +88,11 @@ class StudyReport:
 
     def _own_tables(self):
         for headings, rows in self.study.tables(self.rows) if self.study.tables else []:
-            several = any("\n" in cell or len(cell) > 20 for cells in rows for cell in cells)
+            # Rows of several lines, written so or folded, need a blank line between them.
+            folded = any("\n" in cell or len(cell) > 20 for cells in rows for cell in cells)
             own = Table(
                 *headings, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
-                leading=int(several),
+                leading=int(folded),
             )
             for cells in rows:
                 own.add_row(*map(escape, cells))
@@ -126,7 +127,10 @@ def write(store, results):
     told = store.study()
     study = STUDIES.get(told["name"])()
     rows = study.rows(results)
-    judged = [verdicts.judge(claim, rows) for claim in study.claims]
+    there = {row.arm for row in rows}
+    judged = [
+        verdicts.judge(claim, rows) for claim in study.claims if verdicts.arms_of(claim) <= there
+    ]
     report = StudyReport(told["name"], study, told["quick"], rows, judged)
     captured = animation.captured_runs(store, results)
     pairs = {

@@ -74,6 +74,12 @@ def test_bad_input_gets_one_line_and_status_2(argument, tmp_path):
     assert not any(tmp_path.iterdir()), "something was written"
 
 
+def test_a_comparison_of_accuracies_refuses_labels_that_are_numbers(tmp_path):
+    status, _, errors = run("--dataset=quadratic", "--validation_size=100", cwd=tmp_path)
+    assert status == 2 and "--dataset=quadratic: its labels are numbers" in errors
+    assert "or --study=bad_init_regression" in errors and errors.count("\n") == 1
+
+
 def test_steps_and_epochs_together_are_refused(tmp_path):
     status, _, errors = run("--steps=5", "--epochs=1", cwd=tmp_path)
     assert status == 2 and "--steps=5 and --epochs=1.0: expected one of them" in errors

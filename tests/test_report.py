@@ -1,10 +1,12 @@
 """Verdicts and tables over hand-made results."""
 
+import io
 import json
 
 import numpy as np
 import pytest
 from matplotlib import image
+from rich.console import Console
 from test_results import result
 
 from bn_keras import figures, report
@@ -43,6 +45,21 @@ def test_one_seed_is_not_called_a_difference():
 def test_arms_that_started_apart_are_not_called_paired():
     verdict = report.make_report(both_arms([0.9, 0.9], [0.1, 0.1], start="b")).verdict
     assert "initial weights DIFFER" in verdict
+
+
+def test_what_runs_side_by_side_do_not_measure_is_left_blank(tmp_path):
+    """A stack predicts no images singly."""
+    store = Store(tmp_path)
+    runs = both_arms([0.96, 0.97], [0.9, 0.91])
+    for run in runs:
+        del run.metrics["one_at_a_time_accuracy"]
+        store.add(run)
+    store.write_plan([run.config for run in runs])
+    summary, _ = report.write(store)
+    assert [arm.one_at_a_time for arm in summary.arms] == [None, None]
+    told = io.StringIO()
+    Console(file=told, width=120).print(summary.table())
+    assert told.getvalue().count("–") >= 2 and ".965" in told.getvalue()
 
 
 def test_one_arm_alone_asks_for_the_other():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bn_keras.config import RunConfig
+from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import Split, Splits
 from bn_keras.results import Store
 from bn_keras.runner import Runner, batch_indices, build_model
@@ -24,22 +24,26 @@ def metrics(config, tmp_path):
     return Runner(splits(), Store(tmp_path))(config).metrics
 
 
-@pytest.mark.parametrize("pixels, loss", [("raw", "clipped_softmax"), ("raw", "softmax"),
-                                          ("unit", "clipped_softmax")])
+@pytest.mark.parametrize(
+    "normalizer, pixels, loss, some",
+    [("none", "raw", "clipped_softmax", True), ("none", "raw", "softmax", False),
+     ("none", "unit", "clipped_softmax", False), ("batch", "raw", "clipped_softmax", False)],
+)
 def test_examples_without_a_gradient_are_those_the_clipped_logarithm_cuts_off(
-    pixels, loss, tmp_path
+    normalizer, pixels, loss, some, tmp_path
 ):
-    config = RunConfig(model="ioffe_mlp", normalizer="none", pixels=pixels, loss=loss, steps=1,
+    """BN with the batch's statistics: with those it starts with, raw pixels would cut off some."""
+    config = RunConfig(model="ioffe_mlp", normalizer=normalizer, pixels=pixels, loss=loss, steps=1,
                        learning_rate=TINY, batch_size=120, activation="relu", curve_size=100)
     examples, model = splits(), build_model(config, splits())
     batch = examples.train.take(batch_indices(config, len(examples.train), 1)[0])
-    logits = model(batch.images).numpy().astype(float)
+    logits = model(batch.images, training=True).numpy().astype(float)
     logits -= logits.max(-1, keepdims=True)
     probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     cut_off = (probability[np.arange(120), batch.labels] < 1e-10).mean()
     expected = cut_off if loss == "clipped_softmax" else 0
     assert metrics(config, tmp_path)["start_no_gradient"] == pytest.approx(expected, abs=1e-6)
-    assert (expected > 0.1) == (pixels == "raw" and loss == "clipped_softmax")
+    assert (expected > 0.1) == some
 
 
 def test_the_penalty_is_half_a_thousandth_of_all_squares(tmp_path):
@@ -80,3 +84,17 @@ def test_predicted_classes_are_those_that_some_example_gets(blank, tmp_path):
     found = Runner(examples, Store(tmp_path))(config).metrics["predicted_classes"]
     assert found == len({int(row.argmax()) for row in logits})
     assert (found == 1) == blank
+
+
+def test_numbers_are_not_trained_on_as_if_they_were_classes(tmp_path):
+    part = Split(np.zeros((40, 1), np.float32), np.linspace(0, 1, 40, dtype=np.float32))
+    config = RunConfig(model="bad_init_mlp", normalizer="layer", dataset="quadratic", pixels="raw")
+    with pytest.raises(ConfigError, match="labels are numbers, with model='bad_init_mlp' and norm"):
+        Runner(Splits(part, part, part, classes=1), Store(tmp_path))(config)
+
+
+@pytest.mark.parametrize("setting", ["pitfalls", "pitfall_curve"])
+def test_an_unknown_evaluation_is_named_with_the_known_ones(setting, tmp_path):
+    config = RunConfig(model="ioffe_mlp", steps=1, curve_size=100, **{setting: "never_updatd"})
+    with pytest.raises(ValueError, match="unknown evaluation 'never_updatd'; known: correct, "):
+        metrics(config, tmp_path)

@@ -1,18 +1,23 @@
 """The studies as values, as commands, and the outcomes that are robust enough to assert."""
 
+import dataclasses
+import io
 import json
 import subprocess
 import sys
 import types
 
 import pytest
+from rich.console import Console
+from test_results import result
 
-from bn_keras import cli, figures
+from bn_keras import cli, figures, report
 from bn_keras.config import ConfigError
 from bn_keras.registry import STUDIES
-from bn_keras.results import Store
-from bn_keras.studies import mnist_cnn_dropout, rates, value_at
+from bn_keras.results import DIVERGED, OK, Store
+from bn_keras.studies import mnist_cnn_dropout, rates, values_at
 from bn_keras.studies.learning_rates import RATES
+from bn_keras.verdicts import UNDECIDED, arms_of
 
 STUDY_NAMES = STUDIES.names()
 
@@ -129,13 +134,63 @@ def test_a_ladder_is_compared_with_that_of_the_same_seed():
 
 
 def test_an_interrupted_ladder_of_rates_gives_no_largest_rate():
-    assert rates.rows(ladder("batch", [0.95] * 3), RATES, "none") == []
+    row, = rates.rows(ladder("batch", [0.95] * 3), RATES, "none")
+    assert row.metrics == {f"test_accuracy_at_{rate:g}": 0.95 for rate in RATES[:3]}
 
 
-def test_a_curve_has_a_value_where_it_was_evaluated_and_nowhere_else():
-    run = types.SimpleNamespace(curves={"accuracy/validation": [[250, 0.5], [500, None]]})
-    found = [value_at(run, "accuracy/validation", step) for step in (250, 400, 500, 750)]
-    assert found == [0.5, None, None, None] and value_at(run, "loss/test", 250) is None
+def test_a_step_without_an_evaluation_counts_against_diverged_runs_only():
+    curves = {"accuracy/validation": [[250, 0.5], [500, 0.6]]}
+
+    def found(status, steps):
+        run = types.SimpleNamespace(curves=curves, status=status, steps=steps)
+        return values_at(run, "accuracy/validation", (250, 400, 500, 750), "accuracy")
+
+    assert found(OK, 800) == {"accuracy_at_250": 0.5, "accuracy_at_500": 0.6}
+    assert found(DIVERGED, 700) == {
+        "accuracy_at_250": 0.5, "accuracy_at_500": 0.6, "accuracy_at_750": None
+    }
+
+
+def synthetic(config, status):
+    """A result of a run, of one that diverged at once, or of one evaluated at other steps."""
+    names = ("loss/train", "accuracy/train", "loss/validation", "accuracy/validation", "loss/test",
+             "units/median_range", "unit/p15", "unit/p50", "unit/p85")
+    curves = {name: [[3, 0.5], [7, 0.625]] for name in names} if status == OK else {}
+    lost = 0.5 if status == OK else None
+    metrics = {
+        "test_loss": lost, "validation_loss": lost, "test_accuracy": 0.5, "penalty": lost,
+        "validation_accuracy": 0.5, "validation_accuracy_batch_statistics": None,
+        "one_at_a_time_accuracy": 0.5, "best_validation_accuracy": 0.5, "start_no_gradient": 0.0,
+        "steps_to_90_percent": None, "pitfall/images": 480.0, "pitfall/correct/whole": 0.5,
+    }
+    return dataclasses.replace(
+        result(), config=config, status=status, steps=7, metrics=metrics, curves=curves
+    )
+
+
+@pytest.mark.parametrize("name", STUDY_NAMES)
+@pytest.mark.parametrize("part", ["all arms", "one arm", "last arm"])
+@pytest.mark.parametrize("status", [OK, DIVERGED])
+def test_a_report_can_be_made_of_whatever_was_left_behind(name, part, status, tmp_path):
+    """Of diverged runs without a point in their curves, of steps that no claim is about."""
+    runs = study(name).expand({}, range(2))
+    if part != "all arms":
+        arm = runs[0 if part == "one arm" else -1].arm
+        runs = [run for run in runs if run.arm == arm]
+    store = Store(tmp_path)
+    store.write_study(name, False)
+    store.write_plan(runs)
+    for run in runs:
+        store.add(synthetic(run, status))
+    summary, picture = report.write(store)
+    assert picture.startswith(b"\x89PNG")
+    told = io.StringIO()
+    Console(file=told, width=200).print(summary.table(), summary.verdict)
+    for found in summary.judged:
+        assert found.claim.text in told.getvalue().replace("\n", " ") and found.seeds <= 2
+        assert found.verdict == UNDECIDED  # two seeds
+    if part != "all arms":
+        assert "never at" not in told.getvalue() or status == DIVERGED
 
 
 def test_some_arms_alone_can_be_asked_for_and_then_be_given_what_they_share():
@@ -177,17 +232,20 @@ def test_the_quick_version_runs_reports_and_is_not_repeated(name, tmp_path):
     status, output, folder = run(f"--study={name}", "--quick", logdir=tmp_path)
     assert status == 0, output
     one = study(name)
-    for claim in one.claims:
+    claims = [
+        claim for claim in one.claims if not one.quick_arms or arms_of(claim) <= {*one.quick_arms}
+    ]
+    for claim in claims:
         assert claim.text in output
     content = json.loads((folder / "results.json").read_text())
     metrics = {metric for row in content["rows"] for metric in row["metrics"]}
     assert set(one.metrics) <= metrics
-    for claim in one.claims:
+    for claim in claims:
         assert {test.metric for test in claim.effect + claim.cause} <= metrics
         assert {test.arm for test in claim.effect + claim.cause} <= {
             row["arm"] for row in content["rows"]
         }
-    assert len(content["claims"]) == len(one.claims)
+    assert len(content["claims"]) == len(claims) >= 1
     assert (folder / "picture.png").stat().st_size > 10_000
     status, output, _ = run(f"--study={name}", "--quick", logdir=tmp_path)
     assert status == 0 and "loading TensorFlow" not in output

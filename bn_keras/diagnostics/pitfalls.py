@@ -46,7 +46,7 @@ def dense_batch_statistics(model):
 
 
 def as_written(model):
-    """`never_updated` and `dense_batch_statistics` in one program: the second hides the first."""
+    """`conv_never_updated` and `dense_batch_statistics` at once: the second hides the first."""
     return _FreshStatistics(model, _behind_dense(model))
 
 
@@ -72,6 +72,17 @@ EVALUATIONS = {
     for maker in (correct, never_updated, conv_never_updated, batch_statistics, without_bn,
                   dense_batch_statistics, as_written, dropout_active)
 }
+
+
+def evaluation(name):
+    """The function of EVALUATIONS.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if name not in EVALUATIONS:
+        raise ValueError(f"unknown evaluation {name!r}; known: {', '.join(EVALUATIONS)}")
+    return EVALUATIONS[name]
 
 
 def evaluations(model):
@@ -105,15 +116,19 @@ def measure(model, images, labels, loss, names=None):
         names: of EVALUATIONS; None for all that mean something for the model. What means nothing
             for it is left out.
 
+    Raises:
+        ValueError: a name is unknown.
+
     Returns:
         dict of `pitfall/NAME/WHAT` to float. WHAT is a key of BATCH_SIZES, for the accuracy in
         batches of that size; `loss`, the mean over the whole batch; or `spread`, the largest
         difference that two images, predicted one at a time, make in any logit: 0 for a net that
         says the same of every image. `pitfall/images` is n.
     """
+    makers = [evaluation(name) for name in names or EVALUATIONS]
     found = {"pitfall/images": float(len(images))}
     for name in evaluations(model):
-        if names is not None and name not in names:
+        if EVALUATIONS[name] not in makers:
             continue
         forward = EVALUATIONS[name](model)
         signature = [tf.TensorSpec([None, *images.shape[1:]], images.dtype)]

@@ -8,6 +8,7 @@ import dataclasses
 from typing import Callable, Dict, Mapping, Optional, Tuple, Union
 
 from bn_keras.config import ConfigError, RunConfig
+from bn_keras.results import DIVERGED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,15 +61,24 @@ class Row:
     metrics: Mapping[str, Optional[float]]
 
 
-def value_at(run, curve, step):
-    """The value of a run's curve at a step; None where it has none, as after a divergence.
+def values_at(run, curve, steps, metric):
+    """The values of a run's curve at some steps, as metrics.
 
     Args:
         run: RunResult.
         curve: such as `accuracy/validation`.
-        step: training steps.
+        steps: training steps.
+        metric: the metrics' name in front of `_at_STEP`.
+
+    Returns:
+        dict of metric to value: None where the run had diverged before. A step at which a run that
+        went on was not evaluated is left out: not measured is not bad.
     """
-    return dict(map(tuple, run.curves.get(curve, []))).get(step)
+    values = dict(map(tuple, run.curves.get(curve, [])))
+    return {
+        f"{metric}_at_{step}": values.get(step) for step in steps
+        if step in values or (run.status == DIVERGED and step >= run.steps)
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,6 +99,7 @@ class Study:
             for animations, `bn_keras.animation` draws it from these.
         quick: settings of the version that takes some seconds.
         seeds, quick_seeds: how many pairs.
+        quick_arms: the arms of the short version; none named means all.
         animations: name to the two captured arms that it shows, above and below.
         derive: results to the Rows that are judged; None makes one of each result.
         files: results to texts by file name that the report writes as well.
@@ -108,6 +119,7 @@ class Study:
     quick: Dict[str, object]
     seeds: int = 3
     quick_seeds: int = 3
+    quick_arms: Tuple[str, ...] = ()
     animations: Mapping[str, Tuple[str, str]] = dataclasses.field(default_factory=dict)
     derive: Optional[Callable] = None
     files: Optional[Callable] = None

@@ -2,7 +2,8 @@
 
     python train.py --study=conv_bn_relu_rates
 
-The counterpart of `learning_rates`, where it does.
+The counterpart of `learning_rates`, where it does. Pixels are scaled: on raw ones the net without
+BN learns at hardly any rate.
 """
 
 import functools
@@ -22,12 +23,13 @@ NETS = {
 def conv_bn_relu_rates():
     """Study 2 under SGD."""
     return Study(
-        question="Does BN allow a higher rate where the softmax head is not normalized?",
+        question="Does BN allow a higher rate on scaled pixels, the softmax head not normalized?",
         source="a Japanese blog on TensorBoard and BN, with SGD in place of Adam",
         duration="4 min",
         expected="no; with the tutorial's clipped loss the largest workable rate is lower with BN",
         base={
-            "model": "conv_bn_relu", "optimizer": "sgd", "batch_size": 100, "steps": 200,
+            "model": "conv_bn_relu", "pixels": "unit", "optimizer": "sgd",
+            "batch_size": 100, "steps": 200,
             "momentum": 0.95, "log_interval": 50, "eval_interval": 200, "curve_size": 500,
         },
         arms=rates.arms(NETS, RATES),

@@ -11,7 +11,7 @@ steps a line with the loss and accuracy of the training batch, of the first seed
 """
 
 from bn_keras.registry import STUDIES
-from bn_keras.studies import Claim, Row, Study, Test, value_at
+from bn_keras.studies import Claim, Row, Study, Test, values_at
 
 BLOG = "a TensorFlow 1 blog on BN and dropout"
 WRITTEN = "as_written"
@@ -27,22 +27,28 @@ def rows(results):
     found = []
     for run in results:
         arm, seed = run.config.arm_name, run.config.seed
-        metrics = {**run.metrics, "train_accuracy_at_10": value_at(run, "accuracy/train", 10)}
-        found.append(Row(arm, seed, {**metrics, **_accuracies(run, "accuracy/validation")}))
+        metrics = {
+            **run.metrics, **values_at(run, "accuracy/train", [10], "train_accuracy"),
+            **_evaluated(run, "correct", "accuracy/validation"),
+        }
+        found.append(Row(arm, seed, metrics))
         if run.config.pitfall_curve is not None:
-            measured = {
-                metric: run.metrics[f"pitfall/{WRITTEN}/{what}"] for metric, what in (
-                    ("test_accuracy", "whole"), ("test_loss", "loss"),
-                    ("one_at_a_time_accuracy", "1"),
-                )
-            }
-            written = _accuracies(run, f"accuracy/validation_{WRITTEN}")
-            found.append(Row(AS_WRITTEN, seed, {**written, **measured}))
+            written = _evaluated(run, WRITTEN, f"accuracy/validation_{WRITTEN}")
+            found.append(Row(AS_WRITTEN, seed, written))
     return found
 
 
-def _accuracies(run, curve):
-    return {f"accuracy_at_{step}": value_at(run, curve, step) for step in (50, 100, 200, 400)}
+def _evaluated(run, evaluation, curve):
+    """What both evaluations measure on the same images."""
+    measured = {
+        "accuracy_in_one_batch": f"pitfall/{evaluation}/whole",
+        "accuracy_one_by_one": f"pitfall/{evaluation}/1",
+        "loss_in_one_batch": f"pitfall/{evaluation}/loss",
+    }
+    return {
+        **values_at(run, curve, (50, 100, 200, 400), "accuracy"),
+        **{metric: run.metrics[name] for metric, name in measured.items() if name in run.metrics},
+    }
 
 
 def loss_and_accuracy_pairs(results):
@@ -52,7 +58,8 @@ def loss_and_accuracy_pairs(results):
         name = FILES.get(run.config.arm_name)
         if name is None or name in texts:
             continue
-        pairs = zip(run.curves["loss/train"], run.curves["accuracy/train"])
+        curves = (run.curves.get(name, []) for name in ("loss/train", "accuracy/train"))
+        pairs = zip(*curves)
         texts[name] = "".join(f"{loss} {accuracy}\n" for (_, loss), (_, accuracy) in pairs)
     return texts
 
@@ -63,7 +70,7 @@ def mnist_cnn_dropout():
     return Study(
         question="What does BN change where the net learns without it, too?",
         source=BLOG,
-        duration="3 min",
+        duration="4 min",
         expected="equal accuracy at the end; BN ahead at once in training, and behind in loss; as "
         "the blog evaluates it, one answer for every single image",
         base={
@@ -71,14 +78,15 @@ def mnist_cnn_dropout():
             "momentum": 0.99, "log_interval": 10, "eval_interval": 50, "curve_size": 1000,
         },
         arms={
-            "none": {"normalizer": "none"},
+            "none": {"normalizer": "none", "pitfalls": "correct"},
             "batch": {
                 "normalizer": "batch", "pitfalls": f"correct,{WRITTEN}", "pitfall_curve": WRITTEN,
             },
         },
         metrics=(
             "train_accuracy_at_10", "accuracy_at_50", "accuracy_at_100", "accuracy_at_200",
-            "accuracy_at_400", "test_accuracy", "test_loss", "one_at_a_time_accuracy",
+            "accuracy_at_400", "test_accuracy", "accuracy_in_one_batch", "accuracy_one_by_one",
+            "loss_in_one_batch",
         ),
         claims=(
             Claim(
@@ -96,20 +104,20 @@ def mnist_cnn_dropout():
             Claim(
                 "its loss is lower at the end",
                 BLOG,
-                effect=(Test("test_loss", "batch", "at most", "none"),),
+                effect=(Test("loss_in_one_batch", "batch", "at most", "none"),),
             ),
             Claim(
                 "evaluated with its population statistics, it predicts single images as well",
                 "Ioffe & Szegedy (2015), algorithm 2",
-                effect=(Test("one_at_a_time_accuracy", "batch", "at least", 0.95),),
+                effect=(Test("accuracy_one_by_one", "batch", "at least", 0.95),),
             ),
             Claim(
-                "evaluated as the blog does it, the same weights are as good on the whole test "
-                "set, and give single images one answer",
+                "evaluated as the blog does it, the same weights are as good on images in one "
+                "batch, and give single images one answer",
                 "this toolkit",
                 effect=(
-                    Test("test_accuracy", AS_WRITTEN, "at least", "batch", margin=-0.01),
-                    Test("one_at_a_time_accuracy", AS_WRITTEN, "at most", 0.25),
+                    Test("accuracy_in_one_batch", AS_WRITTEN, "at least", "batch", margin=-0.02),
+                    Test("accuracy_one_by_one", AS_WRITTEN, "at most", 0.25),
                 ),
             ),
         ),
@@ -120,14 +128,14 @@ def mnist_cnn_dropout():
             ("batch", "accuracy_at_200"): ".940", ("none", "accuracy_at_200"): ".962",
             ("batch", "accuracy_at_400"): ".979", ("none", "accuracy_at_400"): ".976",
             ("batch", "test_accuracy"): ".983 to .986", ("none", "test_accuracy"): ".981 to .984",
-            ("batch", "test_loss"): ".142", ("none", "test_loss"): ".0114",
+            ("batch", "loss_in_one_batch"): ".142 (validation)",
+            ("none", "loss_in_one_batch"): ".0114 (validation)",
             (AS_WRITTEN, "accuracy_at_100"): ".965", (AS_WRITTEN, "accuracy_at_200"): ".974",
             (AS_WRITTEN, "accuracy_at_400"): ".979",
-            (AS_WRITTEN, "test_accuracy"): ".986 to .987",
-            (AS_WRITTEN, "test_loss"): ".141",
-            (AS_WRITTEN, "one_at_a_time_accuracy"): ".14",
-            ("batch", "one_at_a_time_accuracy"): ".98 to 1",
-            ("none", "one_at_a_time_accuracy"): "1",
+            (AS_WRITTEN, "accuracy_in_one_batch"): ".986 to .987",
+            (AS_WRITTEN, "loss_in_one_batch"): ".141 (validation)",
+            (AS_WRITTEN, "accuracy_one_by_one"): ".14",
+            ("batch", "accuracy_one_by_one"): ".98 to 1", ("none", "accuracy_one_by_one"): "1",
         },
         picture="accuracy_over_tens_of_steps",
         quick={"steps": 50, "train_size": 10_000, "test_size": 1000, "validation_size": 1000,

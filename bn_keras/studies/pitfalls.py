@@ -85,10 +85,10 @@ PITFALLS = (
         before={"whole": ".98", "16": ".895", "2": ".29–.33", "1": "constant"},
     ),
     Pitfall(
-        "as written: both of the above",
+        "as written: two bugs at once",
         "the whole test set looks right; a single image never does",
-        "moving statistics at 0 and 1; accuracy changes with the batch size",
-        "mend both: either alone leaves the other",
+        "the convolution's moving statistics at 0 and 1; accuracy changes with the batch size",
+        "update all statistics and hand on the flag: either alone leaves the other bug",
         "as_written",
         arms=("CNN",),
         before={"whole": ".986–.987", "1": ".14", "loss": ".141"},
@@ -205,7 +205,7 @@ def pitfalls():
     return Study(
         question="What do the usual bugs with BN look like, and what do they cost?",
         source="five tutorials",
-        duration="4 min",
+        duration="5 min",
         expected="correct .98 in batches of any size; as written .98 on the whole batch, .1 singly",
         base={
             "batch_size": 64, "steps": 800, "momentum": 0.9, "log_interval": 50,

@@ -29,8 +29,8 @@ def net_of(config):
 def rows(results, rates, baseline):
     """What each net and seed gave: the largest workable rate and the accuracy at every rate.
 
-    A ladder that misses a rate, as after an interruption, gives no row: what works below a gap says
-    nothing.
+    Of a ladder that misses a rate, as after an interruption, only the accuracies are told: what
+    works below a gap says nothing.
 
     Args:
         results: list of RunResult.
@@ -38,23 +38,24 @@ def rows(results, rates, baseline):
         baseline: the net whose largest rate of the same seed the others are divided by.
 
     Returns:
-        list of Row, with the metrics `largest_workable_rate` (None if no rate works),
-        `times_BASELINE` and `test_accuracy_at_RATE`.
+        list of Row, with the metrics `test_accuracy_at_RATE`, `largest_workable_rate` (None if no
+        rate works) and `times_BASELINE`.
     """
     accuracy = {}
     for run in results:
         runs = accuracy.setdefault((net_of(run.config), run.config.seed), {})
         runs[run.config.learning_rate] = run.metrics["test_accuracy"]
-    whole = {key: by_rate for key, by_rate in accuracy.items() if set(by_rate) == set(rates)}
-    largest = {key: largest_workable_rate(by_rate) for key, by_rate in whole.items()}
+    largest = {
+        key: largest_workable_rate(by_rate) for key, by_rate in accuracy.items()
+        if set(by_rate) == set(rates)
+    }
     found = []
-    for (net, seed), by_rate in whole.items():
-        mine, others = largest[net, seed], largest.get((baseline, seed))
-        metrics = {
-            "largest_workable_rate": mine,
-            f"times_{baseline}": mine / others if mine and others else None,
-            **{f"test_accuracy_at_{rate:g}": value for rate, value in by_rate.items()},
-        }
+    for (net, seed), by_rate in accuracy.items():
+        metrics = {f"test_accuracy_at_{rate:g}": value for rate, value in by_rate.items()}
+        if (net, seed) in largest:
+            mine, others = largest[net, seed], largest.get((baseline, seed))
+            metrics["largest_workable_rate"] = mine
+            metrics[f"times_{baseline}"] = mine / others if mine and others else None
         found.append(Row(net, seed, metrics))
     return found
 
