@@ -57,8 +57,8 @@ def conv_bn_relu_rates():
             ("batch, clipped loss", "largest_workable_rate"): ".036",
         },
         picture="accuracy_over_rates",
-        quick={"steps": 40, "log_interval": 20, "eval_interval": 40, "train_size": 10_000,
-               "validation_size": 500, "test_size": 1000},
+        quick={"steps": 20, "log_interval": 20, "eval_interval": 20, "train_size": 5000,
+               "validation_size": 200, "test_size": 200},
         quick_seeds=1,
         derive=functools.partial(rates.rows, rates=RATES, baseline="none"),
     )

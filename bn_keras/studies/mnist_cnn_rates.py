@@ -83,5 +83,6 @@ def mnist_cnn_rates():
         quick={"steps": 30, "log_interval": 10, "eval_interval": 30, "train_size": 10_000,
                "validation_size": 500, "test_size": 1000},
         quick_seeds=1,
+        quick_arms=tuple(f"{net} at 0.05" for net in NETS),
         derive=functools.partial(rates.rows, rates=RATES, baseline="none"),
     )
