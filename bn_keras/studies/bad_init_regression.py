@@ -11,6 +11,7 @@ epoch by epoch; the nets without BN stay at 690 to 840, those with it come under
 """
 
 import statistics
+from typing import Mapping, Tuple
 
 from bn_keras import stats
 from bn_keras.registry import STUDIES
@@ -48,7 +49,7 @@ def with_averages_cost(results):
     return found
 
 
-LAYER_COLUMNS = (
+LAYER_COLUMNS: Tuple[Tuple[str, str, str, Mapping[int, str]], ...] = (
     # heading, arm, metric of a layer, figures found before by layer
     ("tanh, no BN: deviation at the start", "tanh none", "start_std", {1: ".33", 8: "5e-5"}),
     ("tanh, no BN: saturated at the end", "tanh none", "end_saturated_units", {}),
