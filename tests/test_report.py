@@ -108,3 +108,16 @@ def test_the_mean_of_a_picture_ends_where_the_first_seed_diverged():
     figures.curves([long, short], "accuracy/train", ax)
     bold = max(ax.lines, key=lambda line: line.get_linewidth())
     assert bold.get_xdata().tolist() == [10] and bold.get_ydata() == pytest.approx([0.3])
+
+
+def test_arms_of_one_normalizer_keep_to_its_family_of_colors():
+    """Greys without a normalizer, blues with BN, told apart by their lines."""
+    names = ("none", "batch", "none, scaled", "batch, scaled", "none at .5", "batch at .5")
+    runs = [result(0, name[:name.find(",")] if "," in name else name.split()[0], arm=name)
+            for name in names]
+    found = figures.styles(runs)
+    assert list(found) == list(names) and len(set(found.values())) == len(names)
+    for name, (color, _) in found.items():
+        red, green, blue = (int(color[place:place + 2], 16) for place in (1, 3, 5))
+        assert (red == green == blue) == name.startswith("none")
+        assert (blue > red) == name.startswith("batch")

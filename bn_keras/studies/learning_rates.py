@@ -24,7 +24,7 @@ def learning_rates():
     return Study(
         question="Does BN allow a higher learning rate, and how much higher?",
         source="Ioffe & Szegedy (2015), section 3.3",
-        duration="45 s",
+        duration="50 s",
         expected="without BN up to .13 or .35, with BN 2.4, with normalized logits 17",
         base={
             "optimizer": "sgd", "batch_size": 100, "steps": 400, "log_interval": 100,
