@@ -6,8 +6,9 @@ Eight hidden layers of ten units learn y = x² - 5 from 2,000 noisy points; thei
 N(0, .1²) and their biases at -.2. The controls change one thing each: the bias, the initialization,
 and what the moving averages of the nets with BN are made of. An epoch ends with a batch of 16.
 
-The animations of tanh and relu (.gif and .html) show what every layer sees, epoch by epoch. The nets
-without BN stay at 690 to 840, those with it come to some 10 to 120, to 50 with exact statistics.
+The animations of tanh and relu (.gif and .html) show what every layer sees, epoch by epoch. The
+nets without BN stay at 690 to 840, those with it come to some 10 to 120, to 50 with exact
+statistics.
 """
 
 import statistics
