@@ -154,6 +154,7 @@ def test_batches_are_permutations_fixed_by_the_generator():
     assert not np.array_equal(first, other)
     for epoch in (first[:3], first[3:6]):
         assert len(np.unique(epoch)) == 9
+    assert len(np.unique(first)) == 10, "the example that one epoch leaves out is not another's"
 
 
 @pytest.mark.parametrize("shuffled", [True, False], ids=["shuffled", "fixed"])
