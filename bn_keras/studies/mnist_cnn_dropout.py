@@ -58,8 +58,7 @@ def loss_and_accuracy_pairs(results):
         name = FILES.get(run.config.arm_name)
         if name is None or name in texts:
             continue
-        curves = (run.curves.get(name, []) for name in ("loss/train", "accuracy/train"))
-        pairs = zip(*curves)
+        pairs = zip(*(run.curves.get(of, []) for of in ("loss/train", "accuracy/train")))
         texts[name] = "".join(f"{loss} {accuracy}\n" for (_, loss), (_, accuracy) in pairs)
     return texts
 

@@ -11,8 +11,6 @@ from bn_keras.registry import STUDIES
 from bn_keras.studies import Claim, Row, Study, Test, values_at
 
 THREAD = "a question-and-answer thread on BN in TensorFlow"
-
-
 BATCH_STATISTICS = "validation_accuracy_batch_statistics"
 NEVER_UPDATED, WITHOUT_BN = "pitfall/never_updated/whole", "pitfall/without_bn/whole"
 
