@@ -42,8 +42,8 @@ def config(**changes):
     "model, optimizer, rates, others",
     [("ioffe_mlp", "sgd", (0.1, 0.4), {}), ("not_mnist_mlp", "sgd", (0.01, 0.05), {}),
      ("deep_mlp_logits", "adam", (0.003, 0.003), {}),
-     ("deep_mlp", "sgd", (0.1, 0.2), {"batch_size": 17, "last_batch": "keep"}),
-     ("deep_mlp", "sgd", (0.1, 0.2), {"log_interval": 4, "eval_interval": 7})],
+     ("deep_mlp", "sgd", (0.1, 0.2),
+      {"batch_size": 17, "last_batch": "keep", "log_interval": 4, "eval_interval": 7})],
 )
 def test_a_run_of_a_stack_ends_where_it_ends_alone(
     tmp_path, normalizer, model, optimizer, rates, others
