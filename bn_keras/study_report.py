@@ -29,7 +29,7 @@ class StudyReport:
         study: Study.
         quick: whether it is the short version, whose figures are not those reported before.
         rows: list of Row.
-        judged: a Verdict for every claim whose arms were run.
+        judged: a Verdict for every claim that at least one seed says something about.
     """
 
     name: str
@@ -63,12 +63,16 @@ class StudyReport:
         arms = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         arms.add_column("arm")
         arms.add_column("seeds", justify="right")
-        for metric in self.study.metrics:
+        metrics = [
+            metric for metric in self.study.metrics
+            if any(metric in row.metrics for row in self.rows)  # some need more steps than these
+        ]
+        for metric in metrics:
             arms.add_column(metric.replace("_", " "), justify="right")
         for arm in dict.fromkeys(row.arm for row in self.rows):
             mine = [row for row in self.rows if row.arm == arm]
             cells = []
-            for metric in self.study.metrics:
+            for metric in metrics:
                 found = "–"  # a metric that this kind of net does not have
                 if any(metric in row.metrics for row in mine):
                     found = stats.figure(row.metrics.get(metric) for row in mine)
@@ -127,10 +131,9 @@ def write(store, results):
     told = store.study()
     study = STUDIES.get(told["name"])()
     rows = study.rows(results)
-    there = {row.arm for row in rows}
-    judged = [
-        verdicts.judge(claim, rows) for claim in study.claims if verdicts.arms_of(claim) <= there
-    ]
+    # Where no seed has what a claim is about, as with some arms alone, there is nothing to judge.
+    judged = [found for found in (verdicts.judge(claim, rows) for claim in study.claims)
+              if found.seeds]
     report = StudyReport(told["name"], study, told["quick"], rows, judged)
     captured = animation.captured_runs(store, results)
     pairs = {

@@ -53,14 +53,6 @@ def judge(claim, rows):
     return Verdict(claim, verdict, seen, seeds, tuple(lines))
 
 
-def arms_of(claim):
-    """Names of the arms that a claim's tests compare."""
-    tests = claim.effect + claim.cause
-    return {test.arm for test in tests} | {
-        test.than for test in tests if isinstance(test.than, str)
-    }
-
-
 def _decide(seen, seeds):
     if seeds < FEWEST_SEEDS or 0 < seen < seeds:
         return UNDECIDED
