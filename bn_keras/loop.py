@@ -76,7 +76,10 @@ class Trainer:
         Returns:
             The `Steps`.
         """
-        loss, accuracy, norm = self._train(tf.constant(indices, tf.int32))
+        # By its concrete function: called directly, the functions of several trainers would be
+        # taken for one that is traced again and again, and warned about.
+        train = self._train.get_concrete_function()
+        loss, accuracy, norm = train(tf.constant(indices, tf.int32))
         return Steps(loss.numpy(), accuracy.numpy(), float(norm))
 
     def _steps(self, indices):
@@ -134,7 +137,10 @@ class Evaluator:
 
     def __call__(self, inputs, labels, batch_size=200):
         """Returns `(loss, accuracy)` as floats; with batch_size=1 one example at a time."""
-        loss, share = self._evaluate(inputs, tf.constant(labels, tf.int32), batch_size)
+        evaluate = self._evaluate.get_concrete_function()  # as in Trainer.train
+        loss, share = evaluate(
+            tf.constant(inputs), tf.constant(labels, tf.int32), tf.constant(batch_size)
+        )
         return float(loss), float(share)
 
     def _batches(self, inputs, labels, batch_size):

@@ -137,7 +137,9 @@ class StackTrainer:
         Returns:
             Loss and accuracy before each update, arrays (k, runs).
         """
-        loss, accuracy = self._train(tf.constant(indices, tf.int32))
+        # By the concrete function of its shape, for the same reason as in loop.Trainer.train.
+        train = self._train.get_concrete_function(tf.TensorSpec(indices.shape, tf.int32))
+        loss, accuracy = train(tf.constant(indices, tf.int32))
         return loss.numpy(), accuracy.numpy()
 
     def _steps(self, indices):
