@@ -11,6 +11,7 @@ USAGE = """usage: bn-keras VERB [...]
                      bn_keras.BatchNorm, or module:Class of your own
   list               known studies, models, normalizers, datasets, optimizers and losses
 """
+MOST_ARMS = 12  # of a study that are listed; ladders of rates have dozens
 
 
 def main(argv=None):
@@ -122,7 +123,9 @@ def _list():
         study = registry.STUDIES.get(name)()
         print(f"  {name}\n      {study.question}")
         print(f"      {study.duration} on 2 cores; {study.expected}")
-        print(f"      arms: {'; '.join(study.arms)}")
+        arms = list(study.arms)
+        more = f"; … ({len(arms)} in all)" if len(arms) > MOST_ARMS else ""
+        print(f"      arms: {'; '.join(arms[:MOST_ARMS])}{more}")
     return 0
 
 

@@ -218,6 +218,19 @@ def test_other_settings_get_another_folder_and_more_seeds_the_same(tmp_path):
     assert "quick" in folder("--quick").name
 
 
+def test_the_list_tells_of_every_study_and_loads_no_tensorflow():
+    listing = "import sys; from bn_keras.__main__ import main; assert main(['list']) == 0; " \
+        "assert not {'tensorflow', 'scipy'} & set(sys.modules)"
+    told = subprocess.run(
+        [sys.executable, "-c", listing], capture_output=True, text=True, check=True
+    ).stdout
+    for name in STUDY_NAMES:
+        one = study(name)
+        for text in (name, one.question, one.duration, one.expected, next(iter(one.arms))):
+            assert text in told
+        assert f"({len(one.arms)} in all)" in told or list(one.arms)[-1] in told
+
+
 def run(*flags, logdir):
     """Runs the command as a user does; returns (status, output, its work directory)."""
     result = subprocess.run(
