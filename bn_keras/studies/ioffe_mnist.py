@@ -44,7 +44,7 @@ def rows(results):
 def ioffe_mnist():
     """Study 6: Ioffe & Szegedy (2015), figure 1."""
     return Study(
-        question="Does BN speed up a sigmoid net, and steady what its units see?",
+        question="Does BN speed up a sigmoid net (rate .1 unless named), and steady its units?",
         source="Ioffe & Szegedy (2015), section 4.1 and figure 1",
         duration="2 min",
         expected="BN at 90 % after 500 steps, without it some 4,250; the unit's median is steadier",
