@@ -187,6 +187,9 @@ def test_a_report_can_be_made_of_whatever_was_left_behind(name, part, status, tm
     assert picture.startswith(b"\x89PNG")
     told = io.StringIO()
     Console(file=told, width=200).print(summary.table(), summary.verdict)
+    *_, arms, _ = summary.table().renderables
+    known = {metric.replace("_", " ") for row in summary.rows for metric in row.metrics}
+    assert {column.header for column in arms.columns} <= {"arm", "seeds", *known}, "an empty column"
     for found in summary.judged:
         assert found.claim.text in told.getvalue().replace("\n", " ") and found.seeds <= 2
         assert found.verdict == UNDECIDED  # two seeds
