@@ -223,9 +223,10 @@ class _Graph:
 
     def _copy(self, maker):
         """The model's copy of one kind, with its present weights."""
-        if maker not in self._copies:
+        if maker in self._copies:
+            self._copies[maker].refresh()
+        else:
             self._copies[maker] = maker(self._model)
-        self._copies[maker].refresh()
         return self._copies[maker]
 
     def pitfalls(self, names, split):

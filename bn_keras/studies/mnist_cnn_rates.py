@@ -20,6 +20,20 @@ NETS = {
 THIS = "this toolkit"
 
 
+def _with_bn_only(rate):
+    shown = f"{rate:g}"
+    metric = f"test_accuracy_at_{shown}"
+    return Claim(
+        f"at {shown.removeprefix('0')} the net learns with BN only",
+        THIS,
+        effect=(
+            Test(metric, "none", "at most", 0.2),
+            Test(metric, GLOROT, "at most", 0.2),
+            Test(metric, "batch", "at least", 0.85),
+        ),
+    )
+
+
 @STUDIES.register("mnist_cnn_rates")
 def mnist_cnn_rates():
     """Study 1's ladder: Adam at .01 to .1."""
@@ -51,24 +65,7 @@ def mnist_cnn_rates():
                     Test("test_accuracy_at_0.01", "none", "at most", GLOROT, margin=0.05),
                 ),
             ),
-            Claim(
-                "at .05 the net learns with BN only",
-                THIS,
-                effect=(
-                    Test("test_accuracy_at_0.05", "none", "at most", 0.2),
-                    Test("test_accuracy_at_0.05", GLOROT, "at most", 0.2),
-                    Test("test_accuracy_at_0.05", "batch", "at least", 0.85),
-                ),
-            ),
-            Claim(
-                "at .1 the net learns with BN only",
-                THIS,
-                effect=(
-                    Test("test_accuracy_at_0.1", "none", "at most", 0.2),
-                    Test("test_accuracy_at_0.1", GLOROT, "at most", 0.2),
-                    Test("test_accuracy_at_0.1", "batch", "at least", 0.85),
-                ),
-            ),
+            *(_with_bn_only(rate) for rate in (0.05, 0.1)),
         ),
         reported={
             (GLOROT, "test_accuracy_at_0.01"): "learns",
