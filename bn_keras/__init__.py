@@ -9,14 +9,14 @@ import importlib
 __version__ = "0.1.0"
 
 _HOMES = {
-    "ActivatedBatchNorm": "bn_keras.norms.activated",
-    "BatchNorm": "bn_keras.norms.batch_norm",
-    "BatchRenorm": "bn_keras.norms.batch_renorm",
-    "ConditionalBatchNorm": "bn_keras.norms.conditional",
+    "ActivatedBatchNorm": "bn_keras.normalizers.activated",
+    "BatchNorm": "bn_keras.batch_norm.layer",
+    "BatchRenorm": "bn_keras.normalizers.renorm",
+    "ConditionalBatchNorm": "bn_keras.normalizers.conditional",
     "ConfigError": "bn_keras.config",
-    "FrozenBatchNorm": "bn_keras.norms.frozen",
-    "GhostBatchNorm": "bn_keras.norms.ghost",
-    "Ramp": "bn_keras.norms.batch_renorm",
+    "FrozenBatchNorm": "bn_keras.normalizers.frozen",
+    "GhostBatchNorm": "bn_keras.normalizers.ghost",
+    "Ramp": "bn_keras.normalizers.renorm",
     "RunConfig": "bn_keras.config",
     "RunResult": "bn_keras.results",
     "Store": "bn_keras.results",

@@ -104,7 +104,7 @@ def _registered(source, variable):
 
 
 MODELS = Registry("model", "MODELS", "bn_keras.models")
-NORMALIZERS = Registry("normalizer", "NORMALIZERS", "bn_keras.norms")
+NORMALIZERS = Registry("normalizer", "NORMALIZERS", "bn_keras.normalizers")
 DATASETS = Registry("dataset", "DATASETS", "bn_keras.data")
 OPTIMIZERS = Registry("optimizer", "OPTIMIZERS", "bn_keras.optimizers")
 LOSSES = Registry("loss", "LOSSES", "bn_keras.losses")

@@ -19,12 +19,12 @@ from bn_keras.diagnostics import pitfalls
 from bn_keras.diagnostics.activations import NormalizerProbe
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
 from bn_keras.models.blocks import ModelSpec
-from bn_keras.norms.statistics import (
+from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
+from bn_keras.surgery.statistics import (
     batch_normalizers,
     reset_skipped_batches,
     skipped_batches,
 )
-from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
 
 PROBE_IMAGES = 100
 ONE_AT_A_TIME = 100

@@ -15,7 +15,6 @@ from bn_keras import loop, results
 from bn_keras.config import ConfigError
 from bn_keras.diagnostics.layers import LayerRecorder, side_by_side
 from bn_keras.models.blocks import normalizers
-from bn_keras.norms.statistics import batch_normalizers
 from bn_keras.registry import MODELS, OPTIMIZERS
 from bn_keras.runner import (
     Runner,
@@ -29,6 +28,7 @@ from bn_keras.runner import (
 )
 from bn_keras.summaries import Memory, write_curves
 from bn_keras.surgery.recalibrate import recalibrate
+from bn_keras.surgery.statistics import batch_normalizers
 
 # Normalizers that take every channel by itself, so that they cannot mix up the runs.
 CHANNELWISE = (

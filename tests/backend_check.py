@@ -9,12 +9,13 @@ import keras
 import numpy as np
 
 from bn_keras import BatchNorm
-from bn_keras.norms import reference, statistics
-from bn_keras.norms.activated import ActivatedBatchNorm
-from bn_keras.norms.batch_renorm import BatchRenorm, Ramp
-from bn_keras.norms.conditional import ConditionalBatchNorm
-from bn_keras.norms.frozen import FrozenBatchNorm
-from bn_keras.norms.ghost import GhostBatchNorm
+from bn_keras.batch_norm import reference
+from bn_keras.normalizers.activated import ActivatedBatchNorm
+from bn_keras.normalizers.conditional import ConditionalBatchNorm
+from bn_keras.normalizers.frozen import FrozenBatchNorm
+from bn_keras.normalizers.ghost import GhostBatchNorm
+from bn_keras.normalizers.renorm import BatchRenorm, Ramp
+from bn_keras.surgery import statistics
 
 SHAPES = [(6, 3), (4, 5, 3), (3, 4, 5, 3), (2, 3, 2, 4, 3)]
 

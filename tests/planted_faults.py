@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from bn_keras import BatchNorm
-from bn_keras.norms import functional, kernels
+from bn_keras.batch_norm import functional, kernels
 
 PLANTED = {}
 

@@ -26,11 +26,12 @@ ROWS = [
     ["figures", "verdicts"],
     ["loop", "summaries", "diagnostics", "surgery"],
     ["models"],
-    ["norms.batch", "norms.keras_batch", "norms.none", "norms.layer", "norms.group", "norms.ghost",
-     "norms.batch_renorm", "norms.activated", "norms.conditional", "norms.frozen"],
-    ["norms.batch_norm"],
-    ["norms.functional", "norms.renorm", "norms.statistics"],
-    ["norms.kernels", "norms.reference"],
+    ["normalizers"],
+    ["surgery.statistics"],
+    ["batch_norm.layer"],
+    ["batch_norm.population", "batch_norm.renorm"],
+    ["batch_norm.functional"],
+    ["batch_norm.kernels", "batch_norm.reference"],
     ["data.tfds", "data.csv_file", "data.not_mnist", "data.regression"],
     ["data.mnist", "data.files", "data.safe_pickle"],
     ["data.idx"],
@@ -40,14 +41,15 @@ ROWS = [
     ["stats"],
     ["results"],
     ["config", "registry"],
-    ["norms", ""],
+    ["batch_norm", ""],
 ]
-INSIDE = {"diagnostics", "models", "studies"}  # folders whose files may import each other
+# Folders whose files may import each other.
+INSIDE = {"diagnostics", "models", "studies", "surgery"}
 WITHOUT_TENSORFLOW = [
-    "config", "registry", "results", "stats", "norms.reference", "data", "data.splits", "data.idx",
-    "data.mnist", "data.tfds", "data.files", "data.csv_file", "data.safe_pickle", "data.not_mnist",
-    "data.regression", "studies", "verdicts", "figures", "animation", "study_report", "report",
-    "cli", "__main__", "executors",
+    "config", "registry", "results", "stats", "batch_norm.reference", "data", "data.splits",
+    "data.idx", "data.mnist", "data.tfds", "data.files", "data.csv_file", "data.safe_pickle",
+    "data.not_mnist", "data.regression", "studies", "verdicts", "figures", "animation",
+    "study_report", "report", "cli", "__main__", "executors",
 ]
 
 
@@ -90,7 +92,7 @@ def test_imports_run_downwards(module):
 
 
 def test_the_oracle_imports_nothing_of_ours():
-    assert not list(imports(MODULES["bn_keras.norms.reference"]))
+    assert not list(imports(MODULES["bn_keras.batch_norm.reference"]))
     assert not list(imports(MODULES["bn_keras.config"]))
     assert not list(imports(MODULES["bn_keras.registry"]))
 
@@ -107,7 +109,7 @@ def test_a_module_loads_without_tensorflow(module):
 
 def test_only_the_kernels_use_raw_tensorflow_in_the_layer():
     for module, path in MODULES.items():
-        if module.startswith("bn_keras.norms") and module != "bn_keras.norms.kernels":
+        if module.startswith("bn_keras.batch_norm") and module != "bn_keras.batch_norm.kernels":
             assert "tensorflow" not in {
                 alias.name.split(".")[0]
                 for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))

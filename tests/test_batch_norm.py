@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 from bn_keras import BatchNorm
-from bn_keras.norms import functional, reference
+from bn_keras.batch_norm import functional, reference
 
 SHAPES = {2: (6, 3), 3: (4, 5, 3), 4: (3, 4, 5, 3), 5: (2, 3, 2, 4, 3)}
 LAYERS = {"ours": BatchNorm, "keras": keras.layers.BatchNormalization}

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from bn_keras import BatchNorm
-from bn_keras.norms import reference
+from bn_keras.batch_norm import reference
 
 X = np.array([[1.0, 13.0], [3.0, 21.0], [3.0, 19.0], [9.0, 27.0]])
 GAMMA, BETA = np.array([6.0, 5.0]), np.array([0.0, 1.0])

@@ -9,8 +9,8 @@ import pytest
 import tensorflow as tf
 
 from bn_keras import BatchNorm
+from bn_keras.batch_norm import functional, kernels, reference
 from bn_keras.diagnostics.conformance.replicas import local, spread, two_replicas
-from bn_keras.norms import functional, kernels, reference
 
 
 def normal(shape, mean=0.0, seed=0):

@@ -8,9 +8,9 @@ import pytest
 import tensorflow as tf
 
 from bn_keras import BatchNorm
+from bn_keras.batch_norm import reference
 from bn_keras.config import RunConfig
 from bn_keras.data import Split, Splits
-from bn_keras.norms import reference
 from bn_keras.results import Store
 from bn_keras.runner import Runner
 

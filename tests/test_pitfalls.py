@@ -12,8 +12,8 @@ from rich.console import Console
 from test_results import result
 
 from bn_keras import BatchNorm, data, losses, report, runner, stack
+from bn_keras.batch_norm import reference
 from bn_keras.diagnostics import pitfalls
-from bn_keras.norms import reference
 from bn_keras.registry import STUDIES
 from bn_keras.results import Store
 from bn_keras.studies import Row

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bn_keras import BatchNorm
-from bn_keras.norms.statistics import batch_normalizers
 from bn_keras.surgery.recalibrate import recalibrate
+from bn_keras.surgery.statistics import batch_normalizers
 
 KINDS = [BatchNorm, keras.layers.BatchNormalization]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bn_keras.norms import reference
+from bn_keras.batch_norm import reference
 
 
 def test_a_batch_computed_by_hand():

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 from bn_keras import BatchNorm
-from bn_keras.norms import statistics
+from bn_keras.surgery import statistics
 
 BATCHES = [np.random.default_rng(seed).normal(seed, 2.0, (6, 3)).astype("f") for seed in range(5)]
 MEANS = np.array([batch.mean(0) for batch in BATCHES])

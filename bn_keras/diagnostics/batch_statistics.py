@@ -6,7 +6,7 @@ updated; the weights may be fine.
 
 import keras
 
-from bn_keras.norms.statistics import batch_normalizers
+from bn_keras.surgery.statistics import batch_normalizers
 
 
 class ModelCopy:

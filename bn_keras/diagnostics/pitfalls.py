@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel, ModeCopy, ModelCopy
-from bn_keras.norms import statistics
+from bn_keras.surgery import statistics
 
 BATCH_SIZES = {"whole": None, "16": 16, "2": 2, "1": 1}  # None: all images in one batch
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from bn_keras.norms.batch_norm import EXTRAS, BatchNorm
+from bn_keras.batch_norm.layer import EXTRAS, BatchNorm
 
 
 def convert(model, to=BatchNorm):

@@ -9,8 +9,8 @@ import contextlib
 import keras
 import numpy as np
 
-from bn_keras.norms import functional
-from bn_keras.norms.statistics import batch_normalizers
+from bn_keras.batch_norm import functional
+from bn_keras.surgery.statistics import batch_normalizers
 
 
 def recalibrate(model, inputs, batch_size=1000):

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from bn_keras.batch_norm import reference
 from bn_keras.diagnostics.conformance.suite import (
     alike,
     array,
@@ -12,7 +13,6 @@ from bn_keras.diagnostics.conformance.suite import (
     probe,
     set_weights,
 )
-from bn_keras.norms import reference
 
 EPSILON = 1e-3
 

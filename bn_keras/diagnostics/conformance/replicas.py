@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from bn_keras.batch_norm import reference
 from bn_keras.diagnostics.conformance.suite import NotApplicable, alike, array, draw, probe
-from bn_keras.norms import reference
 
 DEVICES = ["CPU:0", "CPU:1"]
 

@@ -2,7 +2,7 @@
 
 import keras
 
-from bn_keras.norms.batch_norm import BatchNorm
+from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
 PARTS = ("statistics", "affine")

@@ -3,7 +3,7 @@
 import keras
 from keras import activations
 
-from bn_keras.norms.batch_norm import BatchNorm
+from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
 

@@ -7,7 +7,7 @@ starts as plain batch normalization (r_max 1, d_max 0) and is given its freedom 
 import keras
 from keras import ops
 
-from bn_keras.norms.batch_norm import BatchNorm
+from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
 

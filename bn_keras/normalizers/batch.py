@@ -1,6 +1,6 @@
 """The normalizer `batch`: this package's BatchNorm."""
 
-from bn_keras.norms.batch_norm import BatchNorm
+from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
 

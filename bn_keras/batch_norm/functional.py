@@ -33,7 +33,7 @@ def batch_norm(
     axis = axis % len(x.shape)
     dtype = keras.backend.result_type(x.dtype, "float32")
     if mask is None and not synchronized and keras.backend.backend() == "tensorflow":
-        from bn_keras.norms import kernels
+        from bn_keras.batch_norm import kernels
 
         channels = x.shape[axis]
         gamma = ops.ones((channels,), dtype) if gamma is None else ops.cast(gamma, dtype)
@@ -113,7 +113,7 @@ def move(variable, value, rate):
     """
     value = ops.cast(value, variable.dtype)
     if keras.backend.backend() == "tensorflow":
-        from bn_keras.norms import kernels
+        from bn_keras.batch_norm import kernels
 
         kernels.move(variable.value, value, rate)
         return
@@ -131,7 +131,7 @@ def broadcast(per_channel, x, axis):
 
 
 def _over_replicas(value, group_size):
-    from bn_keras.norms import kernels
+    from bn_keras.batch_norm import kernels
 
     return kernels.all_reduce_sum(value, group_size)
 
@@ -139,6 +139,6 @@ def _over_replicas(value, group_size):
 def require(condition, message):
     """Stops where a boolean tensor does not hold; backends without assertions in graphs go on."""
     if keras.backend.backend() == "tensorflow":
-        from bn_keras.norms import kernels
+        from bn_keras.batch_norm import kernels
 
         kernels.require(condition, message)

@@ -5,9 +5,8 @@ import warnings
 import keras
 from keras import constraints, initializers, ops, regularizers
 
-from bn_keras.norms import functional
-from bn_keras.norms import renorm as renormalization
-from bn_keras.norms import statistics
+from bn_keras.batch_norm import functional, population
+from bn_keras.batch_norm import renorm as renormalization
 
 ONE_VALUE = ("warn", "error", "ignore")
 EXTRAS = {
@@ -137,7 +136,7 @@ class BatchNormalization(keras.layers.Layer):
         self.axis = _single_axis(axis)
         if isinstance(momentum, dict):  # a schedule, as get_config writes it
             momentum = keras.saving.deserialize_keras_object(momentum)
-        self.momentum = statistics.check_momentum(momentum, debias)
+        self.momentum = population.check_momentum(momentum, debias)
         self.epsilon = _checked("epsilon", epsilon, 0.0, float("inf"))
         self.center = center
         self.scale = scale
@@ -383,7 +382,7 @@ class BatchNormalization(keras.layers.Layer):
         return self.renorm_clipping
 
     def _counts_updates(self):
-        return statistics.counts_updates(self.momentum, self.debias)
+        return population.counts_updates(self.momentum, self.debias)
 
     def _scope(self, mask):
         """What the batch statistics are taken over."""
@@ -439,7 +438,7 @@ class BatchNormalization(keras.layers.Layer):
 
         momentum = self.momentum
         if self._counts_updates():
-            momentum = statistics.momentum_at(self.momentum, self.debias, self.updates.value)
+            momentum = population.momentum_at(self.momentum, self.debias, self.updates.value)
             self.updates.assign_add(ops.cast(accepted, "int32"))
         rate = rate_at(momentum)
         functional.move(self.moving_mean, mean, rate)

@@ -7,8 +7,8 @@ embedding of the class for example, predicts them.
 import keras
 from keras import ops
 
-from bn_keras.norms import functional
-from bn_keras.norms.batch_norm import BatchNorm
+from bn_keras.batch_norm import functional
+from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
 
