@@ -22,10 +22,15 @@ _HOMES = {
     "Store": "bn_keras.results",
 }
 
-__all__ = sorted([*_HOMES, "__version__"])
+
+_MODULES = {"statistics": "bn_keras.surgery.statistics"}
+
+__all__ = sorted([*_HOMES, *_MODULES, "__version__"])
 
 
 def __getattr__(name):
+    if name in _MODULES:
+        return importlib.import_module(_MODULES[name])
     if name not in _HOMES:
         raise AttributeError(f"module 'bn_keras' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -160,9 +160,9 @@ class ReducesInHalfPrecision(Faulty):
 
 @fault_of("a graph does what eager calls do")
 class MovesNothingInAGraph(Faulty):
-    def _update_statistics(self, mean, variance, count, training=None):
-        if tf.executing_eagerly() or training is not None or replicas() > 1:
-            super()._update_statistics(mean, variance, count, training)
+    def _update_statistics(self, mean, variance, count, freedom, training, update):
+        if tf.executing_eagerly() or training is not True or replicas() > 1:
+            super()._update_statistics(mean, variance, count, freedom, training, update)
 
 
 @fault_of("xla compiles the training step")
@@ -195,10 +195,10 @@ class RenormTrainsThroughTheShift(RenormForgetsTheShift):
 
 @fault_of("moving mean is an exponential average")
 class ForgetsToWeighTheNewMean(Faulty):
-    def _update_statistics(self, mean, variance, count, training=None):
+    def _update_statistics(self, mean, variance, count, freedom, training, update):
         if self.momentum < 1 and not self.renorm:
             mean = mean / (1 - self.momentum)
-        super()._update_statistics(mean, variance, count, training)
+        super()._update_statistics(mean, variance, count, freedom, training, update)
 
 
 @fault_of("moving variance averages the biased variance")
@@ -319,8 +319,8 @@ class SwallowsTheMask(Faulty):
 
 @fault_of("one bad sample does not poison the statistics")
 class TakesBadSamples(Faulty):
-    def _update_statistics(self, mean, variance, count, training=None):
-        super()._update_statistics(mean, variance, count, training)
+    def _update_statistics(self, mean, variance, count, freedom, training, update):
+        super()._update_statistics(mean, variance, count, freedom, training, update)
         bad = ~tf.math.is_finite(variance)
         self.moving_variance.assign(tf.where(bad, variance, self.moving_variance))
 

@@ -449,7 +449,10 @@ BAD_SETTINGS = [
     ({"renorm_momentum": -0.1}, "renorm_momentum=-0.1"),
     ({"axis": (1, 2)}, r"axis=\(1, 2\)"),
     ({"axis": 1.5}, "axis=1.5"),
-    ({"renorm": True, "renorm_clipping": {"rmax": 0.5, "rmin": 2.0}}, "rmax=0.5 below rmin=2.0"),
+    (
+        {"renorm": True, "renorm_clipping": {"rmax": 0.5, "rmin": 2.0}},
+        "Received: rmax=0.5, rmin=2.0",
+    ),
     ({"renorm": True, "renorm_clipping": {"dmax": -1.0}}, "dmax=-1.0"),
     ({"renorm": True, "renorm_clipping": {"rmx": 1.0}}, "'rmx'"),
 ]
@@ -472,7 +475,7 @@ def test_an_axis_out_of_range_names_axis_and_shape():
 
 
 def test_an_unfit_mask_names_both_shapes():
-    with pytest.raises(ValueError, match=r"\(2, 3\) for inputs of shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"mask.shape=\(2, 3\), inputs.shape=\(2, 3\)"):
         BatchNorm()(data((2, 3)), training=True, mask=tf.ones((2, 3), tf.bool))
 
 

@@ -1,13 +1,17 @@
 """Batch normalization as pure functions over keras.ops: arithmetic without a layer.
 
-`batch_norm` is training mode and `normalize` inference mode. One place, `batch_norm`, decides
-whether a TensorFlow kernel does the work; every other backend computes the same with keras.ops.
+`batch_norm` is training mode and `normalize` inference mode. They decide whether a kernel of the
+backend does the work; `standardize` is the same arithmetic for every backend, with masks and over
+replicas.
 """
 
+import contextlib
+import importlib
 import math
 
 import keras
 from keras import ops
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 
 
 def batch_norm(
@@ -16,12 +20,12 @@ def batch_norm(
     """Normalizes x with its own statistics (Ioffe & Szegedy 2015, algorithm 1).
 
     Args:
-        x: tensor of static rank 2 or more, floating.
+        x: tensor of static rank 2 or more; numbers that are no floats are taken as float32.
         gamma: scale, shape (channels,), float32 or the wider dtype of x; None means ones.
         beta: offset, likewise; None means zeros.
         axis: the channel axis.
         epsilon: added to the variance.
-        mask: boolean tensor of x's shape without the channel axis; True counts.
+        mask: boolean tensor, True counts, in one of the shapes that `mask_like` takes.
         synchronized: take the statistics over all replicas of `tf.distribute`.
         group_size: if synchronized, over consecutive groups of that many replicas only.
         n: what `count` gives for these arguments, if the caller has it already.
@@ -29,77 +33,186 @@ def batch_norm(
     Returns:
         `(outputs, mean, variance)`: outputs in the shape and dtype of x; mean and biased variance
         of shape (channels,), in float32 at least and without a gradient.
+
+    Raises:
+        ValueError: the mask does not fit.
     """
+    x = floating(x)
     axis = axis % len(x.shape)
     dtype = keras.backend.result_type(x.dtype, "float32")
-    if mask is None and not synchronized and keras.backend.backend() == "tensorflow":
-        from bn_keras.batch_norm import kernels
-
-        channels = x.shape[axis]
-        gamma = ops.ones((channels,), dtype) if gamma is None else ops.cast(gamma, dtype)
-        beta = ops.zeros((channels,), dtype) if beta is None else ops.cast(beta, dtype)
+    kernels = backend_kernels()
+    if mask is None and not synchronized and kernels is not None:
+        gamma, beta = _affine(gamma, beta, x.shape[axis], dtype)
         return kernels.batch_norm(x, gamma, beta, axis, epsilon)
-    mean, variance = moments(
-        x, axis=axis, mask=mask, synchronized=synchronized, group_size=group_size, n=n
-    )
-    outputs = normalize(x, mean, variance, gamma, beta, axis=axis, epsilon=epsilon)
-    return outputs, ops.stop_gradient(mean), ops.stop_gradient(variance)
+    wide = ops.cast(x, dtype)
+    sums = Sums(wide, axis, mask=mask, synchronized=synchronized, group_size=group_size)
+    centered, mean, variance = standardize(wide, sums, n)
+    outputs = affine(centered, ops.rsqrt(variance + epsilon), gamma, beta, sums)
+    return ops.cast(outputs, x.dtype), ops.stop_gradient(mean), ops.stop_gradient(variance)
+
+
+def normalize(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3):
+    """gamma * (x - mean) / sqrt(variance + epsilon) + beta, in the shape and dtype of x.
+
+    Args: as for `batch_norm`; mean and variance are of shape (channels,).
+    """
+    x = floating(x)
+    axis = axis % len(x.shape)
+    dtype = keras.backend.result_type(x.dtype, "float32")
+    wide, mean, variance = (ops.cast(value, dtype) for value in (x, mean, variance))
+    kernels = backend_kernels()
+    if kernels is not None:
+        gamma, beta = _affine(gamma, beta, x.shape[axis], dtype)
+        outputs = kernels.normalize(wide, mean, variance, gamma, beta, axis, epsilon)
+    else:
+        sums = Sums(wide, axis)
+        outputs = affine(
+            wide - sums.spread(mean), ops.rsqrt(variance + epsilon), gamma, beta, sums
+        )
+    return ops.cast(outputs, x.dtype)
 
 
 def moments(x, *, axis=-1, mask=None, synchronized=False, group_size=None, n=None):
     """Mean and biased variance of every channel, each of shape (channels,).
 
-    Two passes: the variance is the mean squared distance from the mean, which keeps its digits
-    where E[x^2] - E[x]^2 loses them. float16 and bfloat16 are reduced in float32. Where nothing
-    counts, both are 0.
+    Args: as for `batch_norm`. Where nothing counts, both are 0.
     """
-    x = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-    axis = axis % len(x.shape)
-    axes = [a for a in range(len(x.shape)) if a != axis]
-    keep = None if mask is None else ops.expand_dims(ops.cast(mask, "bool"), axis)
-
-    def total(values):
-        # `where` and not a product: a masked position may hold inf or NaN.
-        kept = values if keep is None else ops.where(keep, values, ops.zeros_like(values))
-        summed = ops.sum(kept, axis=axes)
-        return _over_replicas(summed, group_size) if synchronized else summed
-
-    if n is None:
-        n = count(x, axis=axis, mask=mask, synchronized=synchronized, group_size=group_size)
-    n = ops.maximum(ops.cast(n, x.dtype), 1)
-    mean = total(x) / n
-    return mean, total(ops.square(x - broadcast(mean, x, axis))) / n
+    x = floating(x)
+    wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+    sums = Sums(wide, axis, mask=mask, synchronized=synchronized, group_size=group_size)
+    return standardize(wide, sums, n)[1:]
 
 
 def count(x, *, axis=-1, mask=None, synchronized=False, group_size=None):
-    """How many values of a channel count: an int where the shapes tell, else a scalar tensor."""
-    axis = axis % len(x.shape)
-    others = [size for a, size in enumerate(x.shape) if a != axis]
-    if mask is None and None not in others:
-        n = math.prod(others)
-        if not synchronized:
-            return n
-    elif mask is None:
-        n = ops.size(x) // x.shape[axis]
-    else:
-        mask = ops.expand_dims(ops.cast(mask, "int32"), axis)
-        # The mask may be as short as 1 where it is to be repeated.
-        n = ops.sum(ops.broadcast_to(mask, ops.shape(ops.take(x, [0], axis=axis))))
-    return _over_replicas(ops.cast(n, "int32"), group_size) if synchronized else n
+    """How many values of a channel count.
+
+    Returns:
+        An int where the shapes tell, else an integer tensor: a scalar, or of shape (channels,)
+        where the mask tells the channels apart.
+    """
+    return Sums(
+        x, axis, mask=mask, synchronized=synchronized, group_size=group_size
+    ).count()
 
 
-def normalize(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3):
-    """gamma * (x - mean) / sqrt(variance + epsilon) + beta, in the shape and dtype of x."""
-    dtype = keras.backend.result_type(x.dtype, "float32")
-    wide = ops.cast(x, dtype)
-    scale = ops.rsqrt(ops.cast(variance, dtype) + epsilon)
-    if gamma is not None:
-        scale = scale * ops.cast(gamma, dtype)
-    # One multiplication and one addition a value; the rest is a channel's arithmetic.
-    shift = ops.cast(mean, dtype) * scale
-    shift = -shift if beta is None else ops.cast(beta, dtype) - shift
-    outputs = wide * broadcast(scale, x, axis) + broadcast(shift, x, axis)
-    return ops.cast(outputs, x.dtype)
+def standardize(x, sums, n=None):
+    """Subtracts the mean; the variance is the mean squared distance from it.
+
+    A first estimate of the mean serves as pivot: what is summed then are distances from it, so
+    that values far from zero lose no digits (Chan, Golub & LeVeque 1983, on shifted data).
+
+    Args:
+        x: tensor, float32 or float64.
+        sums: a `Sums` of x.
+        n: how many values count; None asks `sums`.
+
+    Returns:
+        `(centered, mean, variance)`: x minus its mean, in x's shape; the others in the shape of
+        `sums.total`.
+    """
+    n = ops.maximum(ops.cast(sums.count() if n is None else n, x.dtype), 1)
+    pivot = ops.stop_gradient(sums.total(sums.kept(x)) / n)
+    shifted = x - sums.spread(pivot)
+    offset = sums.total(sums.kept(shifted)) / n
+    centered = shifted - sums.spread(offset)
+    return centered, pivot + offset, sums.total(ops.square(sums.kept(centered))) / n
+
+
+def affine(centered, inverse, gamma, beta, sums):
+    """gamma * centered * inverse + beta; None means ones and zeros."""
+    scale = inverse if gamma is None else inverse * ops.cast(gamma, inverse.dtype)
+    outputs = centered * sums.spread(scale)
+    if beta is None:
+        return outputs
+    return outputs + broadcast(ops.cast(beta, outputs.dtype), outputs, sums.axis)
+
+
+class Sums:
+    """How the values of a channel are counted and added up, and how a result is handed back.
+
+    Args:
+        x: tensor of static rank.
+        axis: the channel axis.
+        mask, synchronized, group_size: as for `batch_norm`.
+    """
+
+    def __init__(self, x, axis=-1, *, mask=None, synchronized=False, group_size=None):
+        self.x = x
+        self.axis = axis % len(x.shape)
+        self.others = [a for a in range(len(x.shape)) if a != self.axis]
+        self._keep = None if mask is None else mask_like(x, mask, axis)
+        self._synchronized, self._group_size = synchronized, group_size
+
+    def count(self):
+        """As the function `count`."""
+        if self._keep is not None:
+            # A mask may be as short as 1 where it is to be repeated. Along the channels, 1 says
+            # that all of them count alike.
+            alike = self._keep.shape[self.axis] == 1
+            shape = list(ops.shape(self.x))
+            shape[self.axis] = 1 if alike else self.x.shape[self.axis]
+            n = ops.sum(ops.broadcast_to(ops.cast(self._keep, "int32"), shape), self.others)
+            return self._over_replicas(n[0] if alike else n)
+        sizes = [self.x.shape[a] for a in self.others]
+        if None not in sizes:
+            n = math.prod(sizes)
+            return self._over_replicas(ops.cast(n, "int32")) if self._synchronized else n
+        return self._over_replicas(math.prod(ops.shape(self.x)[a] for a in self.others))
+
+    def kept(self, values):
+        """The values with those that do not count set to 0; they may be NaN before."""
+        if self._keep is None:
+            return values
+        return ops.where(self._keep, values, ops.zeros_like(values))
+
+    def total(self, values):
+        """Sums of the channels, shape (channels,)."""
+        return self._over_replicas(ops.sum(values, axis=self.others))
+
+    def spread(self, per_channel):
+        """A (channels,) tensor in a shape that broadcasts against x."""
+        return broadcast(per_channel, self.x, self.axis)
+
+    def _over_replicas(self, value):
+        if not self._synchronized:
+            return value
+        return backend_kernels().all_reduce_sum(value, self._group_size)
+
+
+def mask_like(x, mask, axis=-1):
+    """A mask in a shape that broadcasts against x, boolean.
+
+    Args:
+        x: tensor of static rank.
+        mask: of shape `x.shape[:-1]`, as Keras's layers hand masks on, whatever the axis is; or of
+            x's shape without `axis`. Where both fit, it is the first. A size of 1 is repeated.
+        axis: the channel axis.
+
+    Raises:
+        ValueError: neither fits.
+    """
+    shape, given = tuple(x.shape), tuple(mask.shape)
+    axis = axis % len(shape)
+    for place in (len(shape) - 1, axis):
+        wanted = shape[:place] + shape[place + 1:]
+        if len(given) == len(wanted) and all(
+            size in (1, None) or other is None or size == other
+            for size, other in zip(given, wanted)
+        ):
+            return ops.expand_dims(ops.cast(mask, "bool"), place)
+    raise ValueError(
+        "The mask provided should be one dimension less than the inputs. Received: "
+        f"mask.shape={given}, inputs.shape={shape}; expected {shape[:-1]}"
+        + ("." if axis == len(shape) - 1
+           else f" or, without axis {axis}, {shape[:axis] + shape[axis + 1:]}.")
+    )
+
+
+def floating(x):
+    """x itself if its numbers are floats, else as float32."""
+    x = ops.convert_to_tensor(x)
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return x if "float" in dtype else ops.cast(x, keras.backend.result_type(dtype, "float32"))
 
 
 def move(variable, value, rate):
@@ -108,16 +221,15 @@ def move(variable, value, rate):
     Args:
         variable: keras.Variable.
         value: tensor of its shape.
-        rate: scalar tensor of its dtype, the share; at 0 the variable keeps its value, also where
-            `value` is not finite.
+        rate: tensor of its dtype that broadcasts against it, the share; where it is 0, the
+            variable keeps its value, also if `value` is not finite.
     """
     value = ops.cast(value, variable.dtype)
-    if keras.backend.backend() == "tensorflow":
-        from bn_keras.batch_norm import kernels
-
-        kernels.move(variable.value, value, rate)
-        return
     old = variable.value
+    # In a stateless scope, what moves is the scope's own copy.
+    if keras.backend.backend() == "tensorflow" and not in_stateless_scope():
+        backend_kernels().move(old, value, rate)
+        return
     variable.assign(ops.where(rate == 0, old, old - (old - value) * rate))
 
 
@@ -130,15 +242,36 @@ def broadcast(per_channel, x, axis):
     return ops.reshape(per_channel, shape)
 
 
-def _over_replicas(value, group_size):
-    from bn_keras.batch_norm import kernels
-
-    return kernels.all_reduce_sum(value, group_size)
-
-
 def require(condition, message):
     """Stops where a boolean tensor does not hold; backends without assertions in graphs go on."""
     if keras.backend.backend() == "tensorflow":
-        from bn_keras.batch_norm import kernels
+        backend_kernels().require(condition, message)
 
-        kernels.require(condition, message)
+
+def concrete(value):
+    """The value of a scalar as a float; None where only the run of a graph will tell."""
+    try:
+        return float(value)
+    except Exception:  # each backend has its own error for "no value while tracing"
+        return None
+
+
+def outside_of_graphs():
+    """A context in which variables are made that outlive the graph that is being traced."""
+    kernels = backend_kernels()
+    return kernels.outside_of_graphs() if kernels is not None else contextlib.nullcontext()
+
+
+def backend_kernels():
+    """The module of kernels for the present backend; None if there is none."""
+    modules = {"tensorflow": "kernels"}
+    name = modules.get(keras.backend.backend())
+    return None if name is None else importlib.import_module(f"bn_keras.batch_norm.{name}")
+
+
+def _affine(gamma, beta, channels, dtype):
+    """gamma and beta in a dtype, ones and zeros for None."""
+    return (
+        ops.ones((channels,), dtype) if gamma is None else ops.cast(gamma, dtype),
+        ops.zeros((channels,), dtype) if beta is None else ops.cast(beta, dtype),
+    )

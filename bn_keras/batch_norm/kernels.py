@@ -1,16 +1,27 @@
-"""TensorFlow's kernels for training-mode batch normalization, behind the contract of `functional`.
+"""TensorFlow's kernels for batch normalization, behind the contract of `functional`.
 
-The only file with raw TensorFlow. Each kernel takes `(x, gamma, beta, axis, epsilon)` and returns
-`(outputs, mean, variance)` with the biased variance; mean and variance carry no gradient.
+The only file with raw TensorFlow. `batch_norm` is training mode and returns `(outputs, mean,
+variance)` with the biased variance and no gradient through mean and variance; `normalize` is
+inference mode.
 """
 
+import math
+
 import tensorflow as tf
+from tensorflow.python.ops import control_flow_util
 
 FUSED_DTYPES = ("float32", "bfloat16", "float16")
+# The fused kernel has a fixed cost of some 300 µs, forward and backward; the closed form is through
+# with a smaller input before that.
+FUSED_FROM = 100_000
+# A channel whose mean is as many standard deviations from zero is far from it, as some rows judge.
+FAR, SAMPLED_ROWS = 4, 32
+# Added to a scale that inference divides by: it may be 0, and 1e-20 times a value is nothing.
+TINY = 1e-20
 
 
 def batch_norm(x, gamma, beta, axis, epsilon):
-    """Training-mode batch normalization by the fastest kernel for this rank, axis and dtype.
+    """Training-mode batch normalization by the fastest kernel that is exact in its setting.
 
     Args:
         x: tensor of static rank, in a floating dtype.
@@ -18,82 +29,299 @@ def batch_norm(x, gamma, beta, axis, epsilon):
         axis: the channel axis, not negative.
         epsilon: added to the variance.
     """
-    rank = x.shape.rank
-    if axis != rank - 1:
-        # Two transpositions and a kernel for channels last take half the time of reductions over
-        # the other axes, which no kernel is made for.
-        order = [a for a in range(rank) if a != axis] + [axis]
-        outputs, mean, variance = batch_norm(
-            tf.transpose(x, order), gamma, beta, rank - 1, epsilon
-        )
-        return tf.transpose(outputs, [order.index(a) for a in range(rank)]), mean, variance
-    # The fused kernel's statistics of an empty batch are NaN, under XLA its gradients too.
-    if rank == 2 or x.dtype.name not in FUSED_DTYPES or 0 in x.shape:
-        return _closed_form(x, gamma, beta, epsilon)
-    if x.shape.is_fully_defined():
-        return _fused(x, gamma, beta, epsilon)
-    # Only the run will tell whether the batch is empty: NaN times 0 is 0 then, backwards too.
-    some = tf.cast(tf.size(x) > 0, gamma.dtype)
-    keep = tf.math.multiply_no_nan
-    outputs, mean, variance = _fused(x, keep(gamma, some), beta, epsilon)
-    return outputs, keep(mean, some), keep(variance, some)
+    size = x.shape.num_elements()  # None if a dimension is open
+    # XLA expands the fused kernel to E[x^2] - E[x]^2, which is NaN at mean 1000 and deviation 1. On
+    # a GPU it keeps other things for its gradient than on a CPU, which nobody has tried here.
+    if (
+        x.shape.rank == 2 or x.dtype.name not in FUSED_DTYPES or not x.shape[axis]
+        or (size is not None and size < FUSED_FROM)
+        or _traced_for_xla() or tf.config.list_physical_devices("GPU")
+    ):
+        return _closed_form(x, gamma, beta, axis, epsilon)
+    fused = True
+    if not tf.executing_eagerly():
+        # A graph that is traced now may become part of one that XLA compiles: only the run tells.
+        fused = tf.logical_not(_run_by_xla())
+        if size is None:
+            fused = tf.logical_and(fused, tf.size(x) >= FUSED_FROM)
+    return _whichever(fused, x, gamma, beta, axis, epsilon)
 
 
-def _fused(x, gamma, beta, epsilon):
-    """The fused kernel, which takes images: any rank is given to it as one image of one row.
+def _traced_for_xla():
+    """Whether the graph is being traced within a `tf.function(jit_compile=True)`."""
+    return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
-    Told so, XLA too makes a fast program of it, 2 to 3 times as fast as for the true shape; without
-    XLA the shape makes no difference. One pixel an image, the other way round, costs a third more.
-    """
-    images = tf.reshape(x, [1, 1, -1, x.shape[-1]])
-    outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
-        x=images,
-        scale=gamma,
-        offset=beta,
-        mean=tf.zeros([0]),
-        variance=tf.zeros([0]),
-        epsilon=epsilon,
-        is_training=True,
+
+def _run_by_xla():
+    """Whether XLA runs this graph, a boolean tensor: its device index lies behind the list."""
+    devices = ["CPU", "GPU"]
+    return tf.equal(tf.raw_ops.DeviceIndex(device_names=devices), len(devices))
+
+
+def _fused(x, gamma, beta, axis, epsilon):
+    """The fused kernel. Returns outputs, pivot and offset, whose sum the mean is, and variance."""
+    image, pivot = _near_zero(_as_image(x, axis), epsilon, gamma.dtype)
+    offset, variance = _moments(image, x.shape[:axis] + x.shape[axis + 1:])
+    outputs, *_ = tf.raw_ops.FusedBatchNormV3(
+        x=image, scale=gamma, offset=beta, mean=offset, variance=variance, epsilon=epsilon,
+        is_training=False,
     )
-    outputs = tf.reshape(outputs, tf.shape(x))
-    # The kernel hands out the Bessel-corrected variance (n - 1 in the denominator). Its gradient
-    # takes no account of what comes through mean and variance.
-    n = tf.cast(tf.size(x) // x.shape[-1], variance.dtype)
-    return outputs, mean, variance * ((n - 1) / n)
+    return _from_image(outputs, x, axis), pivot, offset, variance
 
 
-def _closed_form(x, gamma, beta, epsilon):
-    """Channels last: the backward pass in closed form, nothing recomputed."""
+def _moments(image, positions):
+    """Mean and biased variance of an image's channels, by the fused kernel on a wider image.
+
+    The kernel adds up row after row, and its rounding grows with the number of rows. Given an
+    eighth of the rows with eight times as many channels, it makes eight short sums of each, which
+    are joined exactly (Chan, Golub & LeVeque 1983).
+    """
+    channels = image.shape[-1]
+    # Sizes that are open may be anything.
+    parts = math.gcd(math.prod(size for size in positions if size is not None), 8)
+    ones = tf.ones([parts * channels])
+    _, means, _, _, variances, _ = tf.raw_ops.FusedBatchNormV3(
+        x=tf.reshape(image, [1, 1, -1, parts * channels]), scale=ones, offset=ones,
+        mean=tf.zeros([0]), variance=tf.zeros([0]), is_training=True,
+    )
+    means, variances = (tf.reshape(value, [parts, channels]) for value in (means, variances))
+    mean = tf.reduce_mean(means, 0)
+    return mean, tf.reduce_mean(variances + tf.square(means - mean), 0)
+
+
+def _near_zero(image, epsilon, dtype):
+    """An image minus a pivot that is 0 unless a channel is far from zero; and the pivot.
+
+    The kernel adds up row after row, and its mean is off by some 30 units in the last place. A few
+    rows tell whether that would show; only then is a pass over the image spent on it.
+    """
+    rows = tf.shape(image)[2]
+    sample = tf.cast(image[0, 0, ::tf.maximum(rows // SAMPLED_ROWS, 1)], dtype)
+    mean = tf.reduce_mean(sample, 0)
+    variance = tf.reduce_mean(tf.square(sample - mean), 0)
+    far = tf.reduce_any(tf.square(mean) > FAR**2 * (variance + tf.constant(epsilon, dtype)))
+    # In the image's dtype, so that half-precision distances from it are exact.
+    pivot = tf.stop_gradient(tf.cast(mean, image.dtype))
+    shifted = tf.cond(far, lambda: image - pivot, lambda: image)
+    # Not a product: pivot may be NaN.
+    return tf.ensure_shape(shifted, image.shape), tf.where(far, tf.cast(pivot, dtype), 0)
+
+
+def _as_image(x, axis):
+    """Any tensor as one image of one row, (1, 1, values, channels), as the fused kernel takes it.
+
+    One pixel an image, the other way round, costs a third more.
+    """
+    order = _channels_last(x.shape.rank, axis)
+    # Two transpositions and a kernel for channels last take half the time of reductions over the
+    # other axes, which no kernel is made for.
+    x = x if order is None else tf.transpose(x, order)
+    return tf.reshape(x, [1, 1, -1, x.shape[-1]])
+
+
+def _from_image(image, x, axis):
+    """The way back from `_as_image(x, axis)`."""
+    order = _channels_last(x.shape.rank, axis)
+    if order is None:
+        return tf.reshape(image, tf.shape(x))
+    image = tf.reshape(image, tf.gather(tf.shape(x), order))
+    image = tf.transpose(image, [order.index(a) for a in range(len(order))])
+    return tf.ensure_shape(image, x.shape)
+
+
+def _channels_last(rank, axis):
+    return None if axis == rank - 1 else [a for a in range(rank) if a != axis] + [axis]
+
+
+def _closed_form(x, gamma, beta, axis, epsilon):
+    """Two passes around a pivot, and the backward pass in closed form."""
+    channels = _Channels(x, axis)
 
     @tf.custom_gradient
     def normalize(x, gamma, beta):
-        dtype = gamma.dtype
-        # At least 1: an empty batch has gradients of 0 and not of NaN.
-        share = 1 / tf.cast(tf.maximum(tf.size(x) // x.shape[-1], 1), dtype)
-        # float16 and bfloat16 inputs are reduced in float32.
-        wide = tf.cast(x, dtype)
-        mean = _channel_sums(wide) * share
-        centered = wide - mean
-        variance = _channel_sums(tf.square(centered)) * share
-        inverse = tf.math.rsqrt(variance + tf.constant(epsilon, dtype))
-        scale = inverse * gamma
-        outputs = centered * scale + beta
+        centered, pivot, offset, variance = _center(x, channels, gamma.dtype)
+        outputs = _scale_and_shift(centered, variance, gamma, beta, channels, epsilon)
 
         def gradient(doutputs, *_):  # mean and variance carry no gradient
-            dy = tf.cast(doutputs, dtype)
-            dbeta = _channel_sums(dy)
-            dgamma = _channel_sums(dy * centered) * inverse
-            dx = scale * (dy - (centered * (inverse * share * dgamma) + share * dbeta))
-            return tf.cast(dx, x.dtype), dgamma, dbeta
+            return _backward(doutputs, centered, variance, gamma, channels, epsilon)
 
-        return (tf.cast(outputs, x.dtype), mean, variance), gradient
+        return (tf.cast(outputs, x.dtype), pivot + offset, variance), gradient
 
     return normalize(x, gamma, beta)
 
 
-def _channel_sums(x):
-    """Sums over all axes but the last: a bias's gradient, 3 times as fast as reduce_sum."""
-    return tf.raw_ops.BiasAddGrad(out_backprop=x)
+def _whichever(fused, x, gamma, beta, axis, epsilon):
+    """The fused kernel where a boolean holds, else the closed form; likewise backwards.
+
+    The gradient has a choice of its own: XLA cannot compile that through the choice of a graph that
+    was traced without it.
+    """
+    channels = _Channels(x, axis)
+
+    @tf.custom_gradient
+    def normalize(x, gamma, beta):
+        def by_kernel():
+            return _fused(x, gamma, beta, axis, epsilon)
+
+        def by_closed_form():
+            centered, pivot, offset, variance = _center(x, channels, gamma.dtype)
+            outputs = _scale_and_shift(centered, variance, gamma, beta, channels, epsilon)
+            return tf.cast(outputs, x.dtype), pivot, offset, variance
+
+        outputs, pivot, offset, variance = tf.cond(fused, by_kernel, by_closed_form)
+
+        def gradient(doutputs, *_):
+            def by_kernel():
+                image = _as_image(x, axis)
+                shifted = tf.cond(
+                    tf.reduce_any(pivot != 0),
+                    lambda: image - tf.cast(pivot, x.dtype),
+                    lambda: image,
+                )
+                dx, dgamma, dbeta, *_ = tf.raw_ops.FusedBatchNormGradV3(
+                    y_backprop=_as_image(doutputs, axis), x=shifted, scale=gamma,
+                    reserve_space_1=offset, reserve_space_2=variance,
+                    reserve_space_3=tf.zeros([0]), epsilon=epsilon, is_training=True,
+                )
+                return _from_image(dx, x, axis), dgamma, dbeta
+
+            def by_closed_form():
+                shifted = tf.cast(channels.flat(x), gamma.dtype) - channels.spread(pivot)
+                centered = shifted - channels.spread(offset)
+                return _backward(doutputs, centered, variance, gamma, channels, epsilon)
+
+            return tf.cond(fused, by_kernel, by_closed_form)
+
+        return (outputs, pivot + offset, variance), gradient
+
+    return normalize(x, gamma, beta)
+
+
+def _center(x, channels, dtype):
+    """x minus its mean, pivot and offset whose sum the mean is, and the variance.
+
+    The pivot is one of the batch's own rows. Mean and variance are sums of distances from it, so
+    that values far from zero lose no digits. float16 and bfloat16 are reduced in float32.
+    """
+    total, spread = channels.total, channels.spread
+    wide = tf.cast(channels.flat(x), dtype)
+    share = channels.share(dtype)
+    pivot = channels.middle(wide)
+    shifted = wide - spread(pivot)
+    offset = total(shifted) * share
+    centered = shifted - spread(offset)
+    return centered, pivot, offset, total(tf.square(centered)) * share
+
+
+def _scale_and_shift(centered, variance, gamma, beta, channels, epsilon):
+    inverse = tf.math.rsqrt(variance + tf.constant(epsilon, variance.dtype))
+    return channels.restored(
+        centered * channels.spread(inverse * gamma) + channels.spread(beta)
+    )
+
+
+def _backward(doutputs, centered, variance, gamma, channels, epsilon):
+    """Gradients of x, gamma and beta (Ioffe & Szegedy 2015, section 3, put together)."""
+    total, spread = channels.total, channels.spread
+    inverse = tf.math.rsqrt(variance + tf.constant(epsilon, variance.dtype))
+    share = channels.share(variance.dtype)
+    dy = tf.cast(channels.flat(doutputs), variance.dtype)
+    dbeta = total(dy)
+    dgamma = total(dy * centered) * inverse
+    through_moments = centered * spread(inverse * share * dgamma) + spread(share * dbeta)
+    dx = channels.restored(spread(inverse * gamma) * (dy - through_moments))
+    return tf.cast(dx, doutputs.dtype), dgamma, dbeta
+
+
+def normalize(x, mean, variance, gamma, beta, axis, epsilon):
+    """Inference mode: gamma * (x - mean) / sqrt(variance + epsilon) + beta, in two passes over x.
+
+    It is computed as (x - center) * scale with center = mean - beta / scale: values far from zero
+    come near it before they are scaled, while x * scale + shift cancels.
+
+    Args:
+        x: tensor of static rank, float32 or float64.
+        mean, variance, gamma, beta: shape (channels,), of x's dtype.
+        axis: the channel axis, not negative.
+        epsilon: added to the variance.
+    """
+    channels = _Channels(x, axis)
+    total, spread = channels.total, channels.spread
+
+    @tf.custom_gradient
+    def normalize(x, mean, variance, gamma, beta):
+        inverse = tf.math.rsqrt(variance + tf.constant(epsilon, x.dtype))
+        scale = inverse * gamma + tf.constant(TINY, x.dtype)
+        flat = channels.flat(x)
+        outputs = (flat - spread(mean - beta / scale)) * spread(scale)
+
+        def gradient(doutputs):
+            dy = channels.flat(doutputs)
+            dbeta = total(dy)
+            dgamma = total(dy * (flat - spread(mean))) * inverse
+            dvariance = -0.5 * gamma * tf.square(inverse) * dgamma
+            return channels.restored(dy * spread(scale)), -scale * dbeta, dvariance, dgamma, dbeta
+
+        return channels.restored(outputs), gradient
+
+    return normalize(x, mean, variance, gamma, beta)
+
+
+class _Channels:
+    """A tensor seen as rows of channels: (rows, channels), or (before, channels, behind)."""
+
+    def __init__(self, x, axis):
+        shape = x.shape.as_list()
+        if None in shape:
+            self._shape = tf.shape(x)
+            before, behind = (tf.reduce_prod(part)
+                              for part in (self._shape[:axis], self._shape[axis + 1:]))
+        else:
+            self._shape = shape
+            before, behind = math.prod(shape[:axis]), math.prod(shape[axis + 1:])
+        self._last = axis == len(shape) - 1
+        self._is_flat = self._last and len(shape) == 2
+        self._sizes = [before, shape[axis]] if self._last else [before, shape[axis], behind]
+        self._middle = [size // 2 for size in (before, behind)]
+        self._count = before if self._last else before * behind
+        many = isinstance(before, int) and before >= 1000 and shape[axis]
+        self._parts = math.gcd(before, 8) if many else 1
+
+    def share(self, dtype):
+        """1 / n, where an empty batch counts as one value: its gradients are 0 and not NaN."""
+        if isinstance(self._count, int):
+            return tf.constant(1 / max(self._count, 1), dtype)
+        return 1 / tf.cast(tf.maximum(self._count, 1), dtype)
+
+    def flat(self, x):
+        return x if self._is_flat else tf.reshape(x, self._sizes)
+
+    def restored(self, flat):
+        return flat if self._is_flat else tf.reshape(flat, self._shape)
+
+    def middle(self, flat):
+        """One value of each channel, (channels,); 0 if there is none."""
+        before, behind = self._middle
+        row = flat[before:before + 1]
+        if self._last:
+            return tf.raw_ops.BiasAddGrad(out_backprop=row)  # the row itself, or a sum of nothing
+        return tf.reduce_sum(row[:, :, behind:behind + 1], [0, 2])
+
+    def total(self, flat):
+        """Sums of the channels, (channels,)."""
+        if not self._last:
+            return tf.reduce_sum(flat, [0, 2])
+        # A bias's gradient is such a sum, 3 times as fast as reduce_sum. It adds up row after row:
+        # over many, short sums of as many parts are more exact.
+        if self._parts == 1:
+            return tf.raw_ops.BiasAddGrad(out_backprop=flat)
+        wide = tf.reshape(flat, [-1, self._parts * flat.shape[-1]])
+        sums = tf.raw_ops.BiasAddGrad(out_backprop=wide)
+        return tf.reduce_sum(tf.reshape(sums, [self._parts, -1]), 0)
+
+    def spread(self, per_channel):
+        """(channels,) as it broadcasts against a flat tensor."""
+        return per_channel if self._last else per_channel[:, tf.newaxis]
 
 
 def move(variable, value, rate):
@@ -135,3 +363,8 @@ def all_reduce_sum(value, group_size=None):
 def require(condition, message):
     """Stops the graph with the message where the condition, a boolean tensor, does not hold."""
     tf.debugging.Assert(condition, [message])
+
+
+def outside_of_graphs():
+    """Lifts what is made in it out of the graph that is being traced."""
+    return tf.init_scope()

@@ -1,12 +1,14 @@
-"""The `BatchNorm` layer: weights, training policy and serialization around `functional`."""
+"""The `BatchNorm` layer: what a Keras layer needs around `functional` and `Population`."""
 
+import contextlib
 import warnings
 
 import keras
-from keras import constraints, initializers, ops, regularizers
+from keras import ops
 
-from bn_keras.batch_norm import functional, population
-from bn_keras.batch_norm import renorm as renormalization
+from bn_keras.batch_norm import callers, functional
+from bn_keras.batch_norm.population import Population, both, check_momentum, checked_number
+from bn_keras.batch_norm.renorm import RenormPopulation, check_clipping
 
 ONE_VALUE = ("warn", "error", "ignore")
 EXTRAS = {
@@ -15,13 +17,15 @@ EXTRAS = {
     "one_value": "warn",
     "explicit_training": False,
     "replica_group_size": None,
+    "gradient_accumulation_steps": None,
 }
+FLOAT32_SMALLEST, FLOAT32_LARGEST = 1.1754944e-38, 3.4028235e38
 
 
 # Keras derives the groups of a weights file and the automatic names of layers from the name of the
 # class: under Keras's own name, files and `get_layer` calls work for either layer.
 @keras.saving.register_keras_serializable(package="bn_keras", name="BatchNorm")
-class BatchNormalization(keras.layers.Layer):
+class BatchNormalization(keras.layers.BatchNormalization):
     """Batch normalization: a drop-in for `keras.layers.BatchNormalization`, faster on TensorFlow.
 
     In training, each channel is normalized with the mean and variance of the batch:
@@ -130,35 +134,38 @@ class BatchNormalization(keras.layers.Layer):
         one_value="warn",
         explicit_training=False,
         replica_group_size=None,
+        gradient_accumulation_steps=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
-        self.axis = _single_axis(axis)
         if isinstance(momentum, dict):  # a schedule, as get_config writes it
             momentum = keras.saving.deserialize_keras_object(momentum)
-        self.momentum = population.check_momentum(momentum, debias)
-        self.epsilon = _checked("epsilon", epsilon, 0.0, float("inf"))
-        self.center = center
-        self.scale = scale
-        self.beta_initializer = initializers.get(beta_initializer)
-        self.gamma_initializer = initializers.get(gamma_initializer)
-        self.moving_mean_initializer = initializers.get(moving_mean_initializer)
-        self.moving_variance_initializer = initializers.get(moving_variance_initializer)
-        self.beta_regularizer = regularizers.get(beta_regularizer)
-        self.gamma_regularizer = regularizers.get(gamma_regularizer)
-        self.beta_constraint = constraints.get(beta_constraint)
-        self.gamma_constraint = constraints.get(gamma_constraint)
-        self.renorm = renorm
-        self.renorm_clipping = (
-            renormalization.check_clipping(renorm_clipping) if renorm else renorm_clipping
+        momentum = check_momentum(momentum, debias)
+        super().__init__(
+            axis=_single_axis(axis),
+            epsilon=_checked_epsilon(epsilon),
+            center=center,
+            scale=scale,
+            beta_initializer=beta_initializer,
+            gamma_initializer=gamma_initializer,
+            moving_mean_initializer=moving_mean_initializer,
+            moving_variance_initializer=moving_variance_initializer,
+            beta_regularizer=beta_regularizer,
+            gamma_regularizer=gamma_regularizer,
+            beta_constraint=beta_constraint,
+            gamma_constraint=gamma_constraint,
+            renorm=renorm,
+            renorm_clipping=check_clipping(renorm_clipping) if renorm else renorm_clipping,
+            renorm_momentum=checked_number("renorm_momentum", renorm_momentum, 0.0, 1.0),
+            synchronized=synchronized,
+            **kwargs,
         )
-        self.renorm_momentum = _checked("renorm_momentum", renorm_momentum, 0.0, 1.0)
-        if synchronized and keras.backend.backend() != "tensorflow":
-            raise ValueError(
-                f"BatchNorm: synchronized=True on the {keras.backend.backend()} backend; it needs "
-                "the TensorFlow backend (set KERAS_BACKEND=tensorflow)."
-            )
-        self.synchronized = synchronized
+        self.momentum = momentum  # Keras's constructor takes numbers only
+        for dtype in (self.compute_dtype, self.variable_dtype):
+            if "float" not in dtype:
+                raise ValueError(
+                    f"BatchNorm: dtype={dtype!r}; expected a floating dtype, such as 'float32' or "
+                    "'mixed_float16'."
+                )
         if replica_group_size is not None and (not synchronized or replica_group_size < 1):
             raise ValueError(
                 f"BatchNorm: replica_group_size={replica_group_size} with synchronized="
@@ -168,19 +175,27 @@ class BatchNormalization(keras.layers.Layer):
             raise ValueError(
                 f"BatchNorm: one_value={one_value!r}; expected one of {', '.join(ONE_VALUE)}."
             )
+        if gradient_accumulation_steps is not None and (
+            not isinstance(gradient_accumulation_steps, int) or gradient_accumulation_steps < 1
+        ):
+            raise ValueError(
+                f"BatchNorm: gradient_accumulation_steps={gradient_accumulation_steps!r}; expected "
+                "a number of micro-batches of at least 1, or None."
+            )
         self.replica_group_size = replica_group_size
         self.debias = debias
         self.unbiased_variance = unbiased_variance
         self.one_value = one_value
         self.explicit_training = explicit_training
-        self.supports_masking = True
-        self.gamma = None
-        self.beta = None
+        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.population = None
+        self._holds = 0
+        self._told_of_steps = False
 
-    # What the variants, each in a file of its own, do otherwise.
+    # Overridden by variants, each in a file of its own in `normalizers`.
     trains_affine = True
-    # Groups of channels that have nothing to do with each other, such as nets that are trained side
-    # by side: a bad value in one leaves the statistics of the others free to move.
+    counts_updates = False
+    # `Population.groups` of a layer that serves several nets, side by side.
     guarded_groups = 1
 
     def build(self, input_shape):
@@ -196,91 +211,67 @@ class BatchNormalization(keras.layers.Layer):
                 f"BatchNorm: axis={self.axis} of input shape {input_shape} is unknown; expected a "
                 "fixed number of channels there."
             )
-        # Statistics over half-precision numbers lose small updates: never below float32.
-        dtype = keras.backend.result_type(self.variable_dtype, "float32")
-
-        def variance_root(shape, dtype=None):
-            # A clone: a seeded initializer object may not be drawn from twice.
-            initializer = self.moving_variance_initializer.clone()
-            return ops.sqrt(initializer(shape, dtype=dtype))
-
-        def statistic(name, initializer, shape=(channels,), dtype=dtype, aggregation="mean"):
-            # Each replica moves its own copy; whoever reads from outside gets their mean.
-            return keras.Variable(
-                initializer,
-                shape=shape,
-                dtype=dtype,
-                trainable=False,
-                autocast=False,
-                aggregation=aggregation,
-                synchronization="on_read",
-                name=name,
-            )
-
-        if self.scale:
-            self.gamma = self.add_weight(
-                shape=(channels,),
-                name="gamma",
-                initializer=self.gamma_initializer,
-                regularizer=self.gamma_regularizer,
-                constraint=self.gamma_constraint,
-                trainable=self.trains_affine,
-                autocast=False,
-            )
-        if self.center:
-            self.beta = self.add_weight(
-                shape=(channels,),
-                name="beta",
-                initializer=self.beta_initializer,
-                regularizer=self.beta_regularizer,
-                constraint=self.beta_constraint,
-                trainable=self.trains_affine,
-                autocast=False,
-            )
-        self.moving_mean = statistic("moving_mean", self.moving_mean_initializer)
-        self.moving_variance = statistic("moving_variance", self.moving_variance_initializer)
-        if self.renorm:
-            self.moving_stddev = statistic("moving_stddev", variance_root)
-            self.renorm_mean = statistic("renorm_mean", self.moving_mean_initializer.clone())
-            self.renorm_stddev = statistic("renorm_stddev", variance_root)
-        if self._counts_updates():
-            self.updates = statistic("updates", "zeros", (), "int32", "only_first_replica")
-        self._skipped = _Untracked(statistic("skipped_batches", "zeros", (), "int32", "sum"))
+        for wanted, name in ((self.scale, "gamma"), (self.center, "beta")):
+            if wanted:
+                weight = self.add_weight(
+                    shape=(channels,),
+                    name=name,
+                    initializer=getattr(self, f"{name}_initializer"),
+                    regularizer=getattr(self, f"{name}_regularizer"),
+                    constraint=getattr(self, f"{name}_constraint"),
+                    trainable=self.trains_affine,
+                    autocast=False,
+                )
+                setattr(self, name, weight)
+        settings = {"epsilon": self.epsilon, "renorm_momentum": self.renorm_momentum}
+        self.population = (RenormPopulation if self.renorm else Population)(
+            channels,
+            # Statistics in half precision lose small updates: never below float32.
+            keras.backend.result_type(self.variable_dtype, "float32"),
+            self.moving_mean_initializer,
+            self.moving_variance_initializer,
+            momentum=self.momentum,
+            debias=self.debias,
+            unbiased_variance=self.unbiased_variance,
+            counts_updates=self.counts_updates,
+            pools=(self.gradient_accumulation_steps or 1) > 1,
+            **(settings if self.renorm else {}),
+        )
+        self.population.groups = self.guarded_groups
+        for variable in self.population.variables:  # Keras tracks what is an attribute of its own
+            setattr(self, variable.name, variable)
         self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask=None, update_statistics=True):
         if training is None and self.explicit_training:
             raise ValueError(
                 f"BatchNorm {self.name!r}: called without `training`; expected training=True or "
                 "training=False, in this call or that of the model (explicit_training=True asks "
                 "for it)."
             )
-        mask = self._checked_mask(inputs, mask)
-        if not self.trainable:
-            training = False
-        if not _is_symbolic(training):
-            if not training:
-                return self._infer(inputs)
-            count = self._count(inputs, mask)
-            if isinstance(count, int):
-                self._tell_one_value(count)
-            elif self.one_value == "error":
-                functional.require(ops.not_equal(count, 1), self._one_value_text())
-            outputs, mean, variance = self._normalize_batch(inputs, mask, count)
-            self._update_statistics(mean, variance, count)
-            return outputs
-        training = ops.cast(training, "bool")
-        count = self._count(inputs, mask)
-        if self.one_value == "error":
-            fine = ops.logical_or(ops.logical_not(training), ops.not_equal(count, 1))
-            functional.require(fine, self._one_value_text())
-        outputs, mean, variance = ops.cond(
-            training,
-            lambda: self._normalize_batch(inputs, mask, count),
-            lambda: (self._infer(inputs), *self._population(inputs)),
-        )
-        self._update_statistics(mean, variance, count, training)
-        return outputs
+        if mask is None:
+            # Keras hands a mask on by itself only where the inputs are the one tensor argument.
+            mask = getattr(inputs, "_keras_mask", None)
+        x = self._in_compute_dtype(inputs)
+        training = _known(training) if self.trainable else False
+        if training is False:
+            # Inference uses no mask. Its number of axes is checked all the same, as Keras does.
+            if mask is not None and len(mask.shape) != len(x.shape) - 1:
+                functional.mask_like(x, mask, self.axis)
+            return ops.cast(self._infer(x), self.compute_dtype)
+        count = functional.count(x, axis=self.axis, **self._scope(mask))
+        freedom = self._freedom(x, count)
+        self._tell_one_value(count, freedom, training)
+        if training is True:
+            outputs, mean, variance = self._normalize_batch(x, mask, count)
+        else:
+            outputs, mean, variance = ops.cond(
+                training,
+                lambda: self._normalize_batch(x, mask, count),
+                lambda: (self._infer(x), *self._population_moments(x)),
+            )
+        self._update_statistics(mean, variance, count, freedom, training, update_statistics)
+        return ops.cast(outputs, self.compute_dtype)
 
     @property
     def skipped_batches(self):
@@ -288,101 +279,58 @@ class BatchNormalization(keras.layers.Layer):
 
         Set it to 0 to count anew; it is in no file and no `weights`.
         """
-        return 0 if not self.built else int(self._skipped.variable.numpy())
+        return 0 if self.population is None else int(self.population.skipped.numpy())
 
     @skipped_batches.setter
     def skipped_batches(self, count):
-        self._skipped.variable.assign(count)
+        self.population.skipped.assign(count)
 
-    def compute_output_shape(self, input_shape):
-        return input_shape
+    @contextlib.contextmanager
+    def hold(self):
+        """A context in which calls leave the moving statistics alone.
+
+        What `bn_keras.statistics.held` does for a whole model.
+        """
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
 
     def get_config(self):
-        momentum = self.momentum
-        if callable(momentum):
-            momentum = keras.saving.serialize_keras_object(momentum)
+        config = super().get_config()
+        if callable(self.momentum):
+            config["momentum"] = keras.saving.serialize_keras_object(self.momentum)
         # What Keras's layer does not know stands in the config only where it was asked for, so
         # that either layer takes the other's config.
         extras = {
             name: getattr(self, name)
             for name, default in EXTRAS.items() if getattr(self, name) != default
         }
-        return {
-            **super().get_config(),
-            "axis": self.axis,
-            "momentum": momentum,
-            "epsilon": self.epsilon,
-            "center": self.center,
-            "scale": self.scale,
-            "beta_initializer": initializers.serialize(self.beta_initializer),
-            "gamma_initializer": initializers.serialize(self.gamma_initializer),
-            "moving_mean_initializer": initializers.serialize(self.moving_mean_initializer),
-            "moving_variance_initializer": initializers.serialize(
-                self.moving_variance_initializer
-            ),
-            "beta_regularizer": regularizers.serialize(self.beta_regularizer),
-            "gamma_regularizer": regularizers.serialize(self.gamma_regularizer),
-            "beta_constraint": constraints.serialize(self.beta_constraint),
-            "gamma_constraint": constraints.serialize(self.gamma_constraint),
-            "renorm": self.renorm,
-            "renorm_clipping": self.renorm_clipping,
-            "renorm_momentum": self.renorm_momentum,
-            "synchronized": self.synchronized,
-            **extras,
-        }
+        return {**config, **extras}
 
-    def _infer(self, inputs):
-        mean, variance = self._population(inputs)
+    # ------------------------------------------------------------ the steps of `call`
+
+    def _in_compute_dtype(self, inputs):
+        """The inputs as numbers to compute with: as Keras's layer takes them.
+
+        Half precision stays as it is where the outputs have it, too: the kernels reduce in float32.
+        """
+        x = ops.convert_to_tensor(inputs)
+        if keras.backend.standardize_dtype(x.dtype) == self.compute_dtype:
+            return x
+        return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+
+    def _infer(self, x):
+        """Inference: normalizes with the population statistics."""
+        mean, variance = self._population_moments(x)
         return functional.normalize(
-            inputs, mean, variance, self.gamma, self.beta, axis=self.axis, epsilon=self.epsilon
+            x, mean, variance, self.gamma, self.beta, axis=self.axis, epsilon=self.epsilon
         )
 
-    def _population(self, inputs):
-        dtype = keras.backend.result_type(inputs.dtype, "float32")
+    def _population_moments(self, x):
+        dtype = keras.backend.result_type(x.dtype, "float32")
         return ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)
-
-    def _normalize_batch(self, inputs, mask, count):
-        settings = {
-            "axis": self.axis,
-            "epsilon": self.epsilon,
-            **self._scope(mask),
-            "n": count,
-        }
-        if not self.renorm:
-            outputs, mean, variance = functional.batch_norm(
-                inputs, self.gamma, self.beta, **settings
-            )
-            return outputs, mean, self._estimate(variance, count, count - 1)
-        wide = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        x_hat, mean, variance = functional.batch_norm(wide, None, None, **settings)
-        r, d = renormalization.correction(
-            mean,
-            ops.sqrt(variance + self.epsilon),
-            self.renorm_mean,
-            self.renorm_stddev,
-            self.epsilon,
-            self._clipping(),
-        )
-        gamma = ops.ones_like(r) if self.gamma is None else ops.cast(self.gamma, r.dtype)
-        beta = 0 if self.beta is None else ops.cast(self.beta, r.dtype)
-        scale = functional.broadcast(r * gamma, inputs, self.axis)
-        shift = functional.broadcast(d * gamma + beta, inputs, self.axis)
-        outputs = ops.cast(x_hat * scale + shift, inputs.dtype)
-        return outputs, mean, self._estimate(variance, count, count - 1)
-
-    def _estimate(self, variance, count, freedom):
-        """What a batch says of the population's variance, given its own and degrees of freedom."""
-        if not self.unbiased_variance:
-            return variance
-        count, freedom = (ops.cast(number, variance.dtype) for number in (count, freedom))
-        return variance * (count / ops.maximum(freedom, 1))
-
-    def _clipping(self):
-        """rmax, rmin and dmax of renorm, numbers or scalar tensors."""
-        return self.renorm_clipping
-
-    def _counts_updates(self):
-        return population.counts_updates(self.momentum, self.debias)
 
     def _scope(self, mask):
         """What the batch statistics are taken over."""
@@ -392,113 +340,107 @@ class BatchNormalization(keras.layers.Layer):
             "group_size": self.replica_group_size,
         }
 
-    def _count(self, inputs, mask):
-        """Values of a channel that count: an int where the shapes tell, else a tensor."""
-        return functional.count(inputs, axis=self.axis, **self._scope(mask))
+    def _freedom(self, x, count):
+        """Degrees of freedom of the batch's variance. A variant with more means has fewer."""
+        return count - 1
 
-    def _tell_one_value(self, count):
-        """Warns or raises, as asked, where shapes tell that a channel has one value."""
-        if count == 1 and self.one_value == "error":
-            raise ValueError(self._one_value_text())
-        if count == 1 and self.one_value == "warn":
-            warnings.warn(self._one_value_text(), stacklevel=2)
+    def _normalize_batch(self, x, mask, count):
+        """Training: normalizes with the batch. Returns outputs, mean and biased variance."""
+        settings = {"axis": self.axis, "epsilon": self.epsilon, "n": count, **self._scope(mask)}
+        if not self.renorm:
+            return functional.batch_norm(x, self.gamma, self.beta, **settings)
+        wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+        x_hat, mean, variance = functional.batch_norm(wide, None, None, **settings)
+        outputs = self.population.correct(
+            x_hat, mean, variance, self.gamma, self.beta, self.axis, self._clipping()
+        )
+        return ops.cast(outputs, x.dtype), mean, variance
 
-    def _one_value_text(self):
-        return (
+    def _clipping(self):
+        """rmax, rmin and dmax of renorm, numbers or scalar tensors. A variant has schedules."""
+        return self.renorm_clipping
+
+    def _update_statistics(self, mean, variance, count, freedom, training, update_statistics):
+        """Moves the population statistics, once a batch."""
+        if self._holds or callers.recomputing():
+            return
+        when = both(training, _known(update_statistics))
+        self.population.update(
+            mean, variance, count, freedom, when=when, micro_batches=self._micro_batches()
+        )
+
+    def _micro_batches(self):
+        if self.gradient_accumulation_steps is not None:
+            return self.gradient_accumulation_steps
+        steps = callers.micro_batches()
+        if steps > 1 and keras.backend.backend() == "jax":
+            warnings.warn(
+                f"BatchNorm {self.name!r}: the optimizer accumulates gradients over {steps} "
+                "micro-batches, each of which moves the moving statistics. On JAX, only "
+                f"gradient_accumulation_steps={steps} as an argument of the layer pools them.",
+                stacklevel=2,
+            )
+            return 1
+        return steps
+
+    def _tell_one_value(self, count, freedom, training):
+        """Warns or raises, as asked, where a channel has one value; and of single time steps."""
+        if not self._told_of_steps and (giver := callers.one_step_at_a_time()):
+            self._told_of_steps = True
+            warnings.warn(
+                f"BatchNorm {self.name!r}: called by {giver}, one time step at a time: each step "
+                "is normalized by itself, and moves the moving statistics by itself. To normalize "
+                "over batch and time, apply the layer to the whole sequence, in front of or behind "
+                "it.",
+                stacklevel=2,
+            )
+        text = (
             f"BatchNorm {self.name!r}: one value per channel in training; its output is beta, "
             "whatever the input. Expected a batch of 2 or more, or one_value=\"ignore\"."
         )
-
-    def _update_statistics(self, mean, variance, count, training=None):
-        """Moves the population statistics, unless the batch has nothing to say.
-
-        Args:
-            mean, variance: what the batch says of the population's, of shape (channels,).
-            count: values of a channel behind them, an int or a tensor.
-            training: None, or a boolean tensor: only where it is true.
-        """
-        # A mean that is not finite makes the variance so. And the variance of fewer than two
-        # values is no estimate of anything.
-        accepted = ops.all(ops.isfinite(variance))
-        skipped = ops.logical_not(accepted)
-        if self.guarded_groups > 1:
-            groups = ops.reshape(ops.isfinite(variance), (self.guarded_groups, -1))
-            accepted = ops.repeat(ops.all(groups, 1), groups.shape[1])
-        if not isinstance(count, int) or count < 2:
-            accepted = ops.logical_and(accepted, count >= 2)
-            skipped = ops.logical_or(skipped, count < 2)
-        if training is not None:
-            accepted = ops.logical_and(accepted, training)
-            skipped = ops.logical_and(skipped, training)
-        self._skipped.variable.assign_add(ops.cast(skipped, "int32"))
-
-        def rate_at(momentum):
-            share = ops.convert_to_tensor(1.0 - momentum, self.moving_mean.dtype)
-            return ops.where(accepted, share, ops.zeros_like(share))
-
-        momentum = self.momentum
-        if self._counts_updates():
-            momentum = population.momentum_at(self.momentum, self.debias, self.updates.value)
-            self.updates.assign_add(ops.cast(accepted, "int32"))
-        rate = rate_at(momentum)
-        functional.move(self.moving_mean, mean, rate)
-        if not self.renorm:
-            functional.move(self.moving_variance, variance, rate)
-            return
-        stddev = ops.sqrt(variance + self.epsilon)
-        renorm_rate = rate_at(self.renorm_momentum)
-        functional.move(self.renorm_mean, mean, renorm_rate)
-        functional.move(self.renorm_stddev, stddev, renorm_rate)
-        functional.move(self.moving_stddev, stddev, rate)
-        squared = ops.square(ops.stop_gradient(self.moving_stddev))
-        functional.move(
-            self.moving_variance, ops.relu(squared - self.epsilon), ops.cast(accepted, rate.dtype)
-        )
-
-    def _checked_mask(self, inputs, mask):
-        if mask is None:
-            # Keras hands a mask on by itself only where the inputs are the one tensor argument.
-            mask = getattr(inputs, "_keras_mask", None)
-        if mask is not None and len(mask.shape) != len(inputs.shape) - 1:
-            raise ValueError(
-                f"BatchNorm: mask of shape {tuple(mask.shape)} for inputs of shape "
-                f"{tuple(inputs.shape)}; expected the inputs' shape without axis {self.axis}."
-            )
-        return mask
+        if isinstance(count, int) and training is True:
+            alone = count > 0 >= freedom
+            if alone and self.one_value == "error":
+                raise ValueError(text)
+            if alone and self.one_value == "warn":
+                warnings.warn(text, stacklevel=2)
+        elif self.one_value == "error":
+            alone = ops.logical_and(ops.any(count > 0), ops.all(freedom <= 0))
+            functional.require(ops.logical_not(both(alone, training)), text)
 
 
 BatchNorm = BatchNormalization
 
 
-class _Untracked:
-    """Holds a variable that is to be no weight of the layer: files stay as Keras writes them."""
-
-    def __init__(self, variable):
-        self.variable = variable
-
-
 def _single_axis(axis):
     axes = axis if isinstance(axis, (list, tuple)) else [axis]
-    if len(axes) != 1 or isinstance(axes[0], bool) or int(axes[0]) != axes[0]:
+    try:
+        if len(axes) == 1 and not isinstance(axes[0], bool) and int(axes[0]) == axes[0]:
+            return int(axes[0])
+    except (TypeError, ValueError):
+        pass
+    raise ValueError(
+        f"BatchNorm: axis={axis!r}; expected one whole number, or a list or tuple of one."
+    )
+
+
+def _checked_epsilon(epsilon):
+    number = checked_number("epsilon", epsilon, 0.0, FLOAT32_LARGEST)
+    if 0 < number < FLOAT32_SMALLEST:
         raise ValueError(
-            f"BatchNorm: axis={axis!r}; expected one whole number, or a list or tuple of one."
+            f"BatchNorm: epsilon={epsilon!r} is 0 in float32; expected 0 or at least "
+            f"{FLOAT32_SMALLEST:g}."
         )
-    return int(axes[0])
-
-
-def _checked(name, value, low, high):
-    number = float(value)
-    if not low <= number <= high:
-        raise ValueError(f"BatchNorm: {name}={value!r}; expected {low:g} <= {name} <= {high:g}.")
     return number
 
 
-def _is_symbolic(training):
-    """Whether `training` is a tensor whose value is only known when the graph runs."""
-    if not ops.is_tensor(training):
-        return False
-    try:
-        bool(training)
-    except Exception:  # each backend has its own error for "no value while tracing"
-        return True
-    return False
+def _known(flag):
+    """A flag as a Python bool where its value can be known now, else as a boolean tensor."""
+    if not ops.is_tensor(flag):
+        return bool(flag)
+    value = functional.concrete(ops.cast(flag, "float32"))
+    return ops.cast(flag, "bool") if value is None else bool(value)
+
+
+callers.normalize_whole_sequences(BatchNorm)
+callers.let_recomputed_layers_take_keywords()

@@ -25,9 +25,9 @@ class ActivatedBatchNorm(BatchNorm):
         super().__init__(*args, **kwargs)
         self.activation = activations.get(activation)
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask=None, update_statistics=True):
         """As BatchNorm's, activated."""
-        return self.activation(super().call(inputs, training=training, mask=mask))
+        return self.activation(super().call(inputs, training, mask, update_statistics))
 
     def get_config(self):
         return {**super().get_config(), "activation": activations.serialize(self.activation)}

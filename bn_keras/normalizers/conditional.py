@@ -41,9 +41,11 @@ class ConditionalBatchNorm(BatchNorm):
     def build(self, inputs_shape, gamma_shape=None, beta_shape=None):
         super().build(inputs_shape)
 
-    def call(self, inputs, gamma=None, beta=None, training=None, mask=None):
+    def call(
+        self, inputs, gamma=None, beta=None, training=None, mask=None, update_statistics=True
+    ):
         """Normalizes, then scales and shifts as told."""
-        outputs = super().call(inputs, training=training, mask=mask)
+        outputs = super().call(inputs, training, mask, update_statistics)
         if gamma is None and beta is None:
             return outputs
         wide = ops.cast(outputs, keras.backend.result_type(outputs.dtype, "float32"))

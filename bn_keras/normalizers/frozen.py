@@ -36,11 +36,11 @@ class FrozenBatchNorm(BatchNorm):
         self.freeze = freeze
         self.trains_affine = freeze != "affine"
 
-    def call(self, inputs, training=None, mask=None):
+    def call(self, inputs, training=None, mask=None, update_statistics=True):
         """As BatchNorm's; in inference mode throughout where the statistics are frozen."""
         if self.freeze == "statistics":
             training = False
-        return super().call(inputs, training=training, mask=mask)
+        return super().call(inputs, training, mask, update_statistics)
 
     def get_config(self):
         return {**super().get_config(), "freeze": self.freeze}

@@ -60,61 +60,52 @@ class GhostBatchNorm(BatchNorm):
     def get_config(self):
         return {**super().get_config(), "virtual_batch_size": self.virtual_batch_size}
 
-    def _count(self, inputs, mask):
-        count = super()._count(inputs, mask)
-        if self.virtual_batch_size is None or mask is not None:
-            return count
-        if isinstance(count, int):
-            rows = inputs.shape[0]
-            return count // max(rows, 1) * min(rows, self.virtual_batch_size)
-        rows = ops.shape(inputs)[0]
-        return count // ops.maximum(rows, 1) * ops.minimum(rows, self.virtual_batch_size)
-
-    def _normalize_batch(self, inputs, mask, count):
+    def _freedom(self, x, count):
+        # Each ghost has a mean of its own.
         if self.virtual_batch_size is None:
-            return super()._normalize_batch(inputs, mask, count)
-        x = ops.cast(inputs, keras.backend.result_type(inputs.dtype, "float32"))
-        axis = self.axis % len(x.shape)
-        positions = [a for a in range(1, len(x.shape)) if a != axis]
-        rows = ops.shape(x)[0]
-        ghosts = ops.maximum(rows // self.virtual_batch_size, 1)
-        if isinstance(rows, int):  # a number of segments that JAX can compile
-            ghosts = max(rows // self.virtual_batch_size, 1)
-        ghost_of_row = ops.minimum(ops.arange(rows) // self.virtual_batch_size, ghosts - 1)
-        keep = ops.ones_like(x, "bool")
-        if mask is not None:
-            keep = ops.logical_and(keep, ops.expand_dims(ops.cast(mask, "bool"), axis))
+            return super()._freedom(x, count)
+        return count - self._ghosts(x)
 
-        def sums(values):
-            """(rows, …, channels, …) to (ghosts, channels)."""
-            kept = ops.where(keep, values, ops.zeros_like(values))
-            return ops.segment_sum(ops.sum(kept, positions), ghost_of_row, ghosts)
-
-        def at_rows(per_ghost):
-            """(ghosts, channels) to what broadcasts over the inputs."""
-            shape = [-1] + [1] * (len(x.shape) - 1)
-            shape[axis] = x.shape[axis]
-            return ops.reshape(ops.take(per_ghost, ghost_of_row, axis=0), shape)
-
-        n = sums(ops.ones_like(x))
-        mean = sums(x) / ops.maximum(n, 1)
-        centered = x - at_rows(mean)
-        squares = sums(ops.square(centered))
-        scale = ops.rsqrt(squares / ops.maximum(n, 1) + self.epsilon)
-        if self.gamma is not None:
-            scale = scale * ops.cast(self.gamma, x.dtype)
-        outputs = centered * at_rows(scale)
-        if self.beta is not None:
-            outputs = outputs + functional.broadcast(ops.cast(self.beta, x.dtype), x, axis)
-        total = ops.sum(n, 0)
-        whole = ops.maximum(total, 1)
-        freedom = total - ops.cast(ghosts, x.dtype)  # each ghost has a mean of its own
-        variance = self._estimate(ops.sum(squares, 0) / whole, total, freedom)
-        return (
-            ops.cast(outputs, inputs.dtype),
-            ops.stop_gradient(ops.sum(mean * n, 0) / whole),
-            ops.stop_gradient(variance),
+    def _normalize_batch(self, x, mask, count):
+        if self.virtual_batch_size is None:
+            return super()._normalize_batch(x, mask, count)
+        wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
+        sums = _GhostSums(wide, self.axis, mask, self.virtual_batch_size, self._ghosts(x))
+        n = sums.total(sums.kept(ops.ones_like(wide)))
+        centered, mean, variance = functional.standardize(wide, sums, n)
+        outputs = functional.affine(
+            centered, ops.rsqrt(variance + self.epsilon), self.gamma, self.beta, sums
         )
+        share = n / ops.maximum(ops.sum(n, 0), 1)
+        moments = (ops.stop_gradient(ops.sum(share * value, 0)) for value in (mean, variance))
+        return ops.cast(outputs, x.dtype), *moments
+
+    def _ghosts(self, x):
+        """How many ghosts there are: an int where the shape tells, as JAX needs it."""
+        rows = ops.shape(x)[0]
+        if isinstance(rows, int):
+            return max(rows // self.virtual_batch_size, 1)
+        return ops.maximum(rows // self.virtual_batch_size, 1)
+
+
+class _GhostSums(functional.Sums):
+    """Sums over each ghost by itself, of shape (ghosts, channels)."""
+
+    def __init__(self, x, axis, mask, size, ghosts):
+        super().__init__(x, axis, mask=mask)
+        self._ghosts = ghosts
+        self._positions = [a for a in self.others if a]
+        rows = ops.arange(ops.shape(x)[0])
+        self._ghost_of_row = ops.minimum(rows // size, ghosts - 1)
+
+    def total(self, values):
+        sums = ops.sum(values, self._positions)
+        return ops.segment_sum(sums, self._ghost_of_row, self._ghosts)
+
+    def spread(self, per_channel):
+        shape = [-1] + [1] * (len(self.x.shape) - 1)
+        shape[self.axis] = self.x.shape[self.axis]
+        return ops.reshape(ops.take(per_channel, self._ghost_of_row, axis=0), shape)
 
 
 @NORMALIZERS.register("ghost")

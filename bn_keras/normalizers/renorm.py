@@ -70,6 +70,8 @@ class BatchRenorm(BatchNorm):
         self.rmax = _bound("rmax", rmax, 1)
         self.dmax = _bound("dmax", dmax, 0)
 
+    counts_updates = True
+
     def get_config(self):
         config = super().get_config()
         del config["renorm"], config["renorm_clipping"]
@@ -78,9 +80,6 @@ class BatchRenorm(BatchNorm):
             for name, bound in (("rmax", self.rmax), ("dmax", self.dmax))
         }
         return {**config, **bounds}
-
-    def _counts_updates(self):
-        return True
 
     def _clipping(self):
         rmax, dmax = (

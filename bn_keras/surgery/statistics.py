@@ -1,6 +1,23 @@
-"""The population statistics of a whole model: read, copied, reset, compared."""
+"""The population statistics of a whole model: read, copied, merged, held, compared, reset.
 
+Every function takes any built Keras model or layer, with this package's BatchNorm, Keras's layer or
+another that keeps a `moving_mean` and a `moving_variance`; nested ones included, frozen or not.
+"""
+
+import contextlib
+
+import keras
 import numpy as np
+
+# All that training moves in a batch normalization, by its name as an attribute of the layer.
+STATISTICS = (
+    "moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "renorm_stddev", "updates",
+)
+# Each mean, and the deviation around it that is kept with it.
+PAIRS = (
+    ("moving_mean", "moving_variance"), ("moving_mean", "moving_stddev"),
+    ("renorm_mean", "renorm_stddev"),
+)
 
 
 def batch_normalizers(model):
@@ -25,27 +42,148 @@ def reset_skipped_batches(model):
             layer.skipped_batches = 0
 
 
+@contextlib.contextmanager
+def held(model):
+    """Leaves the moving statistics of a model alone, whatever is called in training mode.
+
+    For a second pass over a batch: the perturbed weights of sharpness-aware minimization, a
+    gradient penalty, an adversarial or contrastive view. The pass still normalizes with its batch.
+
+    >>> import numpy as np
+    >>> from bn_keras import BatchNorm
+    >>> layer = BatchNorm()
+    >>> x = np.array([[1.0], [3.0]], "float32")
+    >>> with held(layer):
+    ...     y = layer(x, training=True)
+    >>> float(layer.moving_mean.numpy()[0])
+    0.0
+
+    It is what is *called* or traced within that is held. In a `tf.function`, open it inside of the
+    function; a graph that was traced before knows nothing of it. `model.fit` may be called within:
+    the model's own training graph is made anew on entry and on exit.
+
+    Args:
+        model: a keras.Model or layer, built or not.
+
+    Yields:
+        None.
+
+    Raises:
+        ValueError: it has no batch normalization that is built, so that nothing could be held.
+    """
+    layers = batch_normalizers(model)
+    own = [layer for layer in model._flatten_layers() if hasattr(layer, "hold")]
+    if not layers and not own:
+        raise ValueError(
+            f"held: {model.name!r} has no batch normalization that is built; expected a model that "
+            "was called or built before."
+        )
+    with contextlib.ExitStack() as stack:
+        if isinstance(model, keras.Model):
+            model.train_function = None
+            stack.callback(setattr, model, "train_function", None)
+        for layer in own:
+            stack.enter_context(layer.hold())
+        for layer in layers:
+            if layer not in own:
+                for variable in _variables(layer):
+                    stack.enter_context(_unassignable(variable))
+        yield
+
+
+@contextlib.contextmanager
+def _unassignable(variable):
+    before = vars(variable).get("assign")
+    variable.assign = lambda value: value
+    try:
+        yield
+    finally:
+        if before is None:
+            del variable.assign
+        else:
+            variable.assign = before
+
+
 def snapshot(model):
     """Copies the population statistics of a model or layer.
 
     Returns:
-        dict of weight path to array, such as `bn/moving_mean`; `restore` and `difference` take it.
+        dict of path to array, such as `bn/moving_mean`, in the order of the layers; `restore`,
+        `merge` and `difference` take it. Scale and offset are not in it.
     """
     return {
-        weight.path: weight.numpy().copy()
-        for layer in batch_normalizers(model) for weight in layer.non_trainable_variables
+        f"{layer.path}/{name}": np.array(keras.ops.convert_to_numpy(getattr(layer, name)))
+        for layer in batch_normalizers(model) for name in _names(layer)
     }
 
 
 def restore(model, statistics):
-    """Puts a snapshot's statistics back.
+    """Puts a snapshot's statistics into a model.
+
+    Where the paths of the snapshot are not those of the model, as in a copy whose layers were named
+    anew, its arrays are taken in their order.
 
     Raises:
-        KeyError: the snapshot is of another model.
+        ValueError: the snapshot does not fit: another number of arrays, other statistics or shapes.
     """
-    for layer in batch_normalizers(model):
-        for weight in layer.non_trainable_variables:
-            weight.assign(statistics[weight.path])
+    own = snapshot(model)
+    arrays = _in_order_of(own, statistics, "restore")
+    variables = [
+        getattr(layer, name) for layer in batch_normalizers(model) for name in _names(layer)
+    ]
+    for variable, array in zip(variables, arrays, strict=True):
+        variable.assign(array)
+
+
+def merge(snapshots):
+    """Statistics of several models pooled: those of all their values together.
+
+    Exact for statistics that each are of so many values (Chan, Golub & LeVeque 1983): the pooled
+    variance has the spread of the means in it, which an average of the variances leaves out. For
+    federated averaging, averaged or merged weights, and moving averages taken on several machines.
+
+    >>> one = {"bn/moving_mean": np.array([0.0]), "bn/moving_variance": np.array([1.0])}
+    >>> other = {"bn/moving_mean": np.array([4.0]), "bn/moving_variance": np.array([1.0])}
+    >>> pooled = merge([(one, 300), (other, 100)])
+    >>> float(pooled["bn/moving_mean"][0]), float(pooled["bn/moving_variance"][0])
+    (1.0, 4.0)
+
+    Args:
+        snapshots: list of `(snapshot, count)`; count is the weight, such as how many examples the
+            statistics were taken over.
+
+    Returns:
+        A snapshot with the paths of the first one, for `restore`. Updates add up.
+
+    Raises:
+        ValueError: there are no snapshots, they do not fit each other, or a count is not positive.
+    """
+    snapshots = list(snapshots)
+    if not snapshots:
+        raise ValueError("merge: received no snapshots; expected a list of (snapshot, count).")
+    counts = np.array([count for _, count in snapshots], np.float64)
+    if not (np.isfinite(counts).all() and (counts > 0).all()):
+        raise ValueError(f"merge: counts {counts.tolist()}; expected positive numbers.")
+    shares = counts / counts.sum()
+    first = snapshots[0][0]
+    columns = zip(*(_in_order_of(first, one, "merge") for one, _ in snapshots))
+    stacked = {path: np.stack(column).astype(np.float64) for path, column in zip(first, columns)}
+    merged = {}
+    for path, values in stacked.items():
+        layer, _, name = path.rpartition("/")
+        if name == "updates":
+            merged[path] = values.sum(0)
+            continue
+        mean_name = next((mean for mean, spread in PAIRS if name == spread), None)
+        if mean_name is None:
+            merged[path] = np.tensordot(shares, values, 1)
+            continue
+        means = stacked[f"{layer}/{mean_name}"]
+        distances = means - np.tensordot(shares, means, 1)
+        is_root = name.endswith("stddev")
+        squares = np.tensordot(shares, (values**2 if is_root else values) + distances**2, 1)
+        merged[path] = np.sqrt(squares) if is_root else squares
+    return {path: value.astype(first[path].dtype) for path, value in merged.items()}
 
 
 def difference(before, after):
@@ -70,7 +208,7 @@ def difference(before, after):
 def reset(model):
     """Gives all population statistics of a model or layer their initial values again.
 
-    The counts of skipped batches start over, too.
+    The counts of skipped batches start over, too. Scale and offset stay as they are.
     """
     for layer in batch_normalizers(model):
         fresh = type(layer).from_config(layer.get_config())
@@ -78,8 +216,41 @@ def reset(model):
         for axis, size in layer.input_spec.axes.items():
             shape[axis] = size
         fresh.build(tuple(shape))
-        for weight, initial in zip(
-            layer.non_trainable_variables, fresh.non_trainable_variables, strict=True
-        ):
-            weight.assign(initial)
+        for variable, initial in zip(_variables(layer), _variables(fresh), strict=True):
+            variable.assign(initial)
     reset_skipped_batches(model)
+
+
+def _names(layer):
+    """The names of a layer's statistics: whether it is frozen does not matter."""
+    return [name for name in STATISTICS if isinstance(getattr(layer, name, None), keras.Variable)]
+
+
+def _variables(layer):
+    return [getattr(layer, name) for name in _names(layer)]
+
+
+def _in_order_of(wanted, statistics, caller):
+    """The arrays of a snapshot in the order of another, by their paths or else by their places."""
+    if set(statistics) != set(wanted):
+        def kind(snapshot):
+            return [(path.rpartition("/")[2], np.shape(snapshot[path])) for path in snapshot]
+
+        if kind(statistics) != kind(wanted):
+            raise ValueError(
+                f"{caller}: received statistics of {_told(statistics)}; expected those of "
+                f"{_told(wanted)}."
+            )
+        return list(statistics.values())
+    for path, array in wanted.items():
+        if np.shape(statistics[path]) != np.shape(array):
+            raise ValueError(
+                f"{caller}: received {path} of shape {np.shape(statistics[path])}; expected "
+                f"{np.shape(array)}."
+            )
+    return [statistics[path] for path in wanted]
+
+
+def _told(statistics):
+    paths = [f"{path} {np.shape(array)}" for path, array in statistics.items()]
+    return f"{len(paths)} arrays ({', '.join(paths[:4])}{', …' if len(paths) > 4 else ''})"
