@@ -32,7 +32,7 @@ ROWS = [
     ["batch_norm.renorm"],
     ["batch_norm.population"],
     ["batch_norm.functional", "batch_norm.callers"],
-    ["batch_norm.kernels", "batch_norm.reference"],
+    ["batch_norm.kernels", "batch_norm.torch_kernels", "batch_norm.reference"],
     ["data.tfds", "data.csv_file", "data.not_mnist", "data.regression"],
     ["data.mnist", "data.files", "data.safe_pickle"],
     ["data.idx"],
