@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-CHECKS = 266
+CHECKS = 267
 HERE = pathlib.Path(__file__).parent
 
 
