@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-CHECKS = 267
+CHECKS = 269
 HERE = pathlib.Path(__file__).parent
 
 

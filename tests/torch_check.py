@@ -186,6 +186,10 @@ def check_transforms():
             outputs, *_ = torch_kernels.batch_norm(x, gamma, beta, 1, EPSILON)
             return (outputs * weight).sum()
 
+        def evaluated(x):
+            outputs = torch_kernels.normalize(x, beta, gamma, gamma, beta, 1, EPSILON)
+            return (outputs * weight).sum()
+
         def slope(function):
             leaf = x.clone().requires_grad_()
             return torch.autograd.grad(function(leaf), leaf)[0]
@@ -201,7 +205,13 @@ def check_transforms():
             torch.vmap(loss)(batch), torch.stack([loss(one) for one in batch]),
             rtol=1e-4, atol=1e-3,
         )
-    return 8
+        with torch.no_grad():
+            _, forward = torch.func.jvp(evaluated, (x,), (tangent,))
+            torch.vmap(evaluated)(batch)
+        torch.testing.assert_close(
+            forward, (slope(evaluated) * tangent).sum(), rtol=1e-3, atol=1e-3
+        )
+    return 10
 
 
 def check_inference():
@@ -269,7 +279,7 @@ def check_recomputing():
 if __name__ == "__main__":
     total = (
         check_against_the_reference() + check_far_from_zero_against_keras() + check_long_sums()
-        + check_few_values() + check_memory_layouts() + check_second_derivatives() + check_transforms()
-        + check_inference() + check_recomputing()
+        + check_few_values() + check_memory_layouts() + check_second_derivatives()
+        + check_transforms() + check_inference() + check_recomputing()
     )
     print(keras.backend.backend(), total)

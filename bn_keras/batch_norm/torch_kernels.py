@@ -57,14 +57,19 @@ def normalize(x, mean, variance, gamma, beta, axis, epsilon):
         mean, variance: shape (channels,), in gamma's dtype.
     """
     centered = x - _along(mean, x, axis)
-    statistics_learn = mean.requires_grad or variance.requires_grad
-    if torch.is_grad_enabled() and not statistics_learn and _requires_grad(x, gamma, beta):
+    learned = torch.is_grad_enabled() and _requires_grad(x, gamma, beta, mean, variance)
+    if learned and not _requires_grad(mean, variance):
         # Twice as fast with its backward pass as the ops below; alone it is slower than they are.
         rows, restore = _as_rows(centered, axis)
         zeros = torch.zeros_like(mean)
         outputs = restore(_kernel(rows, gamma, beta, zeros, variance, False, epsilon))
+        return outputs.to(x.dtype)
+    scale = gamma * torch.rsqrt(variance + epsilon)
+    if axis == x.dim() - 1 and not learned and _only_backward(x, gamma, beta):
+        # One pass through memory instead of two; on other axes it is slower than they are.
+        with torch.no_grad():
+            outputs = torch.addcmul(beta, centered, scale, out=centered)
     else:
-        scale = gamma * torch.rsqrt(variance + epsilon)
         outputs = centered.mul_(_along(scale, x, axis)).add_(_along(beta, x, axis))
     return outputs.to(x.dtype)
 
@@ -123,9 +128,17 @@ def _needs_blocks(rows, n, gamma, beta):
         return False  # these kernels add up in float64
     if rows.device.type != "cpu":
         return False  # many threads, each with a short sum
+    return _only_backward(rows, gamma, beta)
+
+
+def _only_backward(*tensors):
+    """Whether no compiler, no transform of torch.func and no forward mode is at work.
+
+    The fastest ways have no rules for these. Compiled kernels need no fastest way.
+    """
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        return False  # compiled kernels add up well; torch.func has no rules for the blocks
-    return all(forward_ad.unpack_dual(tensor).tangent is None for tensor in (rows, gamma, beta))
+        return False
+    return all(forward_ad.unpack_dual(tensor).tangent is None for tensor in tensors)
 
 
 class _Blocks(torch.autograd.Function):
