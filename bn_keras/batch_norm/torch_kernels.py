@@ -1,14 +1,14 @@
 """PyTorch's kernels for batch normalization, behind the contract of `functional`.
 
-The only file with raw PyTorch. PyTorch's own batch normalization does the work wherever it can,
-2 to 7 times as fast as the same arithmetic in keras.ops (CPU, forward and backward). It is told two
-lies, both of which leave the result and every gradient as they are:
+The only file with raw PyTorch. PyTorch's own batch normalization does the work wherever it can: it
+is 1.5 to 2.8 times as fast as the same arithmetic in keras.ops (CPU, forward and backward). Two
+things are done to x first; neither changes the result or any gradient:
 
-- it gets x minus one of its own values, a constant for each channel, because it computes
-  x * scale + shift and, for channels last, adds up in float32 one value after the other: at mean
-  1e6 and deviation 1 its mean is off by 45, with the constant subtracted by a rounding error;
-- whatever rank and strides x has, it gets (values, channels) or (batch, channels, values), in the
-  order in which x lies in memory, so that nothing is copied.
+- One of its own values is subtracted from each channel. PyTorch computes x * scale + shift and, for
+  channels last, sums in float32 one value after the other: for 50,000 values of mean 1e6 and
+  deviation 1 its mean is off by 45. After the subtraction only rounding is left.
+- Whatever its rank and strides, it is viewed as (values, channels) or (batch, channels, values), in
+  the order in which it lies in memory, so that nothing is copied.
 """
 
 import math
@@ -39,8 +39,8 @@ def batch_norm(x, gamma, beta, axis, epsilon):
     n = x.numel() // max(channels, 1)
     if n < 2:
         return _too_few(x, gamma, beta, axis)
-    # Any value near the others will do, and the first is at hand. It is a constant to autograd:
-    # shifting x changes nothing in what batch normalization computes.
+    # Any value near the others will do, and the first is at hand. Autograd takes it as a constant,
+    # which is exact: batch normalization gives the same for x and for x - constant.
     first = [slice(None) if a == axis else slice(0, 1) for a in range(x.dim())]
     origin = x.detach()[tuple(first)].to(gamma.dtype)
     rows, restore = _as_rows(x - origin, axis)
@@ -144,9 +144,8 @@ def _only_backward(*tensors):
 class _Blocks(torch.autograd.Function):
     """Channels last, many values: PyTorch's sums over blocks of rows, everything else in two ops.
 
-    The rows are dealt out to some blocks as to card players, and each block's channels are told to
-    be channels of their own: (values, channels) is looked at as (values / blocks, blocks *
-    channels). The sums of the blocks are then added up.
+    (values, channels) is viewed as (values / blocks, blocks * channels): block b holds the rows
+    b, b + blocks, b + 2 * blocks and so on, and has sums of its own, which are then added up.
     """
 
     @staticmethod
