@@ -13,16 +13,20 @@ from keras import ops
 from keras.src.backend import core
 from keras.src.backend.common import global_state
 
+from bn_keras.batch_norm import functional
+
 
 def recomputing():
-    """Whether this is the second run of a pass that `tf.recompute_grad` does not keep.
+    """Whether this is the second run of a pass whose activations were not kept.
 
-    `keras.RematScope` is the same on TensorFlow. The pass is run again while a gradient is taken,
-    and nothing but the stack of callers shows it.
+    By `tf.recompute_grad` or `torch.utils.checkpoint`, and so by `keras.RematScope`. TensorFlow
+    runs the pass again while a gradient is taken, which nothing but the stack of callers shows. JAX
+    needs no answer: its second run is made of the first one's graph, without its side effects.
     """
-    if keras.backend.backend() != "tensorflow":
-        return False
-    return _called_by("custom_gradient.py", "inner_recompute_grad")
+    backend = keras.backend.backend()
+    if backend == "torch":
+        return functional.backend_kernels().recomputing()
+    return backend == "tensorflow" and _called_by("custom_gradient.py", "inner_recompute_grad")
 
 
 def micro_batches():

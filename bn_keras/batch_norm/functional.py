@@ -258,13 +258,14 @@ def concrete(value):
 
 def outside_of_graphs():
     """A context in which variables are made that outlive the graph that is being traced."""
-    kernels = backend_kernels()
-    return kernels.outside_of_graphs() if kernels is not None else contextlib.nullcontext()
+    if keras.backend.backend() == "tensorflow":
+        return backend_kernels().outside_of_graphs()
+    return contextlib.nullcontext()
 
 
 def backend_kernels():
     """The module of kernels for the present backend; None if there is none."""
-    modules = {"tensorflow": "kernels"}
+    modules = {"tensorflow": "kernels", "torch": "torch_kernels"}
     name = modules.get(keras.backend.backend())
     return None if name is None else importlib.import_module(f"bn_keras.batch_norm.{name}")
 
