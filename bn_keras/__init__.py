@@ -1,10 +1,13 @@
 """bn_keras: what does batch normalization do to my network, and is it doing it right?
 
 `from bn_keras import BatchNorm` gives the layer. Names are loaded on first use, so that importing
-the package alone does not import TensorFlow.
+the package alone does not import TensorFlow. A file of a model that holds the layers loads once
+`bn_keras` and `keras` are imported, in either order.
 """
 
 import importlib
+
+from bn_keras.loading import register_layers
 
 __version__ = "0.1.0"
 
@@ -38,3 +41,6 @@ def __getattr__(name):
 
 def __dir__():
     return __all__
+
+
+register_layers()

@@ -44,6 +44,7 @@ ROWS = [
     ["results"],
     ["config", "registry"],
     ["batch_norm", ""],
+    ["loading"],
 ]
 # Folders whose files may import each other.
 INSIDE = {"diagnostics", "models", "studies", "surgery"}
@@ -51,7 +52,7 @@ WITHOUT_TENSORFLOW = [
     "config", "registry", "results", "stats", "batch_norm.reference", "data", "data.splits",
     "data.idx", "data.mnist", "data.tfds", "data.files", "data.csv_file", "data.safe_pickle",
     "data.not_mnist", "data.regression", "studies", "verdicts", "figures", "animation",
-    "study_report", "report", "cli", "__main__", "executors",
+    "study_report", "report", "cli", "__main__", "executors", "loading",
 ]
 
 
