@@ -1,0 +1,379 @@
+"""An independent copy of any built Keras model, with chosen layers exchanged on the way.
+
+Surgeries start from `copy_model`. It copies the objects that a model consists of: layers, variables,
+the nodes of a functional graph, lists and dicts of layers, closures of lambdas. The other way,
+building a model anew from its config as `keras.models.clone_model` does, was left: it knows no
+subclassed model and no layer without a config, makes a composite layer's inner layers by that
+layer's own code, renames inputs, and forgets which sublayers were frozen and that two layers shared
+one; and weights would have to be matched afterwards. Here each weight goes along with its layer,
+and there is nothing to match. `copy.deepcopy` is no help: Keras sends it through a model file.
+
+Every object is met once and remembered by its identity. So what was shared stays shared, and when
+an exchanged layer takes the old one's place in that memory, all who refer to the old one, attributes,
+lists, wrappers, graphs, refer to the new one in the copy.
+"""
+
+import collections
+import contextlib
+import copy
+import functools
+import types
+import weakref
+
+import keras
+from keras.src.ops.function import Function, make_node_key
+from keras.src.ops.node import KerasHistory, Node
+from keras.src.saving.keras_saveable import KerasSaveable
+from keras.src.utils.tracking import DotNotTrackScope, Tracker
+
+# What `compile` and `fit` leave in a model; the copy has the value of a model never compiled.
+COMPILED = {
+    "compiled": False,
+    "loss": None,
+    "_compile_loss": None,
+    "_compile_metrics": None,
+    "_loss_tracker": None,
+    "train_function": None,
+    "test_function": None,
+    "predict_function": None,
+}
+COMPILED_ONLY = (
+    "optimizer", "_compile_config", "_compiled_trainable_state", "history", "_eval_epoch_iterator",
+)
+# Immutable, or without a state of the model's.
+SHARED = (
+    type(None), bool, int, float, complex, str, bytes, type, type(Ellipsis), type(NotImplemented),
+    slice, range, types.ModuleType, types.BuiltinFunctionType, types.CodeType, property,
+)
+SHARED_LIBRARIES = ("tensorflow", "jax", "jaxlib", "inspect", "_thread", "threading", "logging")
+# Containers into which TensorFlow's tracking puts a layer's own ones → where those are.
+WRAPPERS = {
+    "ListWrapper": "_storage", "_DictWrapper": "__wrapped__", "_TupleWrapper": "__wrapped__",
+}
+
+
+class NotCopyable(TypeError):
+    """A part of the model cannot be copied; the message says which and why."""
+
+
+def copy_model(model, replace=None):
+    """An independent copy of a built model: what happens to one does not touch the other.
+
+    Shared layers stay shared. Weights, statistics, names, paths, `trainable` flags, dtype policies,
+    regularizers, seeds and their state, call arguments in a functional graph and attributes of
+    one's own are those of the model. What is not copied: the state of `compile`; nodes of other
+    models that use the same layers; TensorFlow's lookup tables and data sets, which both share.
+
+    Args:
+        model: a built keras.Model of any kind: functional, Sequential, nested, subclassed.
+        replace: None, or a function of a layer: None to have it copied, or the layer to stand in
+            its place, with weights (`weights_by_name` moves them). It is asked once for each layer,
+            outer ones first, also for those that Keras does not track, in a lambda for example.
+
+    Returns:
+        A model of the same class, not compiled. `copy.compile_from_config(
+        model.get_compile_config())` compiles it like the model, with a new optimizer.
+
+    Raises:
+        TypeError: no keras.Model; or `NotCopyable`, with the layer, the attribute and the reason.
+        ValueError: the model is not built.
+    """
+    check_model(model, "copy_model")
+    strategy = getattr(model, "_distribute_strategy", None)
+    with contextlib.nullcontext() if strategy is None else strategy.scope():
+        return _Copier(replace).run(model)
+
+
+def check_model(model, caller):
+    """Raises unless a model is a keras.Model and built, as `copy_model` says."""
+    if not isinstance(model, keras.Model):
+        raise TypeError(
+            f"{caller}: received a {type(model).__name__}; expected a keras.Model (put a single "
+            "layer into keras.Sequential([keras.Input(shape), layer]))."
+        )
+    if not model.built:
+        raise ValueError(
+            f"{caller}: {model.name!r} ({type(model).__name__}) is not built, so its layers do not "
+            "all exist yet; expected a model that was called once on data, or built."
+        )
+
+
+def weights_by_name(old, new):
+    """Builds a layer as another one was built, and gives it that layer's weights by their names.
+
+    Raises:
+        ValueError: names or shapes of the weights differ; nothing was assigned then.
+    """
+    new.build_from_config(old.get_build_config())
+    olds, news = ({v.name: v for v in layer.variables} for layer in (old, new))
+    if {n: tuple(v.shape) for n, v in olds.items()} != {n: tuple(v.shape) for n, v in news.items()}:
+        raise ValueError(
+            f"{old.name!r} has the weights {sorted(olds)}, {type(new).__name__} {sorted(news)}"
+        )
+    for name, variable in news.items():
+        variable.assign(olds[name])
+        variable.trainable = olds[name].trainable
+        variable._path = olds[name].path
+    new._path, new._parent_path = old._path, old._parent_path
+
+
+class _Copier:
+    """One copying: the memory of what was met, and what is still to be filled in."""
+
+    def __init__(self, replace):
+        self._replace = replace
+        self._memory = {}  # id → (object, kept so that nothing else gets its id; its copy)
+        self._queue = []  # a graph is deep: layers are filled one after the other, not nested
+        self._owner = None  # the layer that is being filled, for messages
+
+    def run(self, model):
+        with DotNotTrackScope():
+            # Layers first, so that the variables of exchanged ones are known to all others.
+            for layer in model._flatten_layers():
+                self(layer)
+            while self._queue:
+                self._fill(*self._queue.pop())
+            self._connect()
+        for x, new in self._pairs(Tracker):
+            new.stored_ids = {
+                name: {id(item) for item in store} for name, (_, store) in new.config.items()
+            }
+        for x, new in self._pairs(keras.optimizers.Optimizer):
+            keys = map(new._var_key, new._trainable_variables)
+            new._trainable_variables_indices = {key: i for i, key in enumerate(keys)}
+        return self(model)
+
+    def _pairs(self, kind):
+        return [pair for pair in self._memory.values() if isinstance(pair[0], kind)]
+
+    def __call__(self, x):
+        """The copy of an object; the same one whenever it is asked for."""
+        if isinstance(x, SHARED):
+            return x
+        if id(x) not in self._memory:
+            self._memory[id(x)] = x, self._new(x)
+        return self._memory[id(x)][1]
+
+    def _keep(self, x, new):
+        self._memory[id(x)] = x, new
+        return new
+
+    def _new(self, x):
+        kind = type(x)
+        if isinstance(x, keras.Layer) and self._replace:
+            new = self._replace(x)
+            if new is not None:
+                return self._exchanged(x, new)
+        if isinstance(x, (keras.Operation, keras.Variable, keras.KerasTensor, Node)):
+            return self._later(x, object.__new__(kind))
+        if kind is types.FunctionType:
+            return self._function(x)
+        if kind is types.CellType:
+            return self._later(x, types.CellType())
+        if kind is types.MethodType:
+            return types.MethodType(self(x.__func__), self(x.__self__))
+        if kind is functools.partial:
+            keywords = {key: self(value) for key, value in x.keywords.items()}
+            return functools.partial(self(x.func), *map(self, x.args), **keywords)
+        if issubclass(kind, weakref.ref):
+            return x if x() is None else weakref.ref(self(x()))
+        if kind.__module__ == "tensorflow.python.trackable.data_structures":
+            return kind(self(getattr(x, WRAPPERS[kind.__name__])))
+        if issubclass(kind, (list, dict, set, frozenset, tuple)):
+            return self._container(x)
+        return self._object(x)
+
+    def _exchanged(self, x, new):
+        new._called, new.autocast = x._called, x.autocast
+        variables = {variable.name: variable for variable in new.variables}
+        for variable in x.variables:
+            self._keep(variable, variables[variable.name])
+        return new
+
+    def _later(self, x, shell):
+        self._queue.append((x, shell, x if isinstance(x, keras.Layer) else self._owner))
+        return shell
+
+    def _fill(self, x, shell, owner):
+        """Gives a shell what the object that it stands for has, copied."""
+        self._owner = owner
+        if isinstance(x, types.CellType):
+            with contextlib.suppress(ValueError):  # a cell may be empty
+                shell.cell_contents = self._part(x, "closure", x.cell_contents)
+            return
+        attributes = dict(vars(x))
+        if isinstance(x, keras.Model):
+            _forget_compile(attributes)
+        if isinstance(x, keras.Layer):
+            attributes.update(_losses=[], _loss_ids=set())
+        if isinstance(x, keras.Variable):
+            shell.__dict__["_value"] = copy.deepcopy(attributes.pop("_value"))
+        for name in ("_inbound_nodes", "_outbound_nodes", "_keras_history"):
+            attributes.pop(name, None)  # `_connect` makes them
+        for name, value in attributes.items():
+            shell.__dict__[name] = self._part(x, name, value)
+
+    def _part(self, x, name, value):
+        try:
+            return self(value)
+        except NotCopyable:
+            raise
+        except Exception as error:
+            owner = x if self._owner is None else self._owner
+            raise NotCopyable(
+                f"copy_model: {getattr(owner, 'name', '')!r} ({type(owner).__name__}) cannot be "
+                f"copied: {name!r} of its {type(x).__name__} is a {type(value).__name__} "
+                f"({type(error).__name__}: {error})"
+            ) from error
+
+    def _function(self, x):
+        """The function itself, or another that refers to copies if it has state of the model."""
+        if not _reaches_state(x, {}):
+            return x
+        closure = x.__closure__ and tuple(map(self, x.__closure__))
+        new = self._keep(
+            x, types.FunctionType(x.__code__, x.__globals__, x.__name__, None, closure)
+        )
+        new.__defaults__, new.__kwdefaults__ = self(x.__defaults__), self(x.__kwdefaults__)
+        new.__qualname__, new.__doc__ = x.__qualname__, x.__doc__
+        new.__dict__.update({key: self(value) for key, value in vars(x).items()})
+        return new
+
+    def _container(self, x):
+        """A list, dict, set or tuple, or of a class derived from one, such as Keras's TrackedList.
+
+        The methods of the base classes fill it: those of derived ones may do more than that.
+        """
+        kind = type(x)
+        if issubclass(kind, (tuple, frozenset)):
+            items = [self(item) for item in x]
+            same = all(new is old for new, old in zip(items, x, strict=True))
+            base = tuple if issubclass(kind, tuple) else frozenset
+            return x if same else base.__new__(kind, items)
+        new = self._keep(x, kind.__new__(kind))
+        if issubclass(kind, list):
+            list.extend(new, [self(item) for item in x])
+        elif issubclass(kind, set):
+            set.update(new, [self(item) for item in x])
+        else:
+            base = collections.OrderedDict if issubclass(kind, collections.OrderedDict) else dict
+            for key, value in x.items():
+                base.__setitem__(new, self(key), self(value))
+            if issubclass(kind, collections.defaultdict):
+                new.default_factory = self(x.default_factory)
+        for name, value in getattr(x, "__dict__", {}).items():
+            new.__dict__[name] = self(value)
+        return new
+
+    def _object(self, x):
+        """An object of any other class."""
+        kind = type(x)
+        library = kind.__module__.partition(".")[0]
+        if library == "tensorflow" and hasattr(x, "python_function"):
+            raise TypeError(
+                "a tf.function would go on running the given model; expected the plain function"
+            )
+        if library in SHARED_LIBRARIES and not hasattr(x, "assign"):  # that is a tf.Variable
+            return x
+        if hasattr(kind, "__deepcopy__"):
+            return copy.deepcopy(x)
+        reduce = kind.__reduce_ex__, kind.__reduce__
+        if reduce != (object.__reduce_ex__, object.__reduce__) and not issubclass(
+            kind, KerasSaveable
+        ):
+            return copy.deepcopy(x)
+        try:
+            new = self._keep(x, object.__new__(kind))
+        except TypeError:  # a class written in C: as pickle does it, or not at all
+            return copy.deepcopy(x)
+        for name, value in _state(x).items():
+            object.__setattr__(new, name, self._part(x, name, value))
+        return new
+
+    def _connect(self):
+        """Gives layers, tensors and functional models the part of the graph that is copied.
+
+        A layer lists the nodes of all its calls, also those of other models; only nodes of copied
+        models stay, so that the copy is not tied to half of somebody's session.
+        """
+        functions = self._pairs(Function)
+        ours = {
+            id(node) for x, _ in functions for nodes in x._nodes_by_depth.values() for node in nodes
+        }
+        index = {}  # (id of an operation, index of a node) → index in the copy
+        for x, new in self._pairs(keras.Operation):
+            for name in ("_inbound_nodes", "_outbound_nodes"):
+                nodes = [node for node in getattr(x, name) if id(node) in ours]
+                new.__dict__[name] = [self(node) for node in nodes]
+            stays = [i for i, node in enumerate(x._inbound_nodes) if id(node) in ours]
+            index.update({(id(x), old): new for new, old in enumerate(stays)})
+        for x, new in self._pairs(keras.KerasTensor):
+            history = getattr(x, "_keras_history", None)
+            if history is None:
+                continue
+            place = index.get((id(history.operation), history.node_index))
+            new._keras_history = KerasHistory(None, 0, 0) if place is None else KerasHistory(
+                self(history.operation), place, history.tensor_index
+            )
+        for x, new in functions:
+            new.__dict__["_nodes"] = {
+                make_node_key(node.operation, node.operation._inbound_nodes.index(node))
+                for nodes in new._nodes_by_depth.values() for node in nodes
+            }
+
+
+def _forget_compile(attributes):
+    """Takes the state of `compile` and `fit` out of a model's attributes."""
+    for name in COMPILED_ONLY:
+        attributes.pop(name, None)
+    attributes.update({name: v for name, v in COMPILED.items() if name in attributes})
+    # TensorFlow's list of what a checkpoint is to hold has it too.
+    names, references = "_self_unconditional_dependency_names", (
+        "_self_unconditional_checkpoint_dependencies"
+    )
+    if names in attributes:
+        gone = {*COMPILED_ONLY, *COMPILED}
+        attributes[names] = {n: v for n, v in attributes[names].items() if n not in gone}
+        attributes[references] = [r for r in attributes[references] if r.name not in gone]
+
+
+def _reaches_state(x, seen):
+    """Whether a function, or what it closes over, leads to a layer or a variable."""
+    if isinstance(x, SHARED) or id(x) in seen:
+        return False
+    if isinstance(x, (keras.Operation, keras.Variable)):
+        return True
+    seen[id(x)] = x
+    if isinstance(x, types.FunctionType):
+        parts = [x.__closure__, x.__defaults__, x.__kwdefaults__, vars(x)]
+    elif isinstance(x, types.MethodType):
+        parts = [x.__func__, x.__self__]
+    elif isinstance(x, types.CellType):
+        try:
+            parts = [x.cell_contents]
+        except ValueError:
+            parts = []
+    elif isinstance(x, functools.partial):
+        parts = [x.func, x.args, x.keywords]
+    elif isinstance(x, dict):
+        parts = [*x.keys(), *x.values()]
+    elif isinstance(x, (list, tuple, set, frozenset)):
+        parts = list(x)
+    elif type(x).__module__.partition(".")[0] in SHARED_LIBRARIES:
+        parts = []
+    else:
+        parts = list(_state(x).values())
+    return any(_reaches_state(part, seen) for part in parts)
+
+
+def _state(x):
+    """The attributes of an object, in its dict and its slots."""
+    slots = []
+    for kind in type(x).__mro__:
+        names = vars(kind).get("__slots__", ())
+        slots += [names] if isinstance(names, str) else names
+    hidden = {
+        name: getattr(x, name) for name in slots
+        if name not in ("__dict__", "__weakref__") and hasattr(x, name)
+    }
+    return {**hidden, **getattr(x, "__dict__", {})}
