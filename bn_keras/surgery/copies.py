@@ -24,7 +24,7 @@ import keras
 from keras.src.ops.function import Function, make_node_key
 from keras.src.ops.node import KerasHistory, Node
 from keras.src.saving.keras_saveable import KerasSaveable
-from keras.src.utils.tracking import DotNotTrackScope, Tracker
+from keras.src.utils.tracking import Tracker
 
 # What `compile` and `fit` leave in a model; the copy has the value of a model never compiled.
 COMPILED = {
@@ -127,13 +127,12 @@ class _Copier:
         self._owner = None  # the layer that is being filled, for messages
 
     def run(self, model):
-        with DotNotTrackScope():
-            # Layers first, so that the variables of exchanged ones are known to all others.
-            for layer in model._flatten_layers():
-                self(layer)
-            while self._queue:
-                self._fill(*self._queue.pop())
-            self._connect()
+        # Layers first, so that the variables of exchanged ones are known to all others.
+        for layer in model._flatten_layers():
+            self(layer)
+        while self._queue:
+            self._fill(*self._queue.pop())
+        self._connect()
         for x, new in self._pairs(Tracker):
             new.stored_ids = {
                 name: {id(item) for item in store} for name, (_, store) in new.config.items()
