@@ -45,7 +45,7 @@ def _import_layers():
         if type(error).__name__ == "_DeadlockError":  # another thread is importing one of them
             return False
         warnings.warn(
-            f"bn_keras: its layers are not registered with Keras ({type(error).__name__}: {error}); "
+            f"bn_keras: its layers are not registered with Keras, {type(error).__name__}: {error}; "
             "import them from bn_keras before a model that holds them is loaded.",
             RuntimeWarning,
             stacklevel=2,

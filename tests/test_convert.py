@@ -1,11 +1,15 @@
 """Whole models with one kind of batch normalization and with the other."""
 
+import re
+import warnings
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from zoo import NAMES, ZOO, inputs_of, predictions, told, training_call
 
-from bn_keras import BatchNorm
+from bn_keras import BatchNorm, FrozenBatchNorm, GhostBatchNorm
 from bn_keras.surgery.convert import convert
 
 KERAS = keras.layers.BatchNormalization
@@ -60,9 +64,235 @@ def test_a_nested_model_goes_there_and_back():
     assert layers_of(model, KERAS)[0].name == "a", "the given model was changed"
 
 
-def test_settings_that_keras_does_not_know_are_named():
-    model = keras.Sequential([keras.Input((3,)), BatchNorm(debias=True, name="bn")])
-    with pytest.raises(ValueError, match=r"'bn' has the settings \['debias'\]"):
+def test_settings_that_keras_does_not_know_are_named_all_at_once():
+    model = keras.Sequential([
+        keras.Input((3,)), BatchNorm(debias=True, name="one"),
+        keras.Sequential([BatchNorm(one_value="error", name="two")], name="in"),
+    ])
+    with pytest.raises(ValueError, match=(
+        r"'one' has the settings \['debias'\]; 'in/two' has the settings \['one_value'\]"
+    )):
         convert(model, to=KERAS)
     with pytest.raises(ValueError, match="to=.*Dense"):
         convert(model, to=keras.layers.Dense)
+
+
+@pytest.mark.parametrize("name, make", list(zip(NAMES, ZOO)), ids=NAMES)
+def test_every_kind_of_model_is_reached_and_trains_as_before(name, make):
+    keras.utils.set_random_seed(0)
+    model, x = make(), inputs_of(name)
+    model(x, training=True)
+    before = predictions(model, x)
+    expected = len(layers_of(model, KERAS))
+    ours, certificate = convert(model, certificate=True)
+    assert type(ours) is type(model)
+    assert len(layers_of(ours, BatchNorm)) == expected and not layers_of(ours, KERAS)
+    hidden = name == "in_a_lambda"  # Keras does not know of that layer
+    assert certificate.count("exchanged") == len(certificate.rows) == expected + hidden
+    assert certificate.difference < 1e-5
+    assert told(ours) == told(model)
+    tolerance = 0.05 if name == "mixed_precision" else 1e-5
+    compare(predictions(ours, x), before, tolerance)
+    back = convert(ours, to=KERAS)
+    assert len(layers_of(back, KERAS)) == expected and not layers_of(back, BatchNorm)
+    compare(predictions(back, x), before, tolerance)
+    trained = training_call(ours, x)
+    compare(predictions(model, x), before, 0)
+    for one, other in zip(trained, training_call(model, x), strict=True):
+        # A bias in front of BN has a gradient of rounding noise.
+        compare(one, other, max(tolerance, 3e-4 if name == "wrapped" else 2e-5))
+
+
+def compare(ones, others, tolerance):
+    for one, other in zip(ones, others, strict=True):
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class Frozen(KERAS):
+    """Computes something else than its base."""
+
+    def call(self, inputs, training=None, mask=None):
+        return super().call(inputs, training=False, mask=mask)
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class Renamed(KERAS):
+    """A default of its own and nothing else."""
+
+    def __init__(self, momentum=0.8, **kwargs):
+        super().__init__(momentum=momentum, **kwargs)
+
+
+@keras.saving.register_keras_serializable(package="test_convert")
+class Told(KERAS):
+    """Its config has what no other layer takes."""
+
+    def __init__(self, color="red", **kwargs):
+        super().__init__(**kwargs)
+        self.color = color
+
+    def get_config(self):
+        return {**super().get_config(), "color": self.color}
+
+
+class Foreign(keras.layers.Layer):
+    """Keeps population statistics and derives from nobody's batch normalization."""
+
+    def build(self, shape):
+        self.moving_mean = self.add_weight(shape=shape[-1:], trainable=False, name="moving_mean")
+        self.moving_variance = self.add_weight(shape=shape[-1:], trainable=False, name="variance")
+
+    def call(self, x):
+        return x - self.moving_mean
+
+
+class Lazy(keras.layers.Layer):
+    """Makes its normalizer when it is built."""
+
+    def build(self, shape):
+        self.norm = KERAS()
+        self.norm.build(shape)
+
+    def call(self, x):
+        return self.norm(x)
+
+
+def stack(*layers):
+    return keras.Sequential([keras.Input((3,)), *layers])
+
+
+def quiet(*arguments, **keywords):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return convert(*arguments, **keywords)
+
+
+@pytest.mark.parametrize("make, reason", [
+    (Frozen, "Frozen overrides call"), (Told, "color"), (Foreign, "does not derive"),
+    (lambda name: KERAS(momentum=1.5, name=name), "1.5"),
+])
+def test_what_is_left_is_named_with_the_reason(make, reason):
+    with pytest.warns(UserWarning, match=f"odd .*{re.escape(reason)}"):
+        model, certificate = convert(stack(KERAS(), make(name="odd")), certificate=True)
+    assert [type(layer) for layer in model.layers][0] is BatchNorm
+    assert [row.fate for row in certificate.rows] == ["exchanged", "left"]
+    assert certificate.rows[1].after is None and reason in str(certificate)
+    with pytest.raises(ValueError, match=f"nothing in .* could be exchanged: odd .*{reason}"):
+        convert(stack(make(name="odd")))
+
+
+def test_a_layer_whose_call_was_replaced_is_left():
+    model = stack(KERAS(), KERAS(name="odd"))
+    model.layers[1].call = lambda inputs, **_: inputs
+    with pytest.warns(UserWarning, match="odd .*call of this very layer was replaced"):
+        convert(model)
+
+
+def test_a_subclass_with_nothing_of_its_own_is_exchanged_with_its_settings():
+    model = quiet(stack(Renamed(name="bn")))
+    assert type(model.layers[0]) is BatchNorm and model.layers[0].momentum == 0.8
+
+
+def test_variants_of_ours_are_never_exchanged_for_plain_ones():
+    model = stack(BatchNorm(), GhostBatchNorm(virtual_batch_size=2, name="ghost"))
+    with pytest.warns(UserWarning, match="ghost .GhostBatchNorm.: GhostBatchNorm overrides"):
+        back = convert(model, to=KERAS)
+    assert [type(layer) for layer in back.layers] == [KERAS, GhostBatchNorm]
+    with pytest.raises(ValueError, match="nothing .*FrozenBatchNorm"):
+        convert(stack(FrozenBatchNorm(freeze="affine")), to=KERAS)
+
+
+def test_what_is_of_the_wanted_kind_already_stays_without_a_warning():
+    model = stack(BatchNorm(debias=True), GhostBatchNorm(), KERAS())
+    ours, certificate = quiet(model, certificate=True)
+    assert [row.fate for row in certificate.rows] == ["already", "already", "exchanged"]
+    assert [type(layer) for layer in ours.layers] == [BatchNorm, GhostBatchNorm, BatchNorm]
+    assert quiet(ours, certificate=True)[1].count("already") == 3
+    frozen, certificate = quiet(stack(Frozen(), KERAS()), to=KERAS, certificate=True)
+    assert certificate.count("already") == 2 and type(frozen.layers[0]) is Frozen
+
+
+def test_a_model_without_normalization_is_copied_with_a_warning():
+    model = stack(keras.layers.Dense(2))
+    with pytest.warns(UserWarning, match="no batch normalization"):
+        copy, certificate = convert(model, certificate=True)
+    assert copy is not model and certificate.rows == () and certificate.difference == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*build... was called")
+def test_a_layer_that_was_never_built_is_not_said_to_be_fine():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.lazy = KERAS(), Lazy(name="lazy")
+
+        def call(self, x):
+            return self.used(x)
+
+    model = Model()
+    model(np.ones((2, 3)))
+    with pytest.warns(UserWarning, match="lazy .Lazy.: was never called"):
+        convert(model)
+
+
+def test_time_steps_and_layers_in_no_config_are_noted():
+    steps = keras.layers.TimeDistributed(KERAS(name="bn"), name="steps")
+    model = keras.Sequential([keras.Input((4, 3)), steps])
+    certificate = quiet(model, certificate=True)[1]
+    assert "each time step is normalized by itself" in certificate.rows[0].note
+    assert certificate.rows[0].path == "steps/bn"
+    composite = dict(zip(NAMES, ZOO))["composite"]()
+    rows = quiet(composite, certificate=True)[1].rows
+    assert len(rows) == 4 and all("not in the model's config" in row.note for row in rows)
+
+
+def test_the_certificate_says_why_nothing_was_measured():
+    words = keras.layers.StringLookup(vocabulary=["a"], output_mode="multi_hot")
+    model = keras.Sequential([keras.Input((2,), dtype="string"), words, KERAS()])
+    certificate = convert(model, certificate=True)[1]
+    assert certificate.difference is None and "dtype string" in certificate.measured
+    assert "not measured" in str(certificate)
+
+
+def test_measuring_leaves_both_models_as_they_were():
+    model = stack(keras.layers.GaussianNoise(0.5, seed=1), KERAS())
+    before = [np.array(v.numpy()) for v in model.variables]
+    ours = convert(model, certificate=True)[0]
+    for was, one, other in zip(before, model.variables, ours.variables, strict=True):
+        np.testing.assert_array_equal(one.numpy(), was)
+        np.testing.assert_array_equal(other.numpy(), was)
+
+
+def test_a_compiled_model_stays_so_and_its_copy_is_compiled_by_hand():
+    model, x = stack(keras.layers.Dense(2), KERAS()), inputs_of("")
+    model.compile("sgd", "mse")
+    ours = convert(model)
+    assert model.compiled and not ours.compiled
+    ours.compile_from_config(model.get_compile_config())
+    for net in (model, ours):
+        net.fit(x, x[:, :2], batch_size=3, shuffle=False, epochs=2, verbose=0)
+    compare(ours.get_weights(), model.get_weights(), 1e-5)
+
+
+def test_a_converted_model_is_saved_cloned_and_loaded(tmp_path):
+    model, x = dict(zip(NAMES, ZOO))["shared"](), inputs_of("shared")
+    model(x, training=True)
+    ours = convert(model)
+    ours.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    clone = keras.models.clone_model(ours)
+    clone.set_weights(ours.get_weights())
+    for other in (loaded, clone):
+        assert len(layers_of(other, BatchNorm)) == 2
+        compare(predictions(other, x), predictions(model, x), 1e-5)
+
+
+@pytest.mark.parametrize("thing, error, words", [
+    (KERAS(), TypeError, "received a BatchNormalization; expected a keras.Model"),
+    ("model.keras", TypeError, "received a str"),
+    (keras.Sequential([KERAS()]), ValueError, "not built.*expected a model that was called once"),
+])
+def test_what_is_no_built_model_is_refused(thing, error, words):
+    with pytest.raises(error, match=f"convert: .*{words}"):
+        convert(thing)

@@ -1,7 +1,7 @@
 """Exchanging Keras's BatchNormalization for BatchNorm in a whole model, and back.
 
-`convert(model)` gives the new model; `convert(model, certificate=True)` also a `Certificate`: a table
-of every normalizer that was met, exchanged or not and why, and how far the outputs differ.
+`convert(model)` gives the new model; `convert(model, certificate=True)` also a `Certificate`: a
+table of every normalizer that was met, exchanged or not and why, and how far the outputs differ.
 """
 
 import collections
@@ -25,7 +25,9 @@ HARMLESS = {
     "__parameters__", "__abstractmethods__", "_abc_impl",
 }
 # Layers that run another framework's or a stored graph's code, in which nobody can look for BN.
-OPAQUE = ("TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer")
+OPAQUE = tuple(
+    getattr(keras.layers, name) for name in ("TFSMLayer", "TorchModuleWrapper", "JaxLayer")
+)
 TRIED = 4  # random examples for the comparison of the outputs
 TRIED_LENGTH = 8  # of an axis whose length the model leaves open
 
@@ -71,9 +73,9 @@ class Certificate:
     def __str__(self):
         table = [("layer", "before", "after", "")]
         table += [(row.path, row.before, row.after or "left", row.note) for row in self.rows]
-        widths = [max(map(len, column)) for column in list(zip(*table))[:-1]]
+        widths = [max(map(len, column)) for column in zip(*table)]
         lines = [
-            "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths)), line[-1]]).rstrip()
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
             for line in table
         ]
         far = "not measured" if self.difference is None else f"differ by {self.difference:.1e}"
@@ -252,7 +254,7 @@ def _own(layer):
 def _unseen(layer):
     """Why a layer may hold a normalizer that nobody sees; None if it does not."""
     kind = type(layer)
-    if any(owner.__name__ in OPAQUE for owner in kind.__mro__):
+    if isinstance(layer, OPAQUE):
         return "what runs inside is no Keras layer; nobody looked there for BN"
     if not layer.built and not kind.__module__.startswith("keras."):
         return "was never called, and may make BN when it is built; nobody looked there"
@@ -313,7 +315,7 @@ def _measured(model, copy):
         inputs = _random_inputs(model)
     except ValueError as error:
         return None, str(error)
-    state = [(variable, keras.ops.convert_to_numpy(variable)) for m in (model, copy) for variable in m.variables]
+    state = [(v, np.array(v.numpy())) for m in (model, copy) for v in m.variables]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,16 +1,18 @@
 """An independent copy of any built Keras model, with chosen layers exchanged on the way.
 
-Surgeries start from `copy_model`. It copies the objects that a model consists of: layers, variables,
-the nodes of a functional graph, lists and dicts of layers, closures of lambdas. The other way,
-building a model anew from its config as `keras.models.clone_model` does, was left: it knows no
-subclassed model and no layer without a config, makes a composite layer's inner layers by that
-layer's own code, renames inputs, and forgets which sublayers were frozen and that two layers shared
-one; and weights would have to be matched afterwards. Here each weight goes along with its layer,
-and there is nothing to match. `copy.deepcopy` is no help: Keras sends it through a model file.
+Surgeries start from `copy_model`. It copies the objects that a model consists of: layers,
+variables, the nodes of a functional graph, lists and dicts of layers, closures of lambdas.
 
-Every object is met once and remembered by its identity. So what was shared stays shared, and when
-an exchanged layer takes the old one's place in that memory, all who refer to the old one, attributes,
-lists, wrappers, graphs, refer to the new one in the copy.
+The other way is to build a model anew from its config, as `keras.models.clone_model` does. It knows
+no subclassed model and no layer without a config; a composite layer makes its inner layers by its
+own code, so that none can be exchanged; frozen sublayers thaw, two layers that shared a third get
+one each, and weights have to be matched afterwards. Here each weight goes along with its layer, and
+there is nothing to match. `copy.deepcopy` is no help: Keras sends it through a model file. The
+price is that this file knows some of Keras's private parts, which `tests/test_copies.py` watches.
+
+Every object is copied once and remembered by its identity, so what was shared stays shared. An
+exchanged layer takes the old one's place in that memory: whatever refers to the old layer in the
+model, an attribute, a list, a wrapper or a graph, refers to the new one in the copy.
 """
 
 import collections
@@ -209,8 +211,9 @@ class _Copier:
             shell.__dict__["_value"] = copy.deepcopy(attributes.pop("_value"))
         for name in ("_inbound_nodes", "_outbound_nodes", "_keras_history"):
             attributes.pop(name, None)  # `_connect` makes them
-        for name, value in attributes.items():
-            shell.__dict__[name] = self._part(x, name, value)
+        # TensorFlow's lists of all parts last, so that an error names the attribute.
+        for name in sorted(attributes, key=lambda name: name.startswith("_self_")):
+            shell.__dict__[name] = self._part(x, name, attributes[name])
 
     def _part(self, x, name, value):
         try:
