@@ -213,6 +213,13 @@ def test_what_is_of_the_wanted_kind_already_stays_without_a_warning():
     assert certificate.count("already") == 2 and type(frozen.layers[0]) is Frozen
 
 
+def test_a_weight_that_was_frozen_by_itself_stays_so():
+    model = stack(KERAS())
+    model.layers[0].gamma.trainable = False
+    names = [v.name for v in convert(model).trainable_variables]
+    assert names == [v.name for v in model.trainable_variables] == ["beta"]
+
+
 def test_a_model_without_normalization_is_copied_with_a_warning():
     model = stack(keras.layers.Dense(2))
     with pytest.warns(UserWarning, match="no batch normalization"):
@@ -255,8 +262,19 @@ def test_the_certificate_says_why_nothing_was_measured():
     assert "not measured" in str(certificate)
 
 
+class Counting(keras.layers.Layer):
+    """Has a state that inference moves."""
+
+    def build(self, shape):
+        self.calls = self.add_weight(shape=(), trainable=False, name="calls")
+
+    def call(self, x):
+        self.calls.assign_add(1.0)
+        return x
+
+
 def test_measuring_leaves_both_models_as_they_were():
-    model = stack(keras.layers.GaussianNoise(0.5, seed=1), KERAS())
+    model = stack(Counting(), KERAS())
     before = [np.array(v.numpy()) for v in model.variables]
     ours = convert(model, certificate=True)[0]
     for was, one, other in zip(before, model.variables, ours.variables, strict=True):

@@ -81,6 +81,14 @@ def test_a_compiled_model_is_copied_uncompiled_and_can_be_compiled_alike():
     close(before, predictions(model, x), atol=0)
 
 
+def test_a_layer_of_the_copy_can_be_given_a_second_name():
+    copy = copy_model(dict(zip(NAMES, ZOO))["subclassed"]())
+    copy.alias = copy.norm  # Keras refuses new layers in a built model, and knows this one
+    assert copy.layers.count(copy.norm) == 1
+    with pytest.raises(ValueError, match="cannot add new elements of state"):
+        copy.more = BN()
+
+
 def test_a_deep_graph_needs_no_recursion():
     inputs = x = keras.Input((2,))
     for _ in range(400):
