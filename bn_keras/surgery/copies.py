@@ -275,7 +275,7 @@ class _Copier:
             raise TypeError(
                 "a tf.function would go on running the given model; expected the plain function"
             )
-        if library in SHARED_LIBRARIES and not hasattr(x, "assign"):  # that is a tf.Variable
+        if library in SHARED_LIBRARIES and not _refers_to_state(x):
             return x
         if hasattr(kind, "__deepcopy__"):
             return copy.deepcopy(x)
@@ -322,6 +322,11 @@ class _Copier:
                 make_node_key(node.operation, node.operation._inbound_nodes.index(node))
                 for nodes in new._nodes_by_depth.values() for node in nodes
             }
+
+
+def _refers_to_state(x):
+    """Whether an object of a library is the model's own: a tf.Variable, or a note to track one."""
+    return hasattr(x, "assign") or type(x).__name__ == "TrackableReference"
 
 
 def _forget_compile(attributes):
