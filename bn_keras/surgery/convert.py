@@ -196,7 +196,11 @@ class _Surgeon:
         if id(layer) not in self._paths:
             note = "; ".join(filter(None, [note, "not tracked by Keras, in no file"]))
         elif fate != LEFT and id(layer) in self._steps:
+            # TimeDistributed gives whole sequences to BatchNorm itself, not to what holds it.
+            whole = self._ours and self._steps[id(layer)] is layer
             note = "each time step is normalized by itself"
+            if whole:
+                note = "trains over batch and time, where Keras's layer takes each step by itself"
         path = self._paths.get(id(layer), layer.path or layer.name)
         self._fates[id(layer)] = Row(path, _name(type(layer)), after, fate, note)
 
@@ -287,8 +291,9 @@ def _paths(model):
 
 
 def _inside_time_distributed(model):
+    """Id of each layer in a TimeDistributed → the layer that the wrapper calls."""
     return {
-        id(inner) for layer in model._flatten_layers()
+        id(inner): layer.layer for layer in model._flatten_layers()
         if isinstance(layer, keras.layers.TimeDistributed) for inner in layer._flatten_layers()
     }
 
