@@ -226,11 +226,24 @@ def move(variable, value, rate):
     """
     value = ops.cast(value, variable.dtype)
     old = variable.value
-    # In a stateless scope, what moves is the scope's own copy.
-    if keras.backend.backend() == "tensorflow" and not in_stateless_scope():
+    if _assigns_in_place():
         backend_kernels().move(old, value, rate)
         return
     variable.assign(ops.where(rate == 0, old, old - (old - value) * rate))
+
+
+def add(variable, value):
+    """Adds a tensor to a variable."""
+    value = ops.cast(value, variable.dtype)
+    if _assigns_in_place():
+        backend_kernels().add(variable.value, value)
+        return
+    variable.assign(variable.value + value)
+
+
+def _assigns_in_place():
+    """Whether a variable's value is a tf.Variable: in a stateless scope it is the scope's copy."""
+    return keras.backend.backend() == "tensorflow" and not in_stateless_scope()
 
 
 def broadcast(per_channel, x, axis):

@@ -71,39 +71,55 @@ class BatchNormalization(keras.layers.BatchNormalization):
             PyTorch does; the batch itself is normalized with the biased one either way.
         one_value: what to do in training when a channel has one value only, whose variance says
             nothing and whose output is just beta: "warn", "error" or "ignore". The moving
-            statistics stay as they are in any case. A graph in which the batch size is open, or a
-            mask, cannot warn: there `skipped_batches` tells, and "error" stops on TensorFlow.
+            statistics stay as they are in any case. Only shapes that are known can warn: not a
+            mask, and not `fit`, whose batch size is open; there `skipped_batches` tells, and
+            "error" stops on TensorFlow.
         explicit_training: make it an error when nobody says whether it is training or inference.
         replica_group_size: if synchronized, over consecutive groups of that many replicas only.
+        gradient_accumulation_steps: calls that make one update of the moving statistics, with the
+            pooled mean and variance of their batches. None takes the number from the optimizer
+            that the called model is compiled with. (Each batch is still normalized by itself: no
+            accumulation makes that a large batch.)
         **kwargs: `name`, `dtype`, `trainable`, as for every Keras layer.
 
     Call arguments:
-        inputs: floating tensor of rank 2 or more.
+        inputs: tensor of rank 2 or more. Numbers that are no floats are taken as float32.
         training: True for batch statistics, False for population statistics; a Python bool or a
             boolean scalar tensor, also inside `tf.function`. None follows Keras's context.
-        mask: boolean tensor of the inputs' shape without the channel axis; False positions do not
-            count in the statistics.
+        mask: boolean tensor; False positions do not count in the batch's statistics. Of the shape
+            inputs.shape[:-1], as Keras's layers hand masks on, or of the inputs' shape without
+            `axis`; where both fit, it is the first. Inference ignores it.
+        update_statistics: False leaves the moving statistics alone in training, for a second pass
+            over a batch; a bool or a boolean scalar tensor.
 
     Shapes:
-        Outputs have the shape of the inputs; every weight has the shape (channels,).
+        Outputs have the shape of the inputs and the layer's compute dtype; every weight has the
+        shape (channels,).
 
     Raises:
-        ValueError: a setting out of range, a mask or axis that does not fit the inputs, or what
-            `one_value` and `explicit_training` ask to refuse.
+        ValueError: a setting out of range, a mask or axis that does not fit the inputs, a schedule
+            that gives no momentum, or what `one_value` and `explicit_training` ask to refuse.
 
     A batch in which nothing counts (it is empty, or fully masked) or whose statistics are not
     finite leaves the moving statistics as they are; `skipped_batches` says how often that was (on
-    JAX: in calls outside of compiled training; under `tf.distribute` each replica counts).
+    JAX: in calls outside of compiled training; under `tf.distribute` each replica counts). The
+    outputs and gradients of a batch with NaN or inf are NaN all the same: only the optimizer can
+    leave that step out, as `keras.optimizers.LossScaleOptimizer` does.
+
+    A pass that is run again for its activations (`tf.recompute_grad`, `keras.RematScope`,
+    `torch.utils.checkpoint`) moves the statistics once. `TimeDistributed` gives this layer the
+    whole sequence, normalized over batch and time; in an RNN cell it sees one time step at a time,
+    and warns.
 
     With `trainable=False` the layer runs in inference mode, whatever `training` says, and its
     statistics stay as they are; this is Keras's rule too.
 
-    Where it differs from Keras's layer: `training` may be a tensor; `axis` may be a list or tuple
-    of one; a mask works with any axis; momentum, epsilon and axis are checked; batches that say
-    nothing do not touch the population statistics; these are float32 at least, and whoever reads
-    them under `tf.distribute` gets their mean over all replicas where Keras gives the first one's;
-    synchronized statistics are computed in two passes and count masks. All else is equal within
-    rounding, weights files and the layer's automatic name included.
+    Where it differs from Keras's layer, beside what was said above: `axis` may be a list or tuple
+    of one; settings are checked; moving statistics are float32 at least, and whoever reads them
+    under `tf.distribute` gets their mean over all replicas where Keras gives the first one's;
+    synchronized statistics are computed in two passes and count masks; values far from zero keep
+    their digits. All else is equal within rounding, weights files and the layer's automatic name
+    included.
 
     Reference:
         Ioffe & Szegedy, 2015, https://arxiv.org/abs/1502.03167, algorithms 1 and 2.

@@ -85,8 +85,10 @@ class Population:
         accepted = both(self._finite(variance), accepted)
         enough = freedom >= 1
         accepted = both(accepted, enough if isinstance(enough, bool) else ops.any(enough))
-        skipped = both(ops.logical_not(ops.all(accepted)), when)
-        self.skipped.assign_add(ops.cast(skipped, "int32"))
+        taken = accepted if self.groups == 1 else ops.all(accepted)
+        if when is not True:
+            taken = ops.logical_or(taken, ops.logical_not(when))
+        functional.add(self.skipped, ops.where(taken, 0, 1))
         accepted = both(accepted, when)
         if micro_batches > 1:
             mean, variance, count, freedom, accepted = self._pooled(
@@ -96,7 +98,7 @@ class Population:
             count, freedom = (ops.cast(number, variance.dtype) for number in (count, freedom))
             variance = variance * (count / ops.maximum(freedom, 1))
         if self.updates is not None:
-            self.updates.assign_add(ops.cast(ops.any(accepted), "int32"))
+            functional.add(self.updates, ops.any(accepted))
         self._move(mean, variance, momentum, accepted)
 
     # Channels that have nothing to do with each other, such as those of nets that are trained side
