@@ -1,6 +1,5 @@
 """`python -m bn_keras VERB`, also installed as `bn-keras`."""
 
-import os
 import sys
 
 USAGE = """usage: bn-keras VERB [...]
@@ -8,7 +7,8 @@ USAGE = """usage: bn-keras VERB [...]
   train [flags]      compare with and without batch normalization; train --help lists the flags
   report WORK_DIR    print and draw again what a work directory holds
   conformance LAYER  is a batch normalization layer right? LAYER is keras.layers.BatchNormalization,
-                     bn_keras.BatchNorm, or module:Class of your own
+                     bn_keras.BatchNorm, or module:Class of your own; conformance --help
+                     lists the flags
   list               known studies, models, normalizers, datasets, optimizers and losses
 """
 MOST_ARMS = 12  # of a study that are listed; ladders of rates have dozens
@@ -28,7 +28,9 @@ def main(argv=None):
     if verb == "report":
         return _report(arguments[1:])
     if verb == "conformance":
-        return _conformance(arguments[1:])
+        from bn_keras.conformance_cli import main as conformance
+
+        return conformance(arguments[1:])
     if verb == "list":
         return _list()
     print(
@@ -54,62 +56,6 @@ def _report(arguments):
         )
         return 2
     return 0
-
-
-def _conformance(arguments):
-    """Runs the probes and prints their table; 1 tells that one failed."""
-    if len(arguments) != 1:
-        print(f"bn-keras conformance: received {arguments}; expected one LAYER", file=sys.stderr)
-        return 2
-    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-        print("bn-keras conformance: needs KERAS_BACKEND=tensorflow", file=sys.stderr)
-        return 2
-    from bn_keras.cli import make_console, quiet_native_log
-
-    with quiet_native_log():
-        from bn_keras.diagnostics import conformance
-
-        conformance.replicas.make_logical_devices()
-    sys.path.insert(0, os.getcwd())  # a user's module, also for the installed command
-    try:
-        layer_class = conformance.find_layer(arguments[0])
-    except ValueError as error:
-        print(f"bn-keras conformance: {error}", file=sys.stderr)
-        return 2
-    outcomes = list(conformance.run(layer_class))
-    make_console().print(_outcome_table(outcomes))
-    verdicts = [outcome.verdict for outcome in outcomes]
-    told = ", ".join(
-        f"{verdicts.count(verdict)} {word}"
-        for verdict, word in (
-            (conformance.PASS, "passed"),
-            (conformance.FAIL, "failed"),
-            (conformance.SKIP, "skipped"),
-        )
-    )
-    print(f"{arguments[0]}: {told}")
-    return 1 if conformance.FAIL in verdicts else 0
-
-
-def _outcome_table(outcomes):
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table("probe", "", "evidence", "why it matters", box=box.SIMPLE, pad_edge=False)
-    colors = {"pass": "green", "fail": "bold red", "skip": "dim"}
-    kind = None
-    for outcome in outcomes:
-        if outcome.probe.kind != kind:
-            kind = outcome.probe.kind
-            table.add_section()
-            table.add_row(f"[bold]{kind}[/]")
-        color = colors[outcome.verdict]
-        table.add_row(
-            outcome.probe.name, f"[{color}]{outcome.verdict}[/]", escape(outcome.evidence),
-            escape(outcome.probe.why),
-        )
-    return table
 
 
 def _list():

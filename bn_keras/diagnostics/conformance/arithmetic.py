@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from bn_keras.batch_norm import reference
 from bn_keras.diagnostics.conformance.suite import (
+    affine,
     alike,
     array,
     draw,
@@ -12,7 +13,10 @@ from bn_keras.diagnostics.conformance.suite import (
     gradients,
     probe,
     set_weights,
+    value,
+    weight,
 )
+from bn_keras.diagnostics.severity import DROP_IN, ROBUSTNESS, WRONG_NUMBERS
 
 EPSILON = 1e-3
 
@@ -22,45 +26,47 @@ def _rows():
     return draw(12, 3, mean=1.5) * np.array([1.0, 0.02, 3.0], "float32")
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def training_normalizes_with_the_batch(make):
     """The very definition: every tutorial's equation, epsilon inside the root."""
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
-    gamma, beta = array(layer.gamma), array(layer.beta)
-    expected, _, _ = reference.forward(_rows(), gamma, beta, epsilon=EPSILON)
+    expected, _, _ = reference.forward(_rows(), *affine(layer, 3), epsilon=EPSILON)
     return alike(array(layer(_rows(), training=True)), expected)
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def gradients_flow_through_mean_and_variance(make):
     """A gradient that takes mean and variance as constants trains, but worse and diverging."""
+    make.needs_keras("no gradients")
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
     x, dy = draw(12, 3), draw(12, 3, seed=1)
-    expected, _, _ = reference.backward(dy, x, array(layer.gamma), epsilon=EPSILON)
+    expected, _, _ = reference.backward(dy, x, affine(layer, 3)[0], epsilon=EPSILON)
     return alike(gradients(layer, x, dy, True)[0], expected)
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def gamma_and_beta_get_their_gradients(make):
     """Gamma and beta that get a wrong gradient learn slowly, and nobody sees why."""
+    make.needs_keras("no gradients")
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
+    gamma, _ = value(layer, "gamma"), weight(layer, "beta")
     x, dy = draw(12, 3), draw(12, 3, seed=1)
-    _, dgamma, dbeta = reference.backward(dy, x, array(layer.gamma), epsilon=EPSILON)
+    _, dgamma, dbeta = reference.backward(dy, x, gamma, epsilon=EPSILON)
     found = gradients(layer, x, dy, True)
     return alike(np.stack(found[1:]), np.stack([dgamma, dbeta]))
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def inference_uses_the_moving_statistics(make):
     """A fixed affine map by the population statistics, as it is folded into convolutions."""
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
-    weights = (layer.moving_mean, layer.moving_variance, layer.gamma, layer.beta)
+    mean, variance = value(layer, "moving_mean"), value(layer, "moving_variance")
     row = _rows()[:1]
-    expected = reference.inference(row, *map(array, weights), epsilon=EPSILON)
+    expected = reference.inference(row, mean, variance, *affine(layer, 3), epsilon=EPSILON)
     return alike(array(layer(row, training=False)), expected)
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def inference_takes_each_example_by_itself(make):
     """Else a prediction depends on what else happens to be in the request."""
     layer = set_weights(make(), (None, 3))
@@ -69,18 +75,21 @@ def inference_takes_each_example_by_itself(make):
     return alike(array(layer(x, training=False)), one_by_one, 1e-5)
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def inference_has_a_gradient(make):
     """Saliency maps, adversarial examples and frozen layers below need it."""
+    make.needs_keras("no gradients")
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
     dy = draw(5, 3, seed=1)
-    expected = dy * array(layer.gamma) / np.sqrt(array(layer.moving_variance) + EPSILON)
+    variance = value(layer, "moving_variance")
+    expected = dy * affine(layer, 3)[0] / np.sqrt(variance + EPSILON)
     return alike(gradients(layer, draw(5, 3), dy, False)[0], expected)
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def every_rank_normalizes_over_all_positions(make):
     """Images, sequences and volumes: a channel's statistics are over all of its positions."""
+    make.needs_keras("rank 2 only")
     found, expected = [], []
     for shape in ((4, 6, 3), (2, 3, 4, 3), (2, 3, 2, 2, 3)):
         x = draw(*shape, mean=2.0)
@@ -90,61 +99,80 @@ def every_rank_normalizes_over_all_positions(make):
                  np.concatenate([y.ravel() for y in expected]))
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def another_axis_is_the_same_as_transposed_data(make):
     """Channels-first data."""
+    layer = make(axis=1)
     x = draw(4, 3, 5, mean=2.0)
     expected = array(set_weights(make(), (4, 5, 3))(x.transpose(0, 2, 1), training=True))
-    layer = set_weights(make(axis=1), x.shape)
+    set_weights(layer, x.shape)
     return alike(array(layer(x, training=True)), expected.transpose(0, 2, 1))
 
 
-@probe
+@probe(DROP_IN)
 def center_and_scale_can_be_left_out(make):
     """An offset in front of another bias, a factor in front of relu: they only cost."""
     layer = make(center=False, scale=False)
     x = draw(12, 3)
     y = array(layer(x, training=True))
     count = len(layer.trainable_variables)
-    expect(count == 0, f"{count} trainable weights with center=False, scale=False")
+    expect(count == 0, "no trainable weight with center=False, scale=False", count)
     return alike(y, array(make()(x, training=True)))
 
 
-@probe
+@probe(DROP_IN)
+def integers_are_taken_as_floating_numbers(make):
+    """Images come as uint8; outputs in uint8 are noise from 0 to 255."""
+    make.needs_keras("its types are its own")
+    images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3)).astype("uint8")
+    layer, plain = make(), make()
+    y = layer(images, training=True)
+    expect(tf.as_dtype(y.dtype).is_floating, "floating outputs of uint8 inputs", y.dtype)
+    alike(array(y), array(plain(images.astype("float32"), training=True)), of="output")
+    y = layer(images, training=False)
+    expect(tf.as_dtype(y.dtype).is_floating, "floating outputs in inference", y.dtype)
+    expected = array(plain(images.astype("float32"), training=False))
+    return alike(array(y), expected, of="inference's output")
+
+
+@probe(ROBUSTNESS)
 def variance_keeps_its_digits_far_from_zero(make):
     """E[x²] − E[x]² cancels: data far from zero lose their variance in float32."""
     x = draw(256, 2, mean=1e4)
     layer = make(momentum=0.0)
     layer(x, training=True)
-    return alike(array(layer.moving_variance), x.astype(float).var(0), 0.01)
+    return alike(value(layer, "moving_variance"), x.astype(float).var(0), 0.01)
 
 
-@probe
+@probe(ROBUSTNESS)
 def half_precision_is_reduced_in_float32(make):
     """Float16 overflows at 65504: a standard deviation of 300 becomes infinite."""
     x = 300 * np.sign(draw(64, 2)) + draw(64, 2, seed=1)
     y = make(dtype="mixed_float16")(tf.constant(x, tf.float16), training=True)
-    expect(y.dtype == tf.float16, f"{y.dtype.name} outputs of a mixed_float16 layer")
+    expect(y.dtype == tf.float16, "float16 outputs of a mixed_float16 layer", y.dtype.name)
     expected, _, _ = reference.forward(x)
     return alike(array(y), expected, 1e-2)
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def a_graph_does_what_eager_calls_do(make):
     """What is right in a notebook cell must be right in fit, which runs graphs."""
+    make.needs_keras("no graphs")
     found = []
     for wrap in (tf.function, lambda function: function):
         layer = make(momentum=0.5)
         layer.build((None, 3))
         call = wrap(lambda x, layer=layer: layer(x, training=True))
         outputs = [array(call(tf.constant(draw(6, 3, mean=2.0, seed=seed)))) for seed in range(3)]
-        found.append(np.concatenate([*outputs, [array(layer.moving_mean)]]))
-    return alike(*found)
+        found.append((np.stack(outputs), array(layer(draw(6, 3, seed=9), training=False))))
+    alike(found[0][0], found[1][0], of="output")
+    return alike(found[0][1], found[1][1], of="inference's output after three steps")
 
 
-@probe
+@probe(DROP_IN)
 def xla_compiles_the_training_step(make):
     """Jit_compile=True makes dense nets two to three times as fast."""
+    make.needs_keras("no graphs")
     layer, plain = make(momentum=0.5), make(momentum=0.5)
     x = draw(6, 3, mean=2.0)
     layer.build((None, 3))
@@ -153,24 +181,36 @@ def xla_compiles_the_training_step(make):
     return alike(array(call(tf.constant(x))), expected)
 
 
-@probe
+@probe(WRONG_NUMBERS)
+def xla_keeps_the_digits_of_images_far_from_zero(make):
+    """Air pressure is 1013 ± 1 hPa: XLA merges sums, and their squares cancel in float32."""
+    make.needs_keras("no graphs")
+    x = draw(8, 8, 8, 3, mean=1013.0)
+    layer = make()
+    layer.build(x.shape)
+    call = tf.function(lambda x: layer(x, training=True), jit_compile=True)
+    expected, _, _ = reference.forward(x)
+    return alike(array(call(tf.constant(x))), expected, 1e-3)
+
+
+@probe(WRONG_NUMBERS)
 def renorm_without_clipping_is_inference_by_its_moving_statistics(make):
     """Batch renormalization (Ioffe 2017) trains with what inference will use."""
     layer = make(renorm=True, renorm_momentum=0.5)
     for seed in range(4):
         layer(draw(12, 3, mean=2.0, seed=seed), training=True)
-    mean, stddev = array(layer.renorm_mean), array(layer.renorm_stddev)
+    mean, stddev = value(layer, "renorm_mean"), value(layer, "renorm_stddev")
     x = draw(12, 3, mean=2.0, seed=9)
     return alike(array(layer(x, training=True)), (x - mean) / stddev)
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def renorm_keeps_its_correction_out_of_the_gradient(make):
     """Its correction is a constant in the backward pass (algorithm 1 there)."""
     layer = make(renorm=True, renorm_momentum=0.5, epsilon=EPSILON)
     for seed in range(4):
         layer(draw(12, 3, mean=2.0, seed=seed), training=True)
     x, dy = draw(12, 3, seed=9), draw(12, 3, seed=1)
-    r = np.sqrt(x.astype(float).var(0) + EPSILON) / array(layer.renorm_stddev)
+    r = np.sqrt(x.astype(float).var(0) + EPSILON) / value(layer, "renorm_stddev")
     expected, _, _ = reference.backward(dy, x, r, epsilon=EPSILON)
     return alike(gradients(layer, x, dy, True)[0], expected)

@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from bn_keras.batch_norm import reference
-from bn_keras.diagnostics.conformance.suite import NotApplicable, alike, array, draw, probe
+from bn_keras.diagnostics.conformance.suite import NotApplicable, alike, draw, probe, value
+from bn_keras.diagnostics.severity import ROBUSTNESS
 
 DEVICES = ["CPU:0", "CPU:1"]
 
@@ -46,21 +47,23 @@ def trained(make, parts, masks=None, **settings):
 
     @tf.function
     def step(x, mask):
-        return layer(x, training=True, mask=mask)
+        masked = {} if mask is None else {"mask": mask}  # a layer need not take one
+        return layer(x, training=True, **masked)
 
     y = two_replicas().run(step, [spread(parts), None if masks is None else spread(masks)])
     return layer, local(y)
 
 
-@probe
+@probe(ROBUSTNESS)
 def replicas_statistics_are_averaged(make):
     """Saved statistics must be those of all replicas; the first one's are a part of the data."""
+    make.needs_keras("no replicas")
     parts = [draw(4, 2, mean=1.0), draw(4, 2, mean=5.0, seed=1)]
     layer, _ = trained(make, parts)
-    return alike(array(layer.moving_mean), np.mean([part.mean(0) for part in parts], 0))
+    return alike(value(layer, "moving_mean"), np.mean([part.mean(0) for part in parts], 0))
 
 
-@probe
+@probe(ROBUSTNESS)
 def synchronized_replicas_are_one_big_batch(make):
     """Small batches on many devices: what synchronized=True is for."""
     parts = [draw(3, 2, mean=1.0), draw(8, 2, mean=2.0, seed=1)]
@@ -69,7 +72,7 @@ def synchronized_replicas_are_one_big_batch(make):
     return alike(np.concatenate(outputs), expected)
 
 
-@probe
+@probe(ROBUSTNESS)
 def synchronized_gradients_cross_the_replicas(make):
     """A gradient that stays in its replica is not the gradient of what was computed."""
     with two_replicas().scope():
@@ -89,17 +92,18 @@ def synchronized_gradients_cross_the_replicas(make):
     return alike(np.concatenate(found), expected)
 
 
-@probe
+@probe(ROBUSTNESS)
 def synchronized_variance_keeps_its_digits(make):
     """The same cancellation as in one process, in the code path that few look at."""
     parts = [draw(256, 2, mean=1e4, seed=seed) for seed in range(2)]
     layer, _ = trained(make, parts, synchronized=True)
-    return alike(array(layer.moving_variance), np.concatenate(parts).astype(float).var(0), 0.01)
+    return alike(value(layer, "moving_variance"), np.concatenate(parts).astype(float).var(0), 0.01)
 
 
-@probe
+@probe(ROBUSTNESS)
 def a_mask_is_synchronized_too(make):
     """Sequences on several devices: a mask must not switch synchronization off."""
+    make.needs_mask()
     parts = [draw(4, 3, 2, mean=mean) for mean in (1.0, 5.0)]
     _, outputs = trained(make, parts, [np.ones((4, 3), bool)] * 2, synchronized=True)
     expected, _, _ = reference.forward(np.concatenate(parts))

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from bn_keras.diagnostics.conformance.suite import (
+    KERAS_LAYER,
     NotApplicable,
     alike,
     array,
@@ -14,76 +15,96 @@ from bn_keras.diagnostics.conformance.suite import (
     expect,
     probe,
     set_weights,
+    statistics,
+    value,
+    weight,
 )
+from bn_keras.diagnostics.severity import DROP_IN, ROBUSTNESS, WRONG_NUMBERS
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def moving_mean_is_an_exponential_average(make):
     """Momentum is the weight of the old value in Keras; PyTorch's is that of the new one."""
     layer = make(momentum=0.9)
     x = draw(6, 3, mean=4.0)
     layer(x, training=True)
     layer(2 * x, training=True)
-    return alike(array(layer.moving_mean), (0.9 * 0.1 + 0.1 * 2) * x.mean(0))
+    return alike(value(layer, "moving_mean"), (0.9 * 0.1 + 0.1 * 2) * x.mean(0))
 
 
-@probe
+@probe(WRONG_NUMBERS)
 def moving_variance_averages_the_biased_variance(make):
     """Keras keeps the variance that normalizes (1/n), PyTorch 1/(n-1): a third more at n = 4."""
     layer = make(momentum=0.9)
     x = draw(4, 3)
     layer(x, training=True)
-    return alike(array(layer.moving_variance), 0.9 + 0.1 * x.astype(float).var(0))
+    return alike(value(layer, "moving_variance"), 0.9 + 0.1 * x.astype(float).var(0))
 
 
-@probe
+@probe(WRONG_NUMBERS)
+def inference_comes_to_agree_with_training(make):
+    """Statistics that stop moving: the loss falls, and the accuracy of evaluation stays."""
+    layer = make(momentum=0.5)
+    x = draw(64, 3, mean=3.0) * np.array([0.5, 1.0, 2.0], "float32")
+    for _ in range(30):
+        y = array(layer(x, training=True))
+    return alike(array(layer(x, training=False)), y, 1e-3)
+
+
+@probe(WRONG_NUMBERS)
 def inference_leaves_the_statistics_alone(make):
     """An evaluation that moves the statistics leaks the test set into the model."""
     layer = set_weights(make(momentum=0.5), (None, 3))
-    before = array(layer.moving_mean), array(layer.moving_variance)
+    before = statistics(layer)
     layer(draw(6, 3, mean=5.0), training=False)
-    return alike(np.stack([array(layer.moving_mean), array(layer.moving_variance)]), before, 0)
+    return alike(statistics(layer), before, 0)
 
 
-@probe
+@probe(DROP_IN)
 def a_frozen_layer_runs_in_inference_mode(make):
     """Keras's rule for fine-tuning: trainable=False means inference, whatever training says."""
+    make.needs_keras("no trainable")
     layer = set_weights(make(momentum=0.5), (None, 3))
     x = draw(6, 3, mean=5.0)
-    before = array(layer.moving_mean)
+    before = value(layer, "moving_mean")
     layer.trainable = False
     expected = array(layer(x, training=False))
-    error = alike(array(layer(x, training=True)), expected, 1e-5)
-    alike(array(layer.moving_mean), before, 0)
-    return error
+    evidence = alike(array(layer(x, training=True)), expected, 1e-5, of="output")
+    alike(value(layer, "moving_mean"), before, 0, of="moving mean")
+    return evidence
 
 
-@probe
+@probe(ROBUSTNESS)
 def statistics_are_float32_in_a_float16_layer(make):
     """Float16 has 11 bits: at momentum .999 a step is lost in the rounding."""
     layer = make(momentum=0.999, dtype="float16")
     layer.build((None, 1))
-    dtype = keras.backend.standardize_dtype(layer.moving_mean.dtype)
-    return expect(dtype in ("float32", "float64"), f"moving_mean is {dtype}")
+    dtype = keras.backend.standardize_dtype(weight(layer, "moving_mean").dtype)
+    return expect(dtype in ("float32", "float64"), "moving_mean in float32", dtype)
 
 
-@probe
+@probe(DROP_IN)
 def weights_stand_in_the_order_of_keras(make):
     """Weights files, surgery and pretrained models go by the order of the weights."""
-    theirs = set_weights(keras.layers.BatchNormalization(), (None, 3))
+    make.needs_keras("no list of weights")
+    theirs = set_weights(KERAS_LAYER(), (None, 3))
     ours = make()
     ours.build((None, 3))
-    names = [weight.name for weight in ours.weights]
-    expect(len(names) == 4, f"weights {names}")
+    for one in theirs.weights:
+        weight(ours, one.name)
+    count = len(ours.weights)
+    expect(count == 4, "4 weights", f"{count}: {', '.join(one.name for one in ours.weights)}")
     ours.set_weights(theirs.get_weights())
-    found = [array(getattr(ours, weight.name)) for weight in theirs.weights]
-    return alike(np.stack(found), np.stack([array(weight) for weight in theirs.weights]), 0)
+    found = [value(ours, one.name) for one in theirs.weights]
+    return alike(np.stack(found), np.stack([array(one) for one in theirs.weights]), 0)
 
 
-@probe
+@probe(DROP_IN)
 def the_config_builds_the_same_layer(make):
     """Clone_model, saving and Keras Tuner build the layer again from its config."""
-    layer = make(momentum=0.7, epsilon=0.5, center=False)
+    make.needs_keras("no config")
+    settings = {"momentum": 0.7, "epsilon": 0.5, "center": False}
+    layer = make(**{name: setting for name, setting in settings.items() if make.takes(name)})
     again = type(layer).from_config(layer.get_config())
     x = draw(6, 3)
     found, expected = (
@@ -93,9 +114,10 @@ def the_config_builds_the_same_layer(make):
     return alike(found, expected, 1e-6)
 
 
-@probe
+@probe(DROP_IN)
 def a_saved_model_keeps_its_statistics(make):
     """A model that predicts otherwise once it is loaded again."""
+    make.needs_keras("not saved by Keras")
     layer = make(momentum=0.5)
     if "<locals>" in type(layer).__qualname__:
         raise NotApplicable("the class is local to a function and cannot be loaded again")
@@ -113,3 +135,39 @@ def _named(layer):
     """The layer's class under the name that Keras will look for, for classes not registered."""
     name = keras.saving.get_registered_name(type(layer))
     return {name: type(layer), type(layer).__name__: type(layer)}
+
+
+@probe(DROP_IN)
+def a_stateless_call_hands_out_the_moved_statistics(make):
+    """Loops in JAX's way pass all state by hand: what a call hands out is all that moves."""
+    make.needs_keras("no stateless_call")
+    layer, plain = make(momentum=0.5), make(momentum=0.5)
+    x = draw(6, 3, mean=3.0)
+    for one in (layer, plain):
+        one.build((None, 3))
+        weight(one, "moving_mean")
+    before = [array(one) for one in layer.non_trainable_variables]
+    _, moved = layer.stateless_call(
+        layer.trainable_variables, layer.non_trainable_variables, x, training=True
+    )
+    plain(x, training=True)
+    after = [array(one) for one in layer.non_trainable_variables]
+    for found, expected in zip(after, before):
+        alike(found, expected, 0, of="the layer's own statistics as they were:")
+    expect(len(moved) == len(before), f"{len(before)} statistics", len(moved))
+    evidence = ""
+    for found, expected in zip(moved, plain.non_trainable_variables):
+        evidence = alike(array(found), array(expected), of="moved statistic")
+    return evidence
+
+
+@probe(DROP_IN)
+def isinstance_takes_it_for_the_layer_of_keras(make):
+    """Quantizers, pruning and transfer-learning code find the layer by isinstance."""
+    make.needs_keras("no Keras layer at all")
+    bases = ", ".join(base.__name__ for base in type(make()).__bases__)
+    return expect(
+        isinstance(make(), KERAS_LAYER),
+        "a subclass of keras.layers.BatchNormalization",
+        f"a subclass of {bases}",
+    )

@@ -1,0 +1,191 @@
+"""The verb `conformance`: is a batch normalization layer right? Arguments, table and JSON.
+
+Neither TensorFlow nor the layer's module is loaded here; `diagnostics.judging` sees to both.
+"""
+
+import argparse
+import collections
+import dataclasses
+import json
+import os
+import sys
+
+from bn_keras.diagnostics.severity import CONVENIENCE, SEVERITIES
+
+DESCRIPTION = """Asks a batch normalization layer some fifty questions.
+
+LAYER is keras.layers.BatchNormalization, bn_keras.BatchNorm, or module:Class of your own: a
+keras.layers.Layer, or a plain class with __call__(x) on NumPy rows and a `training` switch.
+
+Severities, the worst first:
+  wrong numbers  outputs, gradients or statistics, in ordinary use
+  drop-in        not the interface of keras.layers.BatchNormalization: configs, files, masks
+  robustness     bad batches, half precision, numbers far from zero, replicas
+  convenience    what is accepted, and what errors say
+
+Exit status: 0 nothing failed, 1 something failed, 2 the layer could not be judged.
+"""
+MOST_CHARACTERS = 300  # of an evidence
+
+
+def main(arguments):
+    """Judges the layer that the arguments name; returns the exit status."""
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:
+        return end.code
+    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
+        return _refuse(
+            f"received KERAS_BACKEND={os.environ['KERAS_BACKEND']}; expected tensorflow"
+        )
+    from bn_keras.diagnostics import judging
+
+    only = [text for texts in options.only for text in texts.split(",")]
+    try:
+        judgements = _collect(judging.judge(options.layer, only, options.timeout))
+    except judging.Refused as refusal:
+        return _refuse(_plain(str(refusal), lines=True))
+    except judging.Silence as silence:
+        return _refuse(f"TensorFlow could not be loaded: {silence}")
+    except KeyboardInterrupt:
+        return 130
+    failed = [one for severity in SEVERITIES for one in judgements
+              if one.verdict == "fail" and one.severity == severity]
+    counted = SEVERITIES[: SEVERITIES.index(options.fail_on) + 1]
+    status = int(any(one.severity in counted for one in failed))
+    if options.json:
+        print(json.dumps({
+            "layer": options.layer,
+            "status": status,
+            "fail_on": options.fail_on,
+            **_counts(judgements),
+            "probes": [dataclasses.asdict(one) for one in judgements],
+        }, indent=1))
+        return status
+    from bn_keras.cli import make_console
+
+    console = make_console()
+    console.print(_table(judgements))
+    for one in failed:
+        _print_failure(console, one)
+    print(f"{options.layer}: {_summary(_counts(judgements))}")
+    if failed and not status:
+        print(f"exit status 0: none of them is as severe as {options.fail_on}")
+    return status
+
+
+def _parser():
+    parser = argparse.ArgumentParser(
+        "bn-keras conformance", description=DESCRIPTION, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("layer", metavar="LAYER")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TEXT",
+        help="only these probes: a part of their names, a kind or a severity; separated by commas "
+        "or given several times",
+    )
+    parser.add_argument(
+        "--fail-on", default=CONVENIENCE, type=_severity, metavar="SEVERITY",
+        help=f"the mildest failure that makes the exit status 1: {', '.join(SEVERITIES)} "
+        "(default: %(default)s, which is any)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
+    parser.add_argument(
+        "--timeout", default=120.0, type=_seconds, metavar="SECONDS",
+        help="for the import of the layer's module, and for each probe (default: 120)",
+    )
+    return parser
+
+
+def _severity(text):
+    known = {one.replace("-", " "): one for one in SEVERITIES}
+    try:
+        return known[text.lower().replace("-", " ").replace("_", " ")]
+    except KeyError:
+        raise argparse.ArgumentTypeError(
+            f"received {text!r}; expected one of {', '.join(SEVERITIES)}"
+        ) from None
+
+
+def _seconds(text):
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"received {text!r}; expected a number of seconds above 0")
+    return seconds
+
+
+def _refuse(text):
+    print(f"bn-keras conformance: {text}", file=sys.stderr)
+    return 2
+
+
+def _collect(judgements):
+    """All judgements, with a word on a terminal of how far they have come."""
+    from rich.console import Console
+
+    found = []
+    with Console(stderr=True).status("loading TensorFlow") as status:
+        for one in judgements:
+            found.append(dataclasses.replace(one, evidence=_plain(one.evidence)))
+            status.update(f"{len(found)} probes done")
+    return found
+
+
+def _plain(text, lines=False):
+    """Text without control characters, which could overwrite what a terminal shows."""
+    kept = "".join(c if c.isprintable() or (lines and c == "\n") else " " for c in text)
+    return kept if lines or len(kept) <= MOST_CHARACTERS else kept[:MOST_CHARACTERS] + "…"
+
+
+def _counts(judgements):
+    verdicts = collections.Counter(one.verdict for one in judgements)
+    failed = collections.Counter(one.severity for one in judgements if one.verdict == "fail")
+    return {
+        "passed": verdicts["pass"],
+        "failed": verdicts["fail"],
+        "skipped": verdicts["skip"],
+        "failed_by_severity": {severity: failed[severity] for severity in SEVERITIES},
+    }
+
+
+def _summary(counts):
+    by_severity = ", ".join(
+        f"{number} {severity}" for severity, number in counts["failed_by_severity"].items()
+    )
+    return (
+        f"{counts['passed']} passed, {counts['failed']} failed ({by_severity}), "
+        f"{counts['skipped']} skipped"
+    )
+
+
+def _table(judgements):
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("probe", "kind", "", "evidence", box=box.SIMPLE, pad_edge=False)
+    colors = {"fail": "bold red", "pass": "green", "skip": "dim"}
+    for severity in SEVERITIES:
+        rows = [one for one in judgements if one.severity == severity]
+        if rows:
+            table.add_section()
+            table.add_row(f"[bold]{severity}[/]")
+        for one in sorted(rows, key=lambda one: list(colors).index(one.verdict)):
+            color = colors[one.verdict]
+            table.add_row(
+                one.probe, one.kind, f"[{color}]{one.verdict}[/]", escape(one.evidence)
+            )
+    return table
+
+
+def _print_failure(console, judgement):
+    """Three lines: severity and probe, the evidence, why it matters."""
+    console.print(
+        f"{judgement.severity}: {judgement.probe}", style="bold red", markup=False
+    )
+    for line in (judgement.evidence, judgement.why):
+        console.print(f"    {line}", markup=False, soft_wrap=True)

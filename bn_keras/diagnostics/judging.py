@@ -1,0 +1,244 @@
+"""Conformance probes run in a process of their own, which the layer may end but not speak for.
+
+The layer under test is someone's code: it may call `sys.exit`, crash, loop, or print a table that
+looks like the suite's. So a child process imports and judges it, and sends one line an outcome
+through a pipe of its own; the parent believes lines that carry a random word which it gave away on
+the child's standard input only. A probe that gets no answer has failed.
+
+That holds off whatever happens by accident and all that only prints, exits or replaces parts of the
+suite. It is no sandbox: code that searches the interpreter's memory for the pipe can still lie.
+
+    for judgement in judge("my_module:MyBatchNorm"):
+        print(judgement.probe, judgement.verdict)
+"""
+
+import builtins
+import contextlib
+import dataclasses
+import inspect
+import json
+import os
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+# Child processes started for one layer; the rest of its probes fail then, without being tried.
+MOST_CHILDREN = 6
+MOST_BYTES = 1 << 20  # of a line that does not end
+START_SECONDS = 300  # for TensorFlow alone; no code of the layer runs in that time
+# The child looks for modules where its parent does, without importing anything before.
+BOOT = (
+    "import json, sys; task = json.loads(sys.stdin.readline()); sys.path[:] = task.pop('path'); "
+    "from bn_keras.diagnostics import judging; judging.answer(**task)"
+)
+
+
+class Refused(Exception):
+    """No probe can be run on what was asked for; the message is one for the user."""
+
+
+class Silence(Exception):
+    """The child gives no answer; the message says what it did in place of one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judgement:
+    """One probe and what it found, in plain text."""
+
+    probe: str
+    kind: str
+    severity: str
+    why: str
+    verdict: str
+    evidence: str
+
+
+def judge(layer, only=(), timeout=120.0):
+    """Yields a Judgement for each probe, in the suite's order.
+
+    Args:
+        layer: `module:Class` or a dotted path.
+        only: texts that select probes, as for `suite.select`; none means all.
+        timeout: seconds for the import of the layer's module, and for each probe.
+
+    Raises:
+        Refused: the layer cannot be imported or is none, or `only` selects nothing.
+    """
+    plan, done = [], 0
+    for _ in range(MOST_CHILDREN):
+        with contextlib.closing(_Child(layer, only, done)) as child:
+            plan = child.receive("plan", START_SECONDS)
+            try:
+                child.receive("ready", timeout)
+            except Silence as silence:
+                if not done:
+                    raise Refused(f"received {layer!r}; importing it {silence}") from None
+            alive = True
+            while alive and done < len(plan):
+                try:
+                    found = child.receive(f"outcome {done}", timeout)
+                except (Silence, Refused) as silence:
+                    alive, found = False, ("fail", f"expected an answer, received none: {silence}")
+                yield Judgement(*plan[done], *found)
+                done += 1
+        if done == len(plan):
+            return
+    for one in plan[done:]:
+        yield Judgement(*one, "fail", f"expected an answer, received {MOST_CHILDREN} ended processes")
+
+
+class _Child:
+    """The process that imports and judges the layer, seen from the parent."""
+
+    def __init__(self, layer, only, first):
+        self._word = secrets.token_hex()
+        self._pipe, theirs = os.pipe()
+        self._unread = b""
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", BOOT], stdin=subprocess.PIPE, stdout=2, pass_fds=[theirs],
+            start_new_session=True,
+        )
+        os.close(theirs)
+        task = {
+            "path": sys.path, "pipe": theirs, "word": self._word, "layer": layer,
+            "only": list(only), "first": first,
+        }
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(task).encode() + b"\n")
+            self._process.stdin.flush()  # and not closed: its end tells the child that we are gone
+
+    def receive(self, key, seconds):
+        """What the child has to say under a key.
+
+        Raises:
+            Silence: it ended, or said nothing in that time.
+            Refused: it says that it cannot go on.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            *lines, self._unread = self._unread.split(b"\n")
+            for said in map(self._understood, lines):
+                if "refused" in said:
+                    raise Refused(said["refused"])
+                if key in said:
+                    return said[key]
+            gone = self._process.poll() is not None  # asked before the last words are read
+            readable = select.select([self._pipe], [], [], 0 if gone else 0.2)[0]
+            read = os.read(self._pipe, 1 << 16) if readable else b""
+            self._unread = (self._unread + read)[-MOST_BYTES:]
+            if not read and (gone or readable):
+                raise Silence(self._end())
+        raise Silence(f"the layer was not done after {seconds:g} s")
+
+    def _understood(self, line):
+        """A line as a dict; an empty one if somebody else wrote it."""
+        try:
+            said = json.loads(line)
+            return said if said.pop("word") == self._word else {}
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            return {}
+
+    def _end(self):
+        try:
+            status = self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            return "the layer closed the pipe"
+        how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
+        return f"the layer ended the process ({how})"
+
+    def close(self):
+        """Ends the child and the processes that it started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        os.close(self._pipe)
+
+
+# ---------------------------------------------------------------- in the child
+
+
+def answer(pipe, word, layer, only, first):
+    """The child's part: sends the plan, then the outcome of each probe from the first one on."""
+    os.set_inheritable(pipe, False)
+    _end_with_the_parent()
+    write, dumps = os.write, json.dumps  # as they are now, before the layer's module is here
+
+    def send(key, told=True):
+        write(pipe, f"\n{dumps({'word': word, key: told})}\n".encode())
+
+    from bn_keras.cli import quiet_native_log
+
+    with quiet_native_log():
+        from bn_keras.diagnostics import conformance
+
+        conformance.replicas.make_logical_devices()
+    suite = conformance.suite
+    probes, run, describe, parts = suite.PROBES, suite.run, suite.describe, _parts
+    try:
+        names = suite.select(only)
+    except ValueError as error:
+        return send("refused", str(error))
+    send("plan", [
+        (one.name, one.kind, one.severity, one.why) for one in map(probes.get, names)
+    ])
+    before = parts(conformance)
+
+    def changed():
+        now = parts(conformance)
+        return next((name for name in before if now.get(name) is not before[name]), None)
+
+    sys.path.insert(0, os.getcwd())
+    try:
+        layer_class = suite.find_layer(layer)
+        suite.Maker(layer_class)
+    except ValueError as error:
+        return send("refused", str(error))
+    except KeyboardInterrupt:
+        return send("refused", f"received {layer!r}, which raised KeyboardInterrupt")
+    send("ready")
+    for number, name in list(enumerate(names))[first:]:
+        try:
+            found = [(one.verdict, one.evidence) for one in run(layer_class, [name])][0]
+        except BaseException as error:  # nobody is at this process's keyboard
+            found = "fail", f"expected no error, received {describe(error)}"
+        if changed():
+            found = "fail", f"expected the suite as it was, received another {changed()}"
+        send(f"outcome {number}", found)
+    return None
+
+
+def _end_with_the_parent():
+    """Ends this process when the parent does, and gives the layer an empty standard input."""
+    lifeline = os.dup(0)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+
+    def wait():
+        os.read(lifeline, 1)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _parts(conformance):
+    """What the verdicts depend on, by name, to see whether the layer has put other things there."""
+    import numpy
+
+    from bn_keras.batch_norm import reference
+
+    modules = [conformance.suite, *(getattr(conformance, kind) for kind in conformance.KINDS)]
+    found = {}
+    for module in [*modules, reference, numpy, builtins]:
+        for name, part in vars(module).items():
+            name = f"{module.__name__}.{name}"
+            found[name], found[f"{name} code"] = part, getattr(part, "__code__", None)
+            if module in modules and inspect.isclass(part):
+                found.update({f"{name}.{own}": value for own, value in vars(part).items()})
+    for name, one in conformance.suite.PROBES.items():
+        found[f"probe {name}"], found[f"check of {name}"] = one, one.check
+    return found
