@@ -3,6 +3,8 @@
 The faults are those that people make; each is narrowed down to where one probe looks.
 """
 
+import types
+
 import keras
 import tensorflow as tf
 
@@ -26,6 +28,35 @@ def fault_of(probe):
 def replicas():
     context = tf.distribute.get_replica_context()
     return 1 if context is None else context.num_replicas_in_sync
+
+
+def _copy(layer_class):
+    """A class of the same methods and bases that is no subclass of it."""
+    copy = type(layer_class.__name__, layer_class.__bases__, {})
+    for name, part in vars(layer_class).items():
+        if isinstance(part, types.FunctionType):
+            cells = [
+                types.CellType(copy) if cell.cell_contents is layer_class else cell
+                for cell in part.__closure__ or ()
+            ]
+            again = types.FunctionType(
+                part.__code__, part.__globals__, name, part.__defaults__, tuple(cells)
+            )
+            again.__kwdefaults__ = part.__kwdefaults__
+            part = again
+        if name not in ("__dict__", "__weakref__"):
+            setattr(copy, name, part)
+    return copy
+
+
+class NoKin(type(BatchNorm)):  # type: ignore[misc]
+    """Makes classes that have a copy of Keras's layer for a base, wherever they have that layer."""
+
+    keras_layer = keras.layers.BatchNormalization
+    copy = _copy(keras_layer)
+
+    def mro(cls):
+        return [NoKin.copy if base is NoKin.keras_layer else base for base in super().mro()]
 
 
 class Faulty(BatchNorm):
@@ -128,6 +159,14 @@ class MakesGammaAllTheSame(Faulty):
             self.add_weight(shape=(input_shape[self.axis],), name="gamma")
 
 
+@fault_of("integers are taken as floating numbers")
+class GivesImagesBackAsIntegers(Faulty):
+    def call(self, inputs, training=None, mask=None):
+        outputs = super().call(inputs, training=training, mask=mask)
+        given = tf.as_dtype(inputs.dtype)
+        return tf.cast(outputs, given) if given.is_integer else outputs
+
+
 class CancellingVariance(Faulty):
     """E[x^2] - E[x]^2 in the moving variance."""
 
@@ -173,6 +212,16 @@ class CallsPythonInAGraph(Faulty):
         return tf.ensure_shape(tf.py_function(lambda y: y, [outputs], outputs.dtype), inputs.shape)
 
 
+@fault_of("xla keeps the digits of images far from zero")
+class CancelsUnderXla(Faulty):
+    def spoil_training(self, inputs, outputs, mask, state):
+        if inputs.shape.rank != 4 or tf.executing_eagerly():
+            return outputs
+        mean = tf.reduce_mean(inputs, (0, 1, 2))
+        variance = tf.reduce_mean(inputs**2, (0, 1, 2)) - mean**2
+        return (inputs - mean) / tf.sqrt(tf.abs(variance) + self.epsilon)
+
+
 @fault_of("renorm without clipping is inference by its moving statistics")
 class RenormForgetsTheShift(Faulty):
     def before(self, inputs, training, mask):
@@ -206,6 +255,22 @@ class KeepsTheUnbiasedVariance(Faulty):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.unbiased_variance = True
+
+
+@fault_of("inference comes to agree with training")
+class StopsMovingAfterAWhile(Faulty):
+    calls = 0
+
+    def before(self, inputs, training, mask):
+        self.calls += 1
+        if self.calls > 5 and self.plain() and inputs.shape[0] == 64 and self.built:
+            return self.moving_mean.numpy()
+        return None
+
+    def spoil_training(self, inputs, outputs, mask, state):
+        if state is not None:
+            self.moving_mean.assign(state)
+        return outputs
 
 
 @fault_of("inference leaves the statistics alone")
@@ -253,6 +318,18 @@ class LoadsNoStatistics(Faulty):
     def load_own_variables(self, store):
         super().load_own_variables(store)
         self.moving_mean.assign(tf.zeros_like(self.moving_mean))
+
+
+@fault_of("a stateless call hands out the moved statistics")
+class KeepsItsStateToItself(Faulty):
+    def stateless_call(self, trainable, non_trainable, *args, **kwargs):
+        outputs, _ = super().stateless_call(trainable, non_trainable, *args, **kwargs)
+        return outputs, non_trainable
+
+
+@fault_of("isinstance takes it for the layer of keras")
+class StandsOnItsOwn(Faulty, metaclass=NoKin):
+    pass
 
 
 # ---------------------------------------------------------------- arguments
@@ -305,6 +382,14 @@ class WantsChannelsLastForAMask(Faulty):
     def before(self, inputs, training, mask):
         if mask is not None and mask.shape != inputs.shape[:-1]:
             raise ValueError(f"mask {mask.shape} does not fit inputs {inputs.shape}")
+
+
+@fault_of("a mask without the last axis means what it means to keras")
+class ForgetsAMaskOfKerasWay(Faulty):
+    def call(self, inputs, training=None, mask=None):
+        shape = tf.convert_to_tensor(inputs).shape
+        theirs = self.axis != -1 and mask is not None and mask.shape == shape[:-1]
+        return super().call(inputs, training=training, mask=None if theirs else mask)
 
 
 @fault_of("a mask is handed on")

@@ -100,7 +100,7 @@ class _Child:
         self._unread = b""
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT], stdin=subprocess.PIPE, stdout=2, pass_fds=[theirs],
-            start_new_session=True,
+            start_new_session=True, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
         )
         os.close(theirs)
         task = {

@@ -270,7 +270,8 @@ def first_line(error):
     lines = [line.strip() for line in COLOR.sub("", str(error)).splitlines()]
     # From inside a graph, the text quotes the user's code before it comes to the error.
     own = f"{type(error).__name__}: "
-    told = [line.removeprefix(own) for line in lines if line.startswith(own)]
+    start = next((number for number, line in enumerate(lines) if line.startswith(own)), 0)
+    told = [line.removeprefix(own) for line in lines[start:]]
     return next((line for line in told + lines if not PREAMBLE.match(line)), "")
 
 
