@@ -27,7 +27,7 @@ import threading
 import time
 
 # Child processes started for one layer; the rest of its probes fail then, without being tried.
-MOST_CHILDREN = 6
+MOST_CHILDREN = 4
 MOST_BYTES = 1 << 20  # of a line that does not end
 START_SECONDS = 300  # for TensorFlow alone; no code of the layer runs in that time
 # The child looks for modules where its parent does, without importing anything before.
@@ -76,7 +76,10 @@ def judge(layer, only=(), timeout=120.0):
                 child.receive("ready", timeout)
             except Silence as silence:
                 if not done:
-                    raise Refused(f"received {layer!r}; importing it {silence}") from None
+                    raise Refused(
+                        f"received {layer!r}; importing it ended in no answer: {silence}; expected "
+                        "a module that can be imported"
+                    ) from None
             alive = True
             while alive and done < len(plan):
                 try:
@@ -88,7 +91,8 @@ def judge(layer, only=(), timeout=120.0):
         if done == len(plan):
             return
     for one in plan[done:]:
-        yield Judgement(*one, "fail", f"expected an answer, received {MOST_CHILDREN} ended processes")
+        evidence = f"expected an answer, received {MOST_CHILDREN} ended processes"
+        yield Judgement(*one, "fail", evidence)
 
 
 class _Child:
@@ -98,6 +102,7 @@ class _Child:
         self._word = secrets.token_hex()
         self._pipe, theirs = os.pipe()
         self._unread = b""
+        self._said: dict = {}
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT], stdin=subprocess.PIPE, stdout=2, pass_fds=[theirs],
             start_new_session=True, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
@@ -121,11 +126,12 @@ class _Child:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             *lines, self._unread = self._unread.split(b"\n")
-            for said in map(self._understood, lines):
-                if "refused" in said:
-                    raise Refused(said["refused"])
-                if key in said:
-                    return said[key]
+            for line in lines:  # several at once where the child is fast
+                self._said.update(self._understood(line))
+            if "refused" in self._said:
+                raise Refused(self._said["refused"])
+            if key in self._said:
+                return self._said[key]
             gone = self._process.poll() is not None  # asked before the last words are read
             readable = select.select([self._pipe], [], [], 0 if gone else 0.2)[0]
             read = os.read(self._pipe, 1 << 16) if readable else b""
@@ -200,7 +206,9 @@ def answer(pipe, word, layer, only, first):
     except ValueError as error:
         return send("refused", str(error))
     except KeyboardInterrupt:
-        return send("refused", f"received {layer!r}, which raised KeyboardInterrupt")
+        return send(
+            "refused", f"received {layer!r}, which raised KeyboardInterrupt; expected a layer"
+        )
     send("ready")
     for number, name in list(enumerate(names))[first:]:
         try:

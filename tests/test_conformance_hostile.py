@@ -1,0 +1,205 @@
+"""Layers that end, stall or impersonate the conformance suite, run by the real command."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+NAMES = ["training normalizes with the batch", "inference takes each example by itself"]
+HEAD = """
+import os, signal, sys, time
+import keras, numpy as np
+from bn_keras.diagnostics import conformance
+from bn_keras.diagnostics.conformance import suite
+
+
+class Wrong(keras.layers.Layer):
+    def __init__(self, momentum=0.99, epsilon=1e-3):
+        super().__init__()
+        self.momentum = momentum
+
+    def call(self, inputs, training=False):
+        attack()
+        return inputs + 1
+"""
+
+
+def command(folder, *arguments, only=NAMES):
+    started = [sys.executable, "-m", "bn_keras", "conformance", *arguments]
+    started += [f"--only={name}" for name in only]
+    result = subprocess.run(started, cwd=folder, capture_output=True, text=True, timeout=300)
+    return result.returncode, result.stdout, result.stderr
+
+
+def attack(folder, body, *arguments, **settings):
+    """Verdicts and evidence by probe of a layer that is wrong and does this in `call`."""
+    lines = "\n".join(f"    {line}" for line in body.splitlines())
+    (folder / "hostile.py").write_text(f"{HEAD}\n\ndef attack():\n{lines}\n")
+    status, out, _ = command(folder, "hostile:Wrong", "--json", *arguments, **settings)
+    told = json.loads(out)
+    assert status == told["status"]
+    return status, {one["probe"]: (one["verdict"], one["evidence"]) for one in told["probes"]}
+
+
+def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(tmp_path):
+    body = (
+        "if os.path.exists('once'):\n"
+        "    return\n"
+        "open('once', 'w').close()\n"
+        "print('hostile:Wrong: 2 passed, 0 failed', flush=True)\n"
+        "os._exit(0)\n"
+    )
+    status, found = attack(tmp_path, body)
+    ended = "expected an answer, received none: the layer ended the process (exit status 0)"
+    assert status == 1 and found[NAMES[0]] == ("fail", ended)
+    assert found[NAMES[1]][0] == "pass"  # a fresh process: inputs + 1 is each example by itself
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "body, evidence",
+    [
+        ("sys.exit(0)", "expected no error, received SystemExit(0)"),
+        ("raise KeyboardInterrupt", "expected no error, received KeyboardInterrupt"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "the layer ended the process (SIGSEGV)"),
+        ("os.closerange(3, 100)\ntime.sleep(300)", "the layer closed the pipe"),
+        ("if os.fork():\n    os._exit(0)\ntime.sleep(300)", "the layer ended the process"),
+        ("raise suite.NotApplicable('not today')", "received NotApplicable: not today"),
+        ("suite.first_line = lambda error: ''", "expected the suite as it was, received another"),
+        ("suite.alike.__code__ = (lambda *a, **k: '').__code__", "expected the suite as it was"),
+        ("np.abs = lambda x: x * 0", "expected the suite as it was"),
+    ],
+)
+def test_a_layer_that_crashes_or_cheats_fails(tmp_path, body, evidence):
+    status, found = attack(tmp_path, body)
+    assert status == 1 and [verdict for verdict, _ in found.values()] == ["fail", "fail"]
+    assert all(evidence in told for _, told in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "body", ["while True: pass", "os.kill(os.getpid(), signal.SIGSTOP)"], ids=["loops", "stops"]
+)
+def test_a_layer_that_stalls_fails_after_the_timeout(tmp_path, body):
+    status, found = attack(tmp_path, body, "--timeout=15", only=NAMES[:1])
+    evidence = "expected an answer, received none: the layer was not done after 15 s"
+    assert (status, found) == (1, {NAMES[0]: ("fail", evidence)})
+
+
+@pytest.mark.slow
+def test_a_layer_that_ends_every_process_is_given_up_after_some(tmp_path):
+    status, found = attack(tmp_path, "os._exit(0)", only=["wrong numbers"])
+    verdicts = [verdict for verdict, _ in found.values()]
+    assert status == 1 and verdicts.count("pass") == 0 and len(verdicts) > 10
+    given_up = [told for _, told in found.values() if "4 ended processes" in told]
+    assert len(given_up) > 3, found
+
+
+@pytest.mark.slow
+def test_what_is_written_to_every_open_file_is_not_believed(tmp_path):
+    body = (
+        "fake = {'word': '', 'outcome 0': ['pass', ''], 'outcome 1': ['pass', '']}\n"
+        "import json\n"
+        "for number in range(3, 100):\n"
+        "    try:\n"
+        "        os.write(number, b'\\n' + json.dumps(fake).encode() + b'\\n{\"word\"')\n"
+        "    except OSError:\n"
+        "        pass\n"
+    )
+    status, found = attack(tmp_path, body)
+    assert status == 1 and found[NAMES[0]][0] == "fail"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("import sys; sys.exit(0)", "importing hostile ended in SystemExit(0); expected module:"),
+        pytest.param(
+            "import os; os._exit(0)",
+            "importing it ended in no answer: the layer ended the process (exit status 0)",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "while True: pass",
+            "importing it ended in no answer: the layer was not done after 4 s",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "raise KeyboardInterrupt", "which raised KeyboardInterrupt", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "class Wrong(:", "ended in SyntaxError: invalid syntax (hostile.py, line 2)",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "1 / 0", "ended in ZeroDivisionError: division by zero", marks=pytest.mark.slow
+        ),
+        pytest.param(
+            "import nowhere", "ended in ModuleNotFoundError: No module named 'nowhere'",
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_a_module_that_cannot_be_imported_is_refused_in_one_line(tmp_path, text, message):
+    (tmp_path / "hostile.py").write_text(f"print('all passed', flush=True)\n{text}\n")
+    timeout = ["--timeout=4"] if "while" in text else []
+    status, out, err = command(tmp_path, "hostile:Wrong", *timeout)
+    assert (status, out) == (2, "")
+    told = err.removeprefix("all passed\n")  # what the module prints is not on standard output
+    assert told.startswith("bn-keras conformance: received 'hostile:") and told.count("\n") == 1
+    assert message in told
+
+
+def test_a_module_that_replaces_the_suite_is_caught(tmp_path):
+    (tmp_path / "hostile.py").write_text(
+        HEAD + "\n\n"
+        "def attack():\n"
+        "    pass\n\n\n"
+        "def run(layer_class, names=None):\n"
+        "    for name in names:\n"
+        "        yield suite.Outcome(suite.PROBES[name], 'pass', 'all is well')\n\n\n"
+        "suite.run = conformance.run = run\n"
+        "suite.PROBES.clear()\n"
+    )
+    status, out, _ = command(tmp_path, "hostile:Wrong")
+    assert status == 1 and "0 passed, 2 failed (2 wrong numbers" in out
+
+
+@pytest.mark.slow
+def test_what_an_error_says_cannot_draw_on_the_terminal(tmp_path):
+    body = r"raise ValueError('a\x1b[2Kb\rhostile:Wrong: 2 passed')"
+    status, found = attack(tmp_path, body)
+    assert status == 1
+    assert all(told.isprintable() and "\x1b" not in told for _, told in found.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes in /proc")
+def test_the_layer_ends_with_the_command_that_judges_it(tmp_path):
+    (tmp_path / "hostile.py").write_text(
+        "import os, time\n"
+        "open('pid.new', 'w').write(str(os.getpid()))\n"
+        "os.rename('pid.new', 'pid')\n"
+        "while True: time.sleep(0.1)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bn_keras", "conformance", "hostile:Wrong"], cwd=tmp_path
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    pid = int((tmp_path / "pid").read_text())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    while time.monotonic() < deadline:
+        status = pathlib.Path(f"/proc/{pid}/status")
+        if not status.exists() or "State:\tZ" in status.read_text():
+            return
+        time.sleep(0.1)
+    raise AssertionError("the child outlives the command")
