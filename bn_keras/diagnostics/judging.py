@@ -102,7 +102,7 @@ class _Child:
         self._word = secrets.token_hex()
         self._pipe, theirs = os.pipe()
         self._unread = b""
-        self._said: dict = {}
+        self._said = {}
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT], stdin=subprocess.PIPE, stdout=2, pass_fds=[theirs],
             start_new_session=True, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
@@ -185,7 +185,7 @@ def answer(pipe, word, layer, only, first):
 
         conformance.replicas.make_logical_devices()
     suite = conformance.suite
-    probes, run, describe, parts = suite.PROBES, suite.run, suite.describe, _parts
+    probes, run, describe, parts = dict(suite.PROBES), suite.run, suite.describe, _parts
     try:
         names = suite.select(only)
     except ValueError as error:

@@ -1,9 +1,10 @@
-"""Is a batch normalization layer right? Forty named probes, for any Keras layer.
+"""Is a batch normalization layer right? Some fifty named probes, for any Keras layer.
 
     python -m bn_keras conformance keras.layers.BatchNormalization
 
-A file here holds the probes of one kind; a probe is a function under `@probe`
-whose docstring says why it matters.
+A file here holds the probes of one kind; a probe is a function under `@probe(severity)` whose
+docstring says why it matters. `plain` adapts classes that know nothing of Keras. The command runs
+all of it in a process of its own, see `bn_keras.diagnostics.judging`.
 """
 
 import importlib
