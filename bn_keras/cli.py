@@ -1,6 +1,5 @@
 """The training command: flags → runs → report. TensorFlow is not loaded before work starts."""
 
-import contextlib
 import dataclasses
 import difflib
 import hashlib
@@ -16,6 +15,7 @@ from absl import flags
 
 from bn_keras import config as configs
 from bn_keras.config import ConfigError, RunConfig
+from bn_keras.native_log import quiet_native_log
 from bn_keras.registry import (
     DATASETS,
     LOSSES,
@@ -346,25 +346,6 @@ def report_on(store, console, tensorboard=False):
         ("TensorBoard", f"tensorboard --logdir {store.work_dir / 'tensorboard'}"),
     ):
         console.print(f"{what:12s} {where}", soft_wrap=True)
-
-
-@contextlib.contextmanager
-def quiet_native_log():
-    """Keeps back what TensorFlow's C++ side prints while it loads, before any log level counts."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as log:
-        os.dup2(log.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            log.seek(0)
-            os.write(kept, log.read())
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _train_missing(runs, splits, store, console, workers):

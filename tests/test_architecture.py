@@ -19,6 +19,7 @@ MODULES = {
 # Rows from the top down; a module may import from rows below its own.
 ROWS = [
     ["__main__"],
+    ["conformance_cli"],
     ["cli"],
     ["stack", "report"],
     ["runner", "executors", "study_report"],
@@ -44,7 +45,7 @@ ROWS = [
     ["results"],
     ["config", "registry"],
     ["batch_norm", ""],
-    ["loading"],
+    ["loading", "native_log"],
 ]
 # Folders whose files may import each other.
 INSIDE = {"diagnostics", "models", "studies", "surgery"}

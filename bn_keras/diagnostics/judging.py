@@ -178,7 +178,7 @@ def answer(pipe, word, layer, only, first):
     def send(key, told=True):
         write(pipe, f"\n{dumps({'word': word, key: told})}\n".encode())
 
-    from bn_keras.cli import quiet_native_log
+    from bn_keras.native_log import quiet_native_log
 
     with quiet_native_log():
         from bn_keras.diagnostics import conformance
