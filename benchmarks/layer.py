@@ -24,11 +24,21 @@ import tensorflow as tf
 from bn_keras import BatchNorm
 
 CONV = [(64, 28, 28, 32), (64, 14, 14, 64), (100, 26, 26, 32), (32, 56, 56, 64)]
-DENSE = [(64, 1024), (128, 1024), (60, 100), (64, 10)]
+DENSE = [(64, 1024), (128, 1024), (2048, 16), (60, 100), (64, 10)]
 OTHER = [
     ((64, 28, 28, 32), {"axis": 1}),
+    ((32, 32, 28, 28), {"axis": 1}),
+    ((64, 64, 128), {"axis": 1}),
     ((64, 128, 64), {}),
     ((16, 8, 14, 14, 32), {}),
+]
+# Few enough values for the closed form to be faster than the fused kernel.
+SMALL = [
+    ((8, 4, 4, 8), {}),
+    ((32, 7, 7, 32), {}),
+    ((4, 28, 28, 16), {}),
+    ((32, 100, 20), {}),
+    ((8, 8, 28, 28), {"axis": 1}),
 ]
 
 
@@ -124,14 +134,16 @@ def main():
         ("training, rank 4", conv, {}),
         ("training, dense", dense, {}),
         ("training, other", OTHER, {}),
+        ("training, small", SMALL, {}),
         ("training, XLA, rank 4", conv[:3], {"jit_compile": True}),
         ("training, XLA, dense", dense, {"jit_compile": True}),
         ("training, XLA, other", OTHER, {"jit_compile": True}),
+        ("training, XLA, small", SMALL, {"jit_compile": True}),
         ("training, bfloat16", conv[:2] + dense[:1], {"dtype": "bfloat16"}),
         ("training, float16", conv[:2] + dense[:1], {"dtype": "float16"}),
         ("training, float64", conv[:2] + dense[:1], {"dtype": "float64"}),
-        ("inference", conv + dense + OTHER, {"training": False}),
-        ("inference, XLA", conv[:2] + dense, {"training": False, "jit_compile": True}),
+        ("inference", conv + dense + OTHER + SMALL, {"training": False}),
+        ("inference, XLA", conv[:2] + dense + OTHER, {"training": False, "jit_compile": True}),
         ("inference, bfloat16", conv[:2], {"training": False, "dtype": "bfloat16"}),
     ):
         if options.only in title:

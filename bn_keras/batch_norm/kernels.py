@@ -14,6 +14,8 @@ FUSED_DTYPES = ("float32", "bfloat16", "float16")
 # The fused kernel has a fixed cost of some 300 µs, forward and backward; the closed form is through
 # with a smaller input before that.
 FUSED_FROM = 100_000
+# Sums of fewer values are made in one go: the two ops more that parts take would show.
+PARTS_FROM = 16_000
 # A channel whose mean is as many standard deviations from zero is far from it, as some rows judge.
 FAR, SAMPLED_ROWS = 4, 32
 # Added to a scale that inference divides by: it may be 0, and 1e-20 times a value is nothing.
@@ -286,7 +288,7 @@ class _Channels:
         self._middle = [size // 2 for size in (before, behind)]
         self._count = before if self._last else before * behind
         self._some = isinstance(self._count, int) and self._count > 0
-        many = isinstance(before, int) and before >= 1000 and shape[axis]
+        many = isinstance(before, int) and before >= 128 and before * shape[axis] >= PARTS_FROM
         self._parts = math.gcd(before, 8) if many else 1
 
     def share(self, dtype):
