@@ -32,7 +32,7 @@ ROWS = [
     ["batch_norm.layer"],
     ["batch_norm.renorm"],
     ["batch_norm.population"],
-    ["batch_norm.callers"],
+    ["batch_norm.callers", "batch_norm.arguments"],
     ["batch_norm.functional"],
     ["batch_norm.kernels", "batch_norm.torch_kernels", "batch_norm.reference"],
     ["data.tfds", "data.csv_file", "data.not_mnist", "data.regression"],

@@ -91,7 +91,8 @@ LIMITS = {
             type(self), self).__init__(**{"rmax": 1, "dmax": 0, **settings})}),
         {"moving variance averages the biased variance", "weights stand in the order of keras",
          "variance keeps its digits far from zero", "synchronized variance keeps its digits",
-         "masked positions do not count"},
+         "masked positions do not count",
+         "a mask without the last axis means what it means to keras"},
     ),
 }
 

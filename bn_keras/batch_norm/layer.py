@@ -6,11 +6,10 @@ import warnings
 import keras
 from keras import ops
 
-from bn_keras.batch_norm import callers, functional
-from bn_keras.batch_norm.population import Population, both, check_momentum, checked_number
+from bn_keras.batch_norm import arguments, callers, functional
+from bn_keras.batch_norm.population import Population, both
 from bn_keras.batch_norm.renorm import RenormPopulation, check_clipping
 
-ONE_VALUE = ("warn", "error", "ignore")
 EXTRAS = {
     "debias": False,
     "unbiased_variance": False,
@@ -19,7 +18,6 @@ EXTRAS = {
     "replica_group_size": None,
     "gradient_accumulation_steps": None,
 }
-FLOAT32_SMALLEST, FLOAT32_LARGEST = 1.1754944e-38, 3.4028235e38
 
 
 # Keras derives the groups of a weights file and the automatic names of layers from the name of the
@@ -155,10 +153,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
     ):
         if isinstance(momentum, dict):  # a schedule, as get_config writes it
             momentum = keras.saving.deserialize_keras_object(momentum)
-        momentum = check_momentum(momentum, debias)
+        momentum = arguments.momentum(momentum, debias)
         super().__init__(
-            axis=_single_axis(axis),
-            epsilon=_checked_epsilon(epsilon),
+            axis=arguments.axis(axis),
+            epsilon=arguments.epsilon(epsilon),
             center=center,
             scale=scale,
             beta_initializer=beta_initializer,
@@ -171,39 +169,28 @@ class BatchNormalization(keras.layers.BatchNormalization):
             gamma_constraint=gamma_constraint,
             renorm=renorm,
             renorm_clipping=check_clipping(renorm_clipping) if renorm else renorm_clipping,
-            renorm_momentum=checked_number("renorm_momentum", renorm_momentum, 0.0, 1.0),
+            renorm_momentum=arguments.number("renorm_momentum", renorm_momentum, 0.0, 1.0),
             synchronized=synchronized,
             **kwargs,
         )
         self.momentum = momentum  # Keras's constructor takes numbers only
-        for dtype in (self.compute_dtype, self.variable_dtype):
-            if "float" not in dtype:
-                raise ValueError(
-                    f"BatchNorm: dtype={dtype!r}; expected a floating dtype, such as 'float32' or "
-                    "'mixed_float16'."
-                )
-        if replica_group_size is not None and (not synchronized or replica_group_size < 1):
-            raise ValueError(
-                f"BatchNorm: replica_group_size={replica_group_size} with synchronized="
-                f"{synchronized}; expected a number of replicas with synchronized=True."
-            )
-        if one_value not in ONE_VALUE:
-            raise ValueError(
-                f"BatchNorm: one_value={one_value!r}; expected one of {', '.join(ONE_VALUE)}."
-            )
-        if gradient_accumulation_steps is not None and (
-            not isinstance(gradient_accumulation_steps, int) or gradient_accumulation_steps < 1
-        ):
-            raise ValueError(
-                f"BatchNorm: gradient_accumulation_steps={gradient_accumulation_steps!r}; expected "
-                "a number of micro-batches of at least 1, or None."
-            )
-        self.replica_group_size = replica_group_size
+        arguments.floating(self.compute_dtype)
+        arguments.floating(self.variable_dtype)
         self.debias = debias
         self.unbiased_variance = unbiased_variance
-        self.one_value = one_value
+        self.one_value = arguments.one_value(one_value)
         self.explicit_training = explicit_training
-        self.gradient_accumulation_steps = gradient_accumulation_steps
+        self.replica_group_size = arguments.count(
+            "replica_group_size", replica_group_size, "replicas"
+        )
+        if replica_group_size is not None and not synchronized:
+            raise ValueError(
+                f"BatchNorm: replica_group_size={replica_group_size} with synchronized="
+                f"{synchronized}; expected synchronized=True."
+            )
+        self.gradient_accumulation_steps = arguments.count(
+            "gradient_accumulation_steps", gradient_accumulation_steps, "micro-batches"
+        )
         self.population = None
         self._holds = 0
         self._told_of_steps = False
@@ -278,6 +265,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         count = functional.count(x, axis=self.axis, **self._scope(mask))
         freedom = self._freedom(x, count)
         self._tell_one_value(count, freedom, training)
+        self._tell_single_steps()
         if training is True:
             outputs, mean, variance = self._normalize_batch(x, mask, count)
         else:
@@ -400,16 +388,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return steps
 
     def _tell_one_value(self, count, freedom, training):
-        """Warns or raises, as asked, where a channel has one value; and of single time steps."""
-        if not self._told_of_steps and (giver := callers.one_step_at_a_time()):
-            self._told_of_steps = True
-            warnings.warn(
-                f"BatchNorm {self.name!r}: called by {giver}, one time step at a time: each step "
-                "is normalized by itself, and moves the moving statistics by itself. To normalize "
-                "over batch and time, apply the layer to the whole sequence, in front of or behind "
-                "it.",
-                stacklevel=2,
-            )
+        """Warns or raises, as asked, where a channel has one value."""
         text = (
             f"BatchNorm {self.name!r}: one value per channel in training; its output is beta, "
             "whatever the input. Expected a batch of 2 or more, or one_value=\"ignore\"."
@@ -424,30 +403,21 @@ class BatchNormalization(keras.layers.BatchNormalization):
             alone = ops.logical_and(ops.any(count > 0), ops.all(freedom <= 0))
             functional.require(ops.logical_not(both(alone, training)), text)
 
+    def _tell_single_steps(self):
+        """Warns once where a wrapper or a cell hands out one time step at a time."""
+        giver = None if self._told_of_steps else callers.one_step_at_a_time()
+        if giver is None:
+            return
+        self._told_of_steps = True
+        warnings.warn(
+            f"BatchNorm {self.name!r}: called by {giver}, one time step at a time: each step is "
+            "normalized by itself, and moves the moving statistics by itself. To normalize over "
+            "batch and time, apply the layer to the whole sequence, in front of or behind it.",
+            stacklevel=2,
+        )
+
 
 BatchNorm = BatchNormalization
-
-
-def _single_axis(axis):
-    axes = axis if isinstance(axis, (list, tuple)) else [axis]
-    try:
-        if len(axes) == 1 and not isinstance(axes[0], bool) and int(axes[0]) == axes[0]:
-            return int(axes[0])
-    except (TypeError, ValueError):
-        pass
-    raise ValueError(
-        f"BatchNorm: axis={axis!r}; expected one whole number, or a list or tuple of one."
-    )
-
-
-def _checked_epsilon(epsilon):
-    number = checked_number("epsilon", epsilon, 0.0, FLOAT32_LARGEST)
-    if 0 < number < FLOAT32_SMALLEST:
-        raise ValueError(
-            f"BatchNorm: epsilon={epsilon!r} is 0 in float32; expected 0 or at least "
-            f"{FLOAT32_SMALLEST:g}."
-        )
-    return number
 
 
 def _known(flag):

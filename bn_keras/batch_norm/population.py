@@ -137,6 +137,11 @@ class Population:
         share = ops.convert_to_tensor(1.0 - momentum, self._dtype)
         return ops.where(accepted, share, ops.zeros_like(share))
 
+    def forget(self):
+        """Drops a group of micro-batches that is not full, and counts skipped batches from 0."""
+        for variable in [*(self._pool or []), self.skipped]:
+            variable.assign(ops.zeros_like(variable))
+
     # ------------------------------------------------------------ micro-batches
 
     def _make_pool(self):
@@ -194,37 +199,6 @@ class Population:
 
     def _counter(self, name, aggregation):
         return self._statistic(name, "zeros", (), "int32", aggregation)
-
-
-def check_momentum(momentum, debias):
-    """Returns the momentum as a population keeps it: a float, None or a schedule.
-
-    Raises:
-        ValueError: no number from 0 to 1, or a debiased average of something else than a constant
-            momentum.
-    """
-    if debias and (momentum is None or callable(momentum)):
-        raise ValueError(
-            f"BatchNorm: debias=True with momentum={momentum!r}; expected a number as momentum."
-        )
-    if momentum is None or callable(momentum):
-        return momentum
-    return checked_number("momentum", momentum, 0.0, 1.0)
-
-
-def checked_number(name, value, low, high):
-    """A setting as a float.
-
-    Raises:
-        ValueError: it is no number from low to high.
-    """
-    try:
-        number = float("nan") if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
-        number = float("nan")
-    if not low <= number <= high:
-        raise ValueError(f"BatchNorm: {name}={value!r}; expected {low:g} <= {name} <= {high:g}.")
-    return number
 
 
 def momentum_at(momentum, debias, updates):

@@ -208,7 +208,8 @@ def difference(before, after):
 def reset(model):
     """Gives all population statistics of a model or layer their initial values again.
 
-    The counts of skipped batches start over, too. Scale and offset stay as they are.
+    Counts of skipped batches and groups of micro-batches start over, too. Scale and offset stay as
+    they are.
     """
     for layer in batch_normalizers(model):
         fresh = type(layer).from_config(layer.get_config())
@@ -218,7 +219,8 @@ def reset(model):
         fresh.build(tuple(shape))
         for variable, initial in zip(_variables(layer), _variables(fresh), strict=True):
             variable.assign(initial)
-    reset_skipped_batches(model)
+        if hasattr(layer, "population"):
+            layer.population.forget()
 
 
 def _names(layer):
