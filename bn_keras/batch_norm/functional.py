@@ -99,7 +99,8 @@ def standardize(x, sums, n=None):
     """Subtracts the mean; the variance is the mean squared distance from it.
 
     A first estimate of the mean serves as pivot: what is summed then are distances from it, so
-    that values far from zero lose no digits (Chan, Golub & LeVeque 1983, on shifted data).
+    that values far from zero lose no digits (Chan, Golub & LeVeque 1983, on shifted data). On JAX
+    the first estimate is the mean.
 
     Args:
         x: tensor, float32 or float64.
@@ -111,11 +112,15 @@ def standardize(x, sums, n=None):
         `sums.total`.
     """
     n = ops.maximum(ops.cast(sums.count() if n is None else n, x.dtype), 1)
-    pivot = ops.stop_gradient(sums.total(sums.kept(x)) / n)
-    shifted = x - sums.spread(pivot)
-    offset = sums.total(sums.kept(shifted)) / n
-    centered = shifted - sums.spread(offset)
-    return centered, pivot + offset, sums.total(ops.square(sums.kept(centered))) / n
+    mean = sums.total(sums.kept(x)) / n
+    if keras.backend.backend() == "jax":  # a third sum would cost 10 to 20 % under XLA
+        centered = x - sums.spread(mean)
+    else:
+        pivot = ops.stop_gradient(mean)
+        shifted = x - sums.spread(pivot)
+        offset = sums.total(sums.kept(shifted)) / n
+        centered, mean = shifted - sums.spread(offset), pivot + offset
+    return centered, mean, sums.total(ops.square(sums.kept(centered))) / n
 
 
 def affine(centered, inverse, gamma, beta, sums):

@@ -140,7 +140,7 @@ class Population:
     def forget(self):
         """Drops a group of micro-batches that is not full, and counts skipped batches from 0."""
         for variable in [*(self._pool or []), self.skipped]:
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(ops.zeros_like(variable.value))
 
     # ------------------------------------------------------------ micro-batches
 
