@@ -23,15 +23,23 @@ def test_masked_positions_do_not_count_but_are_normalized():
     assert y[2, 0] == 98.0
 
 
+def test_a_mask_may_tell_channels_apart():
+    x = np.array([[1.0, 5.0], [3.0, 7.0], [100.0, 9.0]])
+    mask = [[True, False], [True, True], [False, True]]
+    _, mean, variance = reference.forward(x, mask=mask)
+    assert mean.tolist() == [2.0, 8.0] and variance.tolist() == [1.0, 1.0]
+
+
 @pytest.mark.parametrize("axis", [-1, 1])
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@pytest.mark.parametrize("masked", ["whole", "masked alike", "masked apart"])
 def test_backward_matches_finite_differences(axis, masked):
     rng = np.random.default_rng(0)
     x = rng.normal(2.0, 3.0, (4, 3, 5))
     channels = x.shape[axis]
     gamma, beta = rng.normal(size=channels), rng.normal(size=channels)
     dy = rng.normal(size=x.shape)
-    mask = rng.random(np.delete(x.shape, axis)) < 0.7 if masked else None
+    shapes = {"masked alike": np.delete(x.shape, axis), "masked apart": x.shape}
+    mask = rng.random(shapes[masked]) < 0.7 if masked in shapes else None
     arguments = {"x": x, "gamma": gamma, "beta": beta}
 
     def loss(**changed):

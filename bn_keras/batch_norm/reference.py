@@ -24,14 +24,13 @@ def forward(x, gamma=None, beta=None, *, axis=-1, epsilon=1e-3, mask=None):
         beta: offset, shape (channels,); None means zeros.
         axis: the channel axis.
         epsilon: added to the variance.
-        mask: boolean, the shape of x without its channel axis; True counts.
+        mask: boolean, of x's shape, or that without the channel axis; True counts.
 
     Returns:
         `(y, mean, variance)`: y like x, mean and (biased) variance of shape (channels,).
     """
     rows, keep, channels_last = _as_rows(x, axis, mask)
-    mean = rows[keep].mean(axis=0)
-    variance = ((rows[keep] - mean) ** 2).mean(axis=0)
+    mean, variance, _ = _moments(rows, keep)
     y = _affine((rows - mean) / np.sqrt(variance + epsilon), gamma, beta)
     return _from_rows(y, channels_last, axis), mean, variance
 
@@ -68,10 +67,8 @@ def backward(dy, x, gamma=None, *, axis=-1, epsilon=1e-3, mask=None):
     """
     rows, keep, channels_last = _as_rows(x, axis, mask)
     dy_rows, _, _ = _as_rows(dy, axis, None)
-    n = keep.sum()
-    counted = keep[:, None].astype(np.float64)
-    mean = rows[keep].mean(axis=0)
-    variance = ((rows[keep] - mean) ** 2).mean(axis=0)
+    counted = keep.astype(np.float64)
+    mean, variance, n = _moments(rows, keep)
     centered = rows - mean
     inverse = 1 / np.sqrt(variance + epsilon)
 
@@ -90,11 +87,22 @@ def moving_average(moving, batch_value, momentum):
 
 
 def _as_rows(x, axis, mask):
-    """x as (values, channels) in float64, which rows count, and the shape to go back to."""
+    """x as (values, channels) in float64, which of them count, and the shape to go back to."""
     moved = np.moveaxis(np.asarray(x, np.float64), axis, -1)
     rows = moved.reshape(-1, moved.shape[-1])
-    keep = np.ones(len(rows), bool) if mask is None else np.asarray(mask, bool).reshape(-1)
+    if mask is None:
+        keep = np.ones(rows.shape, bool)
+    elif np.ndim(mask) == moved.ndim:
+        keep = np.moveaxis(np.asarray(mask, bool), axis, -1).reshape(rows.shape)
+    else:
+        keep = np.broadcast_to(np.asarray(mask, bool).reshape(-1, 1), rows.shape)
     return rows, keep, moved.shape
+
+
+def _moments(rows, keep):
+    """Mean and variance of what counts in each channel, and how many values these are."""
+    mean = rows.mean(axis=0, where=keep)
+    return mean, ((rows - mean) ** 2).mean(axis=0, where=keep), keep.sum(axis=0)
 
 
 def _from_rows(rows, channels_last, axis):
