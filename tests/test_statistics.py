@@ -6,18 +6,19 @@ import pytest
 import tensorflow as tf
 
 from bn_keras import BatchNorm
+from bn_keras.batch_norm import reference
 from bn_keras.surgery import statistics
 
 BATCHES = [np.random.default_rng(seed).normal(seed, 2.0, (6, 3)).astype("f") for seed in range(5)]
 MEANS = np.array([batch.mean(0) for batch in BATCHES])
 VARIANCES = np.array([batch.var(0) for batch in BATCHES])
+MODES = {"eager": lambda f: f, "graph": tf.function,
+         "xla": lambda f: tf.function(f, jit_compile=True)}
 
 
-@pytest.fixture(params=["eager", "graph", "xla"])
+@pytest.fixture(params=MODES)
 def mode(request):
-    wraps = {"eager": lambda f: f, "graph": tf.function,
-             "xla": lambda f: tf.function(f, jit_compile=True)}
-    return wraps[request.param]
+    return MODES[request.param]
 
 
 def trained(mode, batches=BATCHES, **settings):
@@ -134,3 +135,296 @@ def test_snapshot_restore_difference_and_reset_over_a_nested_model(layer_class):
     for path, value in statistics.snapshot(model).items():
         np.testing.assert_array_equal(value, moved[path])
     assert statistics.difference(moved, moved) == {path: (0.0, 1.0) for path in change}
+
+
+# ------------------------------------------------------------ held, and update_statistics=False
+
+KINDS = {"ours": BatchNorm, "keras": keras.layers.BatchNormalization}
+
+
+def weights_of(model):
+    return [np.array(weight.numpy()) for weight in model.non_trainable_variables]
+
+
+def assert_kept(model, before):
+    for weight, value in zip(model.non_trainable_variables, before, strict=True):
+        np.testing.assert_array_equal(weight.numpy(), value, err_msg=weight.path)
+
+
+def has_moved(model, before):
+    return [not np.array_equal(weight.numpy(), value)
+            for weight, value in zip(model.non_trainable_variables, before, strict=True)]
+
+
+@pytest.mark.parametrize("as_tensor", [False, True], ids=["bool", "tensor"])
+@pytest.mark.parametrize(
+    "settings", [{}, {"renorm": True}, {"momentum": None}], ids=["plain", "renorm", "cumulative"]
+)
+def test_a_call_may_leave_the_statistics_alone(mode, as_tensor, settings):
+    layer = BatchNorm(**settings)
+    layer.build((6, 3))
+    before = weights_of(layer)
+
+    def run(x, update):
+        return layer(x, training=True, update_statistics=update)
+
+    def call(x, update):
+        if as_tensor:
+            return wrapped(x, tf.constant(update))
+        return mode(lambda x: run(x, update))(x)
+
+    wrapped = mode(run)
+    x = tf.constant(BATCHES[1])
+    y = call(x, False)
+    assert_kept(layer, before)
+    if "renorm" not in settings:
+        expected, _, _ = reference.forward(BATCHES[1])
+        np.testing.assert_allclose(y, expected, atol=1e-5)
+    # A batch that would have been left out is not counted either.
+    call(tf.constant(np.full((6, 3), np.nan, "f")), False)
+    assert layer.skipped_batches == 0
+    call(x, True)
+    assert all(has_moved(layer, before))
+
+
+class Subclassed(keras.Model):
+    """Two uses of one layer, and one inside another model."""
+
+    def __init__(self, kind, **settings):
+        super().__init__()
+        self.shared = kind(name="shared", **settings)
+        self.inner = keras.Sequential([keras.layers.Dense(3), kind(name="deep", **settings)])
+
+    def call(self, x, training=None):
+        x = self.shared(x, training=training)
+        return self.inner(self.shared(x, training=training), training=training)
+
+
+def functional_shared(kind, **settings):
+    inputs = keras.Input((3,))
+    layer = kind(**settings)
+    return keras.Model(inputs, layer(keras.layers.Dense(3)(layer(inputs))))
+
+
+MODELS = {
+    "layer": lambda kind, **settings: kind(**settings),
+    "nested": lambda kind, **settings: nested(lambda **name: kind(**name, **settings)),
+    "shared": functional_shared,
+    "subclassed": Subclassed,
+}
+
+
+def made(what, kind, **settings):
+    model = MODELS[what](KINDS[kind], **settings)
+    model(BATCHES[0], training=False)
+    return model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("what", MODELS)
+@pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
+def test_held_statistics_stay_and_move_again_afterwards(what, kind, renorm, mode):
+    model = made(what, kind, renorm=renorm)
+    before = weights_of(model)
+    x = tf.constant(BATCHES[2])
+
+    def look(x):
+        with statistics.held(model):
+            with statistics.held(model):  # once more does no harm
+                model(x, training=True)
+            return model(x, training=True)
+
+    y = mode(look)(x)
+    assert_kept(model, before)
+    if what == "layer" and not renorm:
+        np.testing.assert_allclose(y, reference.forward(BATCHES[2])[0], atol=1e-5)
+    with pytest.raises(RuntimeError, match="in the middle"):
+        with statistics.held(model):
+            raise RuntimeError("in the middle")
+    mode(lambda x: model(x, training=True))(x)
+    assert all(has_moved(model, before))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", ["held", "moving"])
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+def test_fit_within_held_moves_nothing_and_behind_it_everything(kind, first, jit_compile):
+    model = made("nested", kind)
+    model.compile("sgd", "mse", jit_compile=jit_compile)
+
+    def fit():
+        model.fit(BATCHES[1], BATCHES[1], batch_size=6, verbose=0)
+
+    if first == "moving":
+        fit()
+    before = weights_of(model)
+    with statistics.held(model):
+        fit()
+    assert_kept(model, before)
+    fit()
+    assert all(has_moved(model, before))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_inner_model_that_is_held_does_not_move_in_the_outer_ones_fit(kind):
+    model = made("nested", kind)
+    model.compile("sgd", "mse")
+    inner = model.layers[-1]
+    before, outside = weights_of(inner), weights_of(model.layers[0])
+    with statistics.held(inner):
+        model.fit(BATCHES[1], BATCHES[1], batch_size=6, verbose=0)
+    assert_kept(inner, before)
+    assert all(has_moved(model.layers[0], outside))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_model_can_be_held(kind):
+    model = made("nested", kind)
+    model.trainable = False
+    before = statistics.snapshot(model)
+    with statistics.held(model):
+        model.trainable = True
+        model(BATCHES[0], training=True)
+    for path, value in statistics.snapshot(model).items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+def test_holding_what_has_no_batch_normalization_is_refused_by_name():
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)], name="plain_net")
+    with pytest.raises(ValueError, match="'plain_net' has no batch normalization"):
+        with statistics.held(model):
+            pass
+
+
+# ------------------------------------------------------------ snapshots
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
+def test_a_frozen_model_is_read_restored_and_reset_without_its_scale(kind, renorm):
+    model = made("nested", kind, renorm=renorm)
+    start = statistics.snapshot(model)
+    for layer in statistics.batch_normalizers(model):
+        layer.gamma.assign([2.0, 3.0, 4.0])
+        layer.beta.assign([5.0, 6.0, 7.0])
+    model(BATCHES[3], training=True)
+    moved = statistics.snapshot(model)
+    model.trainable = False
+    assert {path: value.tolist() for path, value in statistics.snapshot(model).items()} == {
+        path: value.tolist() for path, value in moved.items()
+    }
+    statistics.reset(model)
+    for path, value in statistics.snapshot(model).items():
+        np.testing.assert_array_equal(value, start[path])
+    statistics.restore(model, moved)
+    for path, value in statistics.snapshot(model).items():
+        np.testing.assert_array_equal(value, moved[path])
+    for layer in statistics.batch_normalizers(model):
+        assert layer.gamma.numpy().tolist() == [2, 3, 4]
+        assert layer.beta.numpy().tolist() == [5, 6, 7]
+
+
+def test_a_reset_layer_counts_its_updates_and_skipped_batches_anew():
+    layer = trained(tf.function, [*BATCHES, np.full((6, 3), np.nan, "f")], momentum=None)
+    assert int(layer.updates.numpy()) == 5 and layer.skipped_batches == 1
+    statistics.reset(layer)
+    assert int(layer.updates.numpy()) == 0 and layer.skipped_batches == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_snapshot_fits_an_equal_model_with_other_automatic_names(kind):
+    def model():
+        return keras.Sequential([keras.Input((3,)), KINDS[kind](), KINDS[kind]()])
+
+    first, second = model(), model()
+    first(BATCHES[4], training=True)
+    snapshot = statistics.snapshot(first)
+    assert set(snapshot) != set(statistics.snapshot(second))
+    statistics.restore(second, snapshot)
+    for one, other in zip(snapshot.values(), statistics.snapshot(second).values(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+WRONG = {
+    "fewer": lambda snapshot: dict(list(snapshot.items())[:1]),
+    "none": lambda snapshot: {},
+    "another shape": lambda snapshot: {path: np.zeros(7) for path in snapshot},
+    "other names": lambda snapshot: {path + "_x": value for path, value in snapshot.items()},
+    "other order": lambda snapshot: {
+        "a/moving_variance": np.ones(3), "a/moving_mean": np.zeros(3)
+    },
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_snapshot_that_does_not_fit_is_refused_and_changes_nothing(wrong):
+    layer = trained(tf.function)
+    before = weights_of(layer)
+    snapshot = WRONG[wrong](statistics.snapshot(layer))
+    with pytest.raises(ValueError) as caught:
+        statistics.restore(layer, snapshot)
+    assert "received" in str(caught.value) and "expected" in str(caught.value)
+    assert "(3,)" in str(caught.value), "the expected shape is not named"
+    for path, value in list(snapshot.items())[:1]:
+        assert path in str(caught.value) and str(np.shape(value)) in str(caught.value)
+    assert_kept(layer, before)
+
+
+def parts_of(sizes):
+    return [np.random.default_rng(seed).normal(seed, 1 + seed, (size, 3))
+            for seed, size in enumerate(sizes)]
+
+
+@pytest.mark.parametrize("sizes", [(5, 9), (4, 7, 12)], ids=["two", "three"])
+def test_merged_statistics_are_those_of_all_values_together(sizes):
+    parts = parts_of(sizes)
+    merged = statistics.merge([
+        ({"a/moving_mean": part.mean(0), "a/moving_variance": part.var(0)}, len(part))
+        for part in parts
+    ])
+    together = np.concatenate(parts)
+    np.testing.assert_allclose(merged["a/moving_mean"], together.mean(0), rtol=1e-13)
+    np.testing.assert_allclose(merged["a/moving_variance"], together.var(0), rtol=1e-13)
+    twice = statistics.merge([
+        (statistics.merge([
+            ({"a/moving_mean": part.mean(0), "a/moving_variance": part.var(0)}, len(part))
+            for part in parts[:2]
+        ]), sum(sizes[:2])),
+        *[({"a/moving_mean": part.mean(0), "a/moving_variance": part.var(0)}, len(part))
+          for part in parts[2:]],
+    ])
+    np.testing.assert_allclose(twice["a/moving_variance"], together.var(0), rtol=1e-13)
+
+
+def test_merged_layers_with_renorm_and_updates_infer_as_on_all_their_values():
+    parts = [part.astype("f") for part in parts_of((6, 10, 7))]
+    settings = {"renorm": True, "momentum": None, "renorm_momentum": 0.0, "epsilon": 0.0}
+    layers = [trained(tf.function, [part], **settings) for part in parts]
+    merged = statistics.merge([
+        (statistics.snapshot(layer), len(part)) for layer, part in zip(layers, parts)
+    ])
+    statistics.restore(layers[0], merged)
+    together = np.concatenate(parts).astype(np.float64)
+    check(layers[0], together.mean(0), together.var(0))
+    np.testing.assert_allclose(layers[0].renorm_mean, together.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layers[0].renorm_stddev, together.std(0), rtol=1e-5)
+    np.testing.assert_allclose(layers[0].moving_stddev, together.std(0), rtol=1e-5)
+    assert int(layers[0].updates.numpy()) == 3
+
+
+@pytest.mark.parametrize(
+    "counts", [(0, 1), (-1, 2), (float("nan"), 1), (float("inf"), 1)], ids=str
+)
+def test_a_count_that_is_no_positive_number_is_refused(counts):
+    snapshot = statistics.snapshot(trained(tf.function))
+    with pytest.raises(ValueError, match=r"merge: counts \[.*\]; expected positive numbers"):
+        statistics.merge([(snapshot, count) for count in counts])
+
+
+def test_nothing_to_merge_and_unlike_snapshots_are_refused():
+    with pytest.raises(ValueError, match="merge: received no snapshots"):
+        statistics.merge([])
+    one, other = (statistics.snapshot(trained(tf.function, renorm=renorm))
+                  for renorm in (False, True))
+    with pytest.raises(ValueError, match="merge: received statistics of 5 arrays.*expected.* 2 "):
+        statistics.merge([(one, 1), (other, 1)])
