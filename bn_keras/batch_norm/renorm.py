@@ -30,7 +30,7 @@ def check_clipping(clipping):
             f"{list(CLIPPING_KEYS)}."
         )
     for key, value in clipping.items():
-        if value is not None and not value == value:
+        if value is not None and (isinstance(value, str) or not value == value):
             raise ValueError(f"BatchNorm: renorm_clipping has {key}={value!r}; expected a number.")
     rmax, rmin, dmax = (clipping.get(key) for key in CLIPPING_KEYS)
     if rmax is not None and rmin is not None and rmax < rmin:
