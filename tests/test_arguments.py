@@ -79,7 +79,8 @@ def test_a_refused_setting_is_named_with_what_was_received(setting):
     assert "xpected" in str(caught.value)
 
 
-TAKEN = [{"epsilon": 0}, {"epsilon": np.float32(1e-5)}, {"momentum": 0}, {"momentum": np.float64(1)},
+TAKEN = [{"epsilon": 0}, {"epsilon": np.float32(1e-5)}, {"momentum": 0},
+         {"momentum": np.float64(1)},
          {"axis": np.int64(1)}, {"axis": 1.0}, {"axis": (-1,)},
          {"renorm": True, "renorm_clipping": {"rmax": None, "dmax": np.float32(2)}}]
 
