@@ -23,10 +23,13 @@ def test_masked_positions_do_not_count_but_are_normalized():
     assert y[2, 0] == 98.0
 
 
-def test_a_mask_may_tell_channels_apart():
+@pytest.mark.parametrize("axis", [1, 0])
+def test_a_mask_may_tell_channels_apart(axis):
     x = np.array([[1.0, 5.0], [3.0, 7.0], [100.0, 9.0]])
-    mask = [[True, False], [True, True], [False, True]]
-    _, mean, variance = reference.forward(x, mask=mask)
+    mask = np.array([[True, False], [True, True], [False, True]])
+    if axis == 0:
+        x, mask = x.T, mask.T
+    _, mean, variance = reference.forward(x, mask=mask, axis=axis)
     assert mean.tolist() == [2.0, 8.0] and variance.tolist() == [1.0, 1.0]
 
 
