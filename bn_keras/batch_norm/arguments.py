@@ -3,6 +3,8 @@
 All raise ValueError with the setting, the value that was received and what is expected.
 """
 
+import numbers
+
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 1.1754944e-38, 3.4028235e38
 ONE_VALUE = ("warn", "error", "ignore")
 
@@ -63,12 +65,12 @@ def one_value(value):
 def count(name, value, of_what):
     """A whole number of at least 1, or None."""
     if value is not None and (
-        isinstance(value, bool) or not isinstance(value, int) or value < 1
+        isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1
     ):
         raise ValueError(
             f"BatchNorm: {name}={value!r}; expected a number of {of_what} of at least 1, or None."
         )
-    return value
+    return None if value is None else int(value)
 
 
 def floating(dtype):

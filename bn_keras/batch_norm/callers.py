@@ -73,7 +73,11 @@ def normalize_whole_sequences(kind):
     @functools.wraps(step_by_step)
     def call(self, inputs, training=None, mask=None):
         layer = self.layer
-        if not isinstance(layer, kind) or layer.axis % (len(inputs.shape) - 1) == 0:
+        fits = mask is None or len(mask.shape) > 1 and all(
+            None in sizes or sizes[0] == sizes[1] for sizes in zip(mask.shape[:2], inputs.shape)
+        )
+        # Keras's wrapper says what is wrong with a mask.
+        if not fits or not isinstance(layer, kind) or layer.axis % (len(inputs.shape) - 1) == 0:
             return step_by_step(self, inputs, training=training, mask=mask)
         batch, steps, *rest = ops.shape(inputs)
         examples = ops.reshape(inputs, (-1, *rest))

@@ -190,7 +190,8 @@ def mask_like(x, mask, axis=-1):
     Args:
         x: tensor of static rank.
         mask: of shape `x.shape[:-1]`, as Keras's layers hand masks on, whatever the axis is; or of
-            x's shape without `axis`. Where both fit, it is the first. A size of 1 is repeated.
+            x's shape without `axis`. Where both fit, it is the first; a size that is open while a
+            graph is traced fits. A size of 1 is repeated.
         axis: the channel axis.
 
     Raises:

@@ -63,7 +63,7 @@ def _run_by_xla():
 def _fused(x, gamma, beta, axis, epsilon):
     """The fused kernel. Returns outputs, pivot and offset, whose sum the mean is, and variance."""
     image, pivot = _near_zero(_as_image(x, axis), epsilon, gamma.dtype)
-    offset, variance = _moments(image, x.shape[:axis] + x.shape[axis + 1:])
+    offset, variance = _moments(image)
     outputs, *_ = tf.raw_ops.FusedBatchNormV3(
         x=image, scale=gamma, offset=beta, mean=offset, variance=variance, epsilon=epsilon,
         is_training=False,
@@ -71,24 +71,35 @@ def _fused(x, gamma, beta, axis, epsilon):
     return _from_image(outputs, x, axis), pivot, offset, variance
 
 
-def _moments(image, positions):
+def _moments(image):
     """Mean and biased variance of an image's channels, by the fused kernel on a wider image.
 
-    The kernel adds up row after row, and its rounding grows with the number of rows. Given an
-    eighth of the rows with eight times as many channels, it makes eight short sums of each, which
-    are joined exactly (Chan, Golub & LeVeque 1983).
+    The kernel adds up row after row, and its rounding grows with the number of rows. Given a part
+    of the rows with as many times the channels, it makes short sums of each, which are joined
+    exactly, together with the rows that are left over (Chan, Golub & LeVeque 1983).
     """
     channels = image.shape[-1]
-    # Sizes that are open may be anything.
-    parts = math.gcd(math.prod(size for size in positions if size is not None), 8)
+    parts = _parts(channels)
+    rows = tf.shape(image)[2]
+    even = rows - rows % parts
     ones = tf.ones([parts * channels])
     _, means, _, _, variances, _ = tf.raw_ops.FusedBatchNormV3(
-        x=tf.reshape(image, [1, 1, -1, parts * channels]), scale=ones, offset=ones,
+        x=tf.reshape(image[:, :, :even], [1, 1, -1, parts * channels]), scale=ones, offset=ones,
         mean=tf.zeros([0]), variance=tf.zeros([0]), is_training=True,
     )
     means, variances = (tf.reshape(value, [parts, channels]) for value in (means, variances))
     mean = tf.reduce_mean(means, 0)
-    return mean, tf.reduce_mean(variances + tf.square(means - mean), 0)
+    left = tf.cast(image[0, 0, even:], mean.dtype) - mean
+    n, size = tf.cast(rows, mean.dtype), tf.cast(even // parts, mean.dtype)
+    offset = tf.reduce_sum(left, 0) / n  # the parts have a mean of 0 now
+    squares = size * tf.reduce_sum(variances + tf.square(means - mean), 0)
+    squares += tf.reduce_sum(tf.square(left), 0)
+    return mean + offset, squares / n - tf.square(offset)
+
+
+def _parts(channels):
+    """In how many parts long sums are made: as many as keep a row of sums in the first cache."""
+    return min(max(1024 // channels, 8), 256)
 
 
 def _near_zero(image, epsilon, dtype):
@@ -101,12 +112,11 @@ def _near_zero(image, epsilon, dtype):
     sample = tf.cast(image[0, 0, ::tf.maximum(rows // SAMPLED_ROWS, 1)], dtype)
     mean = tf.reduce_mean(sample, 0)
     variance = tf.reduce_mean(tf.square(sample - mean), 0)
-    far = tf.reduce_any(tf.square(mean) > FAR**2 * (variance + tf.constant(epsilon, dtype)))
-    # In the image's dtype, so that half-precision distances from it are exact.
-    pivot = tf.stop_gradient(tf.cast(mean, image.dtype))
-    shifted = tf.cond(far, lambda: image - pivot, lambda: image)
-    # Not a product: pivot may be NaN.
-    return tf.ensure_shape(shifted, image.shape), tf.where(far, tf.cast(pivot, dtype), 0)
+    far = tf.square(mean) > FAR**2 * (variance + tf.constant(epsilon, dtype))
+    # Rounded to the image's dtype: half-precision distances from it are exact then.
+    pivot = tf.stop_gradient(tf.where(far, tf.cast(mean, image.dtype), 0))
+    shifted = tf.cond(tf.reduce_any(far), lambda: image - pivot, lambda: image)
+    return tf.ensure_shape(shifted, image.shape), tf.cast(pivot, dtype)
 
 
 def _as_image(x, axis):
@@ -288,8 +298,9 @@ class _Channels:
         self._middle = [size // 2 for size in (before, behind)]
         self._count = before if self._last else before * behind
         self._some = isinstance(self._count, int) and self._count > 0
-        many = isinstance(before, int) and before >= 128 and before * shape[axis] >= PARTS_FROM
-        self._parts = math.gcd(before, 8) if many else 1
+        self._parts, self._even = _parts(max(shape[axis], 1)), 0
+        if isinstance(before, int) and before >= 128 and before * shape[axis] >= PARTS_FROM:
+            self._even = before - before % self._parts
 
     def share(self, dtype):
         """1 / n, where an empty batch counts as one value: its gradients are 0 and not NaN."""
@@ -320,11 +331,14 @@ class _Channels:
             return tf.reduce_sum(flat, [0, 2])
         # A bias's gradient is such a sum, 3 times as fast as reduce_sum. It adds up row after row:
         # over many, short sums of as many parts are more exact.
-        if self._parts == 1:
+        if not self._even:
             return tf.raw_ops.BiasAddGrad(out_backprop=flat)
-        wide = tf.reshape(flat, [-1, self._parts * flat.shape[-1]])
+        wide = tf.reshape(flat[:self._even], [-1, self._parts * flat.shape[-1]])
         sums = tf.raw_ops.BiasAddGrad(out_backprop=wide)
-        return tf.reduce_sum(tf.reshape(sums, [self._parts, -1]), 0)
+        sums = tf.reduce_sum(tf.reshape(sums, [self._parts, -1]), 0)
+        if self._even == flat.shape[0]:
+            return sums
+        return sums + tf.raw_ops.BiasAddGrad(out_backprop=flat[self._even:])
 
     def spread(self, per_channel):
         """(channels,) as it broadcasts against a flat tensor."""

@@ -86,7 +86,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             boolean scalar tensor, also inside `tf.function`. None follows Keras's context.
         mask: boolean tensor; False positions do not count in the batch's statistics. Of the shape
             inputs.shape[:-1], as Keras's layers hand masks on, or of the inputs' shape without
-            `axis`; where both fit, it is the first. Inference ignores it.
+            `axis`; where both fit, or sizes are open, it is the first. Inference ignores it.
         update_statistics: False leaves the moving statistics alone in training, for a second pass
             over a batch; a bool or a boolean scalar tensor.
 
