@@ -38,6 +38,11 @@ def main(arguments):
         return _refuse(
             f"received KERAS_BACKEND={os.environ['KERAS_BACKEND']}; expected tensorflow"
         )
+    if not all(options.layer.replace(":", ".", 1).split(".")) or not set(options.layer) & {*".:"}:
+        return _refuse(
+            f"received {options.layer!r}; expected module:Class of a module that can be imported "
+            "from here, such as keras.layers:BatchNormalization"
+        )
     from bn_keras.diagnostics import judging
 
     only = [text for texts in options.only for text in texts.split(",")]

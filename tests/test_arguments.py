@@ -223,3 +223,17 @@ def test_a_stateless_call_hands_out_what_a_stateful_one_keeps(mode, settings):
 
 def test_no_parametrization_shrank_to_nothing():
     assert len(REFUSED) >= 35 and len(KERAS_REFUSES) == 10 and len(INPUTS) == 11
+
+
+@pytest.mark.parametrize("name", ["debias", "unbiased_variance", "explicit_training"])
+@pytest.mark.parametrize("value", ["x", 3, None])
+def test_a_switch_is_on_or_off(name, value):
+    with pytest.raises(ValueError, match=f"{name}={value!r}; expected True or False"):
+        BatchNorm(**{name: value})
+
+
+def test_update_statistics_is_on_or_off():
+    layer = BatchNorm()
+    with pytest.raises(ValueError, match="update_statistics='no'; expected True or False"):
+        layer(np.ones((4, 3), "float32"), training=True, update_statistics="no")
+    assert layer.moving_mean.numpy().tolist() == [0, 0, 0]

@@ -96,7 +96,7 @@ def test_a_layer_that_ends_every_process_is_given_up_after_some(tmp_path):
     status, found = attack(tmp_path, "os._exit(0)", only=["wrong numbers"])
     verdicts = [verdict for verdict, _ in found.values()]
     assert status == 1 and verdicts.count("pass") == 0 and len(verdicts) > 10
-    given_up = [told for _, told in found.values() if "4 ended processes" in told]
+    given_up = [told for _, told in found.values() if "after 4 processes" in told]
     assert len(given_up) > 3, found
 
 

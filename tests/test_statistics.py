@@ -417,14 +417,74 @@ def test_merged_layers_with_renorm_and_updates_infer_as_on_all_their_values():
 )
 def test_a_count_that_is_no_positive_number_is_refused(counts):
     snapshot = statistics.snapshot(trained(tf.function))
-    with pytest.raises(ValueError, match=r"merge: counts \[.*\]; expected positive numbers"):
+    message = r"merge: received the counts \[.*\]; expected .* each count above 0"
+    with pytest.raises(ValueError, match=message):
         statistics.merge([(snapshot, count) for count in counts])
 
 
 def test_nothing_to_merge_and_unlike_snapshots_are_refused():
-    with pytest.raises(ValueError, match="merge: received no snapshots"):
-        statistics.merge([])
+    for nothing in ([], [({}, 1)], None, [statistics.snapshot(trained(tf.function))]):
+        with pytest.raises(ValueError, match=r"merge: received .* expected a list of \(snapshot"):
+            statistics.merge(nothing)
     one, other = (statistics.snapshot(trained(tf.function, renorm=renorm))
                   for renorm in (False, True))
     with pytest.raises(ValueError, match="merge: received statistics of 5 arrays.*expected.* 2 "):
         statistics.merge([(one, 1), (other, 1)])
+
+
+def test_layers_of_the_same_path_are_all_in_a_snapshot():
+    def backbone():
+        inputs = keras.Input((3,))
+        return keras.Model(inputs, BatchNorm(name="bn", momentum=0.0)(inputs), name="backbone")
+
+    class Ensemble(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one, self.other = backbone(), backbone()
+
+        def call(self, x, training=None):
+            return self.one(x, training=training) + self.other(2 * x, training=training)
+
+    model = Ensemble()
+    model(BATCHES[3], training=True)
+    taken = statistics.snapshot(model)
+    assert list(taken) == [
+        "bn/moving_mean", "bn/moving_variance", "bn#2/moving_mean", "bn#2/moving_variance"
+    ]
+    statistics.reset(model)
+    statistics.restore(model, taken)
+    for path, value in statistics.snapshot(model).items():
+        np.testing.assert_array_equal(value, taken[path])
+
+
+def named(model, *layers):
+    built = keras.Sequential(
+        [keras.Input((3,)), *(BatchNorm(name=name, momentum=0.0) for name in layers)], name=model
+    )
+    built(BATCHES[3], training=True)
+    return built
+
+
+def test_a_snapshot_is_matched_by_the_names_of_layers_and_not_by_their_places():
+    one, other = named("m", "x", "y"), named("n", "y", "x")
+    statistics.restore(other, statistics.snapshot(one))
+    for name in "xy":
+        np.testing.assert_array_equal(
+            one.get_layer(name).moving_mean, other.get_layer(name).moving_mean
+        )
+    third = named("m", "x", "z")
+    before = statistics.snapshot(third)
+    for call in (lambda: statistics.restore(third, statistics.snapshot(one)),
+                 lambda: statistics.merge([(before, 1), (statistics.snapshot(one), 1)])):
+        with pytest.raises(ValueError, match="received statistics of 4 arrays"):
+            call()
+    for path, value in statistics.snapshot(third).items():
+        np.testing.assert_array_equal(value, before[path])
+
+
+def test_what_has_no_statistics_is_refused_by_name():
+    for call in (statistics.snapshot, statistics.reset):
+        with pytest.raises(ValueError, match="'fresh' .* is not built"):
+            call(BatchNorm(name="fresh"))
+        with pytest.raises(TypeError, match="received 3; expected a keras.Model or a layer"):
+            call(3)

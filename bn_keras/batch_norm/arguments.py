@@ -5,6 +5,8 @@ All raise ValueError with the setting, the value that was received and what is e
 
 import numbers
 
+import numpy as np
+
 FLOAT32_SMALLEST, FLOAT32_LARGEST = 1.1754944e-38, 3.4028235e38
 ONE_VALUE = ("warn", "error", "ignore")
 
@@ -71,6 +73,13 @@ def count(name, value, of_what):
             f"BatchNorm: {name}={value!r}; expected a number of {of_what} of at least 1, or None."
         )
     return None if value is None else int(value)
+
+
+def flag(name, value):
+    """True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"BatchNorm: {name}={value!r}; expected True or False.")
+    return bool(value)
 
 
 def floating(dtype):

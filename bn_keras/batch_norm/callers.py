@@ -30,12 +30,17 @@ def recomputing():
 
 
 def micro_batches():
-    """How many calls make one step of the optimizer that the called model is compiled with."""
+    """How many calls make one step of the optimizer that the called model is compiled with.
+
+    Returns:
+        `(steps, taken)`: taken is a function that tells how many of the present group there were.
+    """
     # Keras keeps what is called outermost, the model, for as long as the call takes.
     context = global_state.get_global_attribute("current_call_ctx")
     optimizer = getattr(getattr(context, "entry_layer", None), "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
-    return getattr(optimizer, "gradient_accumulation_steps", None) or 1
+    steps = getattr(optimizer, "gradient_accumulation_steps", None) or 1
+    return steps, lambda: int(optimizer._iterations.numpy()) % steps
 
 
 def one_step_at_a_time():

@@ -176,10 +176,10 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.momentum = momentum  # Keras's constructor takes numbers only
         arguments.floating(self.compute_dtype)
         arguments.floating(self.variable_dtype)
-        self.debias = debias
-        self.unbiased_variance = unbiased_variance
+        self.debias = arguments.flag("debias", debias)
+        self.unbiased_variance = arguments.flag("unbiased_variance", unbiased_variance)
         self.one_value = arguments.one_value(one_value)
-        self.explicit_training = explicit_training
+        self.explicit_training = arguments.flag("explicit_training", explicit_training)
         self.replica_group_size = arguments.count(
             "replica_group_size", replica_group_size, "replicas"
         )
@@ -368,15 +368,17 @@ class BatchNormalization(keras.layers.BatchNormalization):
         """Moves the population statistics, once a batch."""
         if self._holds or callers.recomputing():
             return
+        if not ops.is_tensor(update_statistics):
+            update_statistics = arguments.flag("update_statistics", update_statistics)
         when = both(training, _known(update_statistics))
-        self.population.update(
-            mean, variance, count, freedom, when=when, micro_batches=self._micro_batches()
-        )
+        steps = self._micro_batches()
+        self.population.update(mean, variance, count, freedom, when=when, micro_batches=steps)
 
     def _micro_batches(self):
+        """How many calls make one update of the statistics."""
         if self.gradient_accumulation_steps is not None:
             return self.gradient_accumulation_steps
-        steps = callers.micro_batches()
+        steps, taken = callers.micro_batches()
         if steps > 1 and keras.backend.backend() == "jax":
             warnings.warn(
                 f"BatchNorm {self.name!r}: the optimizer accumulates gradients over {steps} "
@@ -385,6 +387,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
                 stacklevel=2,
             )
             return 1
+        if steps > 1:
+            self.population.open_pool(taken)
         return steps
 
     def _tell_one_value(self, count, freedom, training):
@@ -412,7 +416,8 @@ class BatchNormalization(keras.layers.BatchNormalization):
         warnings.warn(
             f"BatchNorm {self.name!r}: called by {giver}, one time step at a time: each step is "
             "normalized by itself, and moves the moving statistics by itself. To normalize over "
-            "batch and time, apply the layer to the whole sequence, in front of or behind it.",
+            "batch and time, apply the layer to the whole sequence, or give what is around it the "
+            "time steps as examples of one batch (keras.ops.reshape).",
             stacklevel=2,
         )
 

@@ -27,7 +27,7 @@ class Population:
         unbiased_variance: keep n / (n - 1) times the batch's variance.
         counts_updates: count them also where the momentum does not depend on it.
         pools: make the variables of the pool of micro-batches at once, and keep them in files.
-            Otherwise they are made when `update` needs them, and are in no file.
+            Otherwise `open_pool` makes them, and they are in no file.
 
     Attributes:
         mean, variance: keras.Variable of shape (channels,).
@@ -144,6 +144,18 @@ class Population:
 
     # ------------------------------------------------------------ micro-batches
 
+    def open_pool(self, taken):
+        """Makes the variables of the pool, if they are not there yet.
+
+        Args:
+            taken: a function that tells how many micro-batches of the first group are gone, as in
+                a training that goes on from a file.
+        """
+        if self._pool is None:
+            with functional.outside_of_graphs():
+                self._pool = self._make_pool()
+                self._pool[-1].assign(taken())
+
     def _make_pool(self):
         """Mean, sum of squared distances, counts and degrees of freedom of some micro-batches."""
         names = ("pooled_mean", "pooled_squares", "pooled_count", "pooled_freedom")
@@ -159,9 +171,6 @@ class Population:
             mean, variance, count, freedom and accepted of the pool; accepted is False before the
             last micro-batch.
         """
-        if self._pool is None:
-            with functional.outside_of_graphs():
-                self._pool = self._make_pool()
         pooled_mean, pooled_squares, pooled_count, pooled_freedom, batches = self._pool
         zero = ops.zeros_like(mean)
         n, freedom = (ops.where(accepted, ops.cast(number, self._dtype) + zero, zero)

@@ -91,7 +91,10 @@ def judge(layer, only=(), timeout=120.0):
         if done == len(plan):
             return
     for one in plan[done:]:
-        evidence = f"expected an answer, received {MOST_CHILDREN} ended processes"
+        evidence = (
+            f"expected an answer, received none: not tried, after {MOST_CHILDREN} processes that "
+            "the layer ended"
+        )
         yield Judgement(*one, "fail", evidence)
 
 

@@ -4,7 +4,9 @@ Every function takes any built Keras model or layer, with this package's BatchNo
 another that keeps a `moving_mean` and a `moving_variance`; nested ones included, frozen or not.
 """
 
+import collections
 import contextlib
+import re
 
 import keras
 import numpy as np
@@ -21,7 +23,13 @@ PAIRS = (
 
 
 def batch_normalizers(model):
-    """The layers of a model, nested ones and itself too, that keep population statistics."""
+    """The layers of a model, nested ones and itself too, that keep population statistics.
+
+    Raises:
+        TypeError: neither a keras.Model nor a layer.
+    """
+    if not isinstance(model, keras.Layer):
+        raise TypeError(f"received {model!r}; expected a keras.Model or a layer.")
     return [layer for layer in model._flatten_layers() if is_batch_normalizer(layer)]
 
 
@@ -109,29 +117,30 @@ def snapshot(model):
 
     Returns:
         dict of path to array, such as `bn/moving_mean`, in the order of the layers; `restore`,
-        `merge` and `difference` take it. Scale and offset are not in it.
+        `merge` and `difference` take it. Scale and offset are not in it. Where several layers have
+        the same path, the second one's is `bn#2/moving_mean`.
+
+    Raises:
+        ValueError: a batch normalization of the model is not built.
     """
     return {
-        f"{layer.path}/{name}": np.array(keras.ops.convert_to_numpy(getattr(layer, name)))
-        for layer in batch_normalizers(model) for name in _names(layer)
+        path: np.array(keras.ops.convert_to_numpy(variable))
+        for path, variable in _statistics(model).items()
     }
 
 
 def restore(model, statistics):
-    """Puts a snapshot's statistics into a model.
+    """Puts a snapshot's statistics into a model: all of them, or none if it raises.
 
-    Where the paths of the snapshot are not those of the model, as in a copy whose layers were named
-    anew, its arrays are taken in their order.
+    They are matched by their paths. For a copy that Keras has named anew, the model's own name and
+    the numbers in automatic names, as in `batch_normalization_3`, do not count.
 
     Raises:
-        ValueError: the snapshot does not fit: another number of arrays, other statistics or shapes.
+        ValueError: the snapshot does not fit, or a batch normalization of the model is not built.
     """
-    own = snapshot(model)
-    arrays = _in_order_of(own, statistics, "restore")
-    variables = [
-        getattr(layer, name) for layer in batch_normalizers(model) for name in _names(layer)
-    ]
-    for variable, array in zip(variables, arrays, strict=True):
+    variables = _statistics(model)
+    arrays = _matched(snapshot(model), statistics, "restore")
+    for variable, array in zip(variables.values(), arrays, strict=True):
         variable.assign(array)
 
 
@@ -150,23 +159,28 @@ def merge(snapshots):
 
     Args:
         snapshots: list of `(snapshot, count)`; count is the weight, such as how many examples the
-            statistics were taken over.
+            statistics were taken over. Snapshots are matched as `restore` matches them.
 
     Returns:
         A snapshot with the paths of the first one, for `restore`. Updates add up.
 
     Raises:
-        ValueError: there are no snapshots, they do not fit each other, or a count is not positive.
+        ValueError: no list of pairs of a snapshot and a positive number, or the snapshots do not
+            fit each other.
     """
-    snapshots = list(snapshots)
-    if not snapshots:
-        raise ValueError("merge: received no snapshots; expected a list of (snapshot, count).")
-    counts = np.array([count for _, count in snapshots], np.float64)
+    expected = "merge: received {}; expected a list of (snapshot, count), each count above 0."
+    try:
+        parts = [(dict(one), float(count)) for one, count in snapshots]
+    except (TypeError, ValueError):
+        raise ValueError(expected.format(f"a {type(snapshots).__name__}")) from None
+    if not parts or not all(one for one, _ in parts):
+        raise ValueError(expected.format("no statistics"))
+    counts = np.array([count for _, count in parts])
     if not (np.isfinite(counts).all() and (counts > 0).all()):
-        raise ValueError(f"merge: counts {counts.tolist()}; expected positive numbers.")
+        raise ValueError(expected.format(f"the counts {counts.tolist()}"))
     shares = counts / counts.sum()
-    first = snapshots[0][0]
-    columns = zip(*(_in_order_of(first, one, "merge") for one, _ in snapshots))
+    first = parts[0][0]
+    columns = zip(*(_matched(first, one, "merge") for one, _ in parts))
     stacked = {path: np.stack(column).astype(np.float64) for path, column in zip(first, columns)}
     merged = {}
     for path, values in stacked.items():
@@ -211,6 +225,7 @@ def reset(model):
     Counts of skipped batches and groups of micro-batches start over, too. Scale and offset stay as
     they are.
     """
+    _statistics(model)  # all are built
     for layer in batch_normalizers(model):
         fresh = type(layer).from_config(layer.get_config())
         shape = [1] * layer.input_spec.ndim
@@ -232,25 +247,49 @@ def _variables(layer):
     return [getattr(layer, name) for name in _names(layer)]
 
 
-def _in_order_of(wanted, statistics, caller):
-    """The arrays of a snapshot in the order of another, by their paths or else by their places."""
-    if set(statistics) != set(wanted):
-        def kind(snapshot):
-            return [(path.rpartition("/")[2], np.shape(snapshot[path])) for path in snapshot]
+def _statistics(model):
+    """The variables of a model's statistics by path."""
+    found, seen = {}, collections.Counter()
+    for layer in batch_normalizers(model):
+        if not _names(layer):
+            raise ValueError(
+                f"{layer.name!r} ({type(layer).__name__}) is not built and has no statistics yet; "
+                "expected a model that was called once on data, or built."
+            )
+        seen[layer.path] += 1
+        place = layer.path if seen[layer.path] == 1 else f"{layer.path}#{seen[layer.path]}"
+        found.update({f"{place}/{name}": getattr(layer, name) for name in _names(layer)})
+    return found
 
-        if kind(statistics) != kind(wanted):
-            raise ValueError(
-                f"{caller}: received statistics of {_told(statistics)}; expected those of "
-                f"{_told(wanted)}."
-            )
-        return list(statistics.values())
-    for path, array in wanted.items():
-        if np.shape(statistics[path]) != np.shape(array):
-            raise ValueError(
-                f"{caller}: received {path} of shape {np.shape(statistics[path])}; expected "
-                f"{np.shape(array)}."
-            )
-    return [statistics[path] for path in wanted]
+
+def _matched(wanted, statistics, caller):
+    """The arrays of a snapshot in the order of another one's paths."""
+    for plain in (str, _without_model):
+        ours, theirs = ([plain(path) for path in one] for one in (wanted, statistics))
+        if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
+            arrays = dict(zip(theirs, statistics.values()))
+            arrays = [arrays[path] for path in ours]
+            break
+    else:
+        ours, theirs = ([_without_numbers(path) for path in one] for one in (wanted, statistics))
+        arrays = list(statistics.values()) if ours == theirs else []
+    if [np.shape(array) for array in arrays] != [np.shape(array) for array in wanted.values()]:
+        raise ValueError(
+            f"{caller}: received statistics of {_told(statistics)}; expected those of "
+            f"{_told(wanted)}."
+        )
+    return arrays
+
+
+def _without_model(path):
+    """A path without the outermost name, where more than a layer and a statistic are in it."""
+    first, _, rest = path.partition("/")
+    return rest if "/" in rest else path
+
+
+def _without_numbers(path):
+    """A path without the model's name and the numbers in automatic names."""
+    return re.sub(r"_\d+(?=[/#])", "", _without_model(path))
 
 
 def _told(statistics):
