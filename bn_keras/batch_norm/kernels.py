@@ -116,7 +116,8 @@ def _near_zero(image, epsilon, dtype):
     # Rounded to the image's dtype: half-precision distances from it are exact then.
     pivot = tf.stop_gradient(tf.where(far, tf.cast(mean, image.dtype), 0))
     shifted = tf.cond(tf.reduce_any(far), lambda: image - pivot, lambda: image)
-    return tf.ensure_shape(shifted, image.shape), tf.cast(pivot, dtype)
+    shifted.set_shape(image.shape)
+    return shifted, tf.cast(pivot, dtype)
 
 
 def _as_image(x, axis):
@@ -137,8 +138,7 @@ def _from_image(image, x, axis):
     if order is None:
         return tf.reshape(image, tf.shape(x))
     image = tf.reshape(image, tf.gather(tf.shape(x), order))
-    image = tf.transpose(image, [order.index(a) for a in range(len(order))])
-    return tf.ensure_shape(image, x.shape)
+    return tf.transpose(image, [order.index(a) for a in range(len(order))])
 
 
 def _channels_last(rank, axis):
@@ -181,6 +181,7 @@ def _whichever(fused, x, gamma, beta, axis, epsilon):
             return tf.cast(outputs, x.dtype), pivot, offset, variance
 
         outputs, pivot, offset, variance = tf.cond(fused, by_kernel, by_closed_form)
+        outputs.set_shape(x.shape)  # a branch does not know sizes that are open
 
         def gradient(doutputs, *_):
             def by_kernel():
@@ -202,7 +203,9 @@ def _whichever(fused, x, gamma, beta, axis, epsilon):
                 centered = shifted - channels.spread(offset)
                 return _backward(doutputs, centered, variance, gamma, channels, epsilon)
 
-            return tf.cond(fused, by_kernel, by_closed_form)
+            dx, dgamma, dbeta = tf.cond(fused, by_kernel, by_closed_form)
+            dx.set_shape(x.shape)
+            return dx, dgamma, dbeta
 
         return (outputs, pivot + offset, variance), gradient
 
