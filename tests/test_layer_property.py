@@ -456,3 +456,23 @@ def test_where_sizes_are_open_a_mask_is_taken_as_keras_takes_it():
 
 def test_no_mode_shrank_to_nothing():
     assert len(MODES) == 5 and min(MODES.values()) >= 10
+
+
+@pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_shapes_are_known_while_a_graph_with_open_sizes_is_traced(axis, renorm):
+    layer = BatchNorm(axis=axis, renorm=renorm)
+    shape = [None, 8, None, 8]
+    layer.build(shape)
+    seen = []
+
+    @tf.function(input_signature=[tf.TensorSpec(shape)])
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            y = layer(x, training=True)
+        gradients = tape.gradient(y, [x, layer.gamma.value, layer.beta.value])
+        seen.append([y.shape.as_list(), *(gradient.shape.as_list() for gradient in gradients)])
+
+    step.get_concrete_function()
+    assert seen == [[shape, shape, [8], [8]]]

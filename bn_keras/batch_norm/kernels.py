@@ -181,7 +181,10 @@ def _whichever(fused, x, gamma, beta, axis, epsilon):
             return tf.cast(outputs, x.dtype), pivot, offset, variance
 
         outputs, pivot, offset, variance = tf.cond(fused, by_kernel, by_closed_form)
-        outputs.set_shape(x.shape)  # a branch does not know sizes that are open
+        # The branches do not know all sizes.
+        outputs.set_shape(x.shape)
+        for per_channel in (pivot, offset, variance):
+            per_channel.set_shape(gamma.shape)
 
         def gradient(doutputs, *_):
             def by_kernel():
@@ -205,6 +208,8 @@ def _whichever(fused, x, gamma, beta, axis, epsilon):
 
             dx, dgamma, dbeta = tf.cond(fused, by_kernel, by_closed_form)
             dx.set_shape(x.shape)
+            for per_channel in (dgamma, dbeta):
+                per_channel.set_shape(gamma.shape)
             return dx, dgamma, dbeta
 
         return (outputs, pivot + offset, variance), gradient
