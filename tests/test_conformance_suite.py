@@ -73,10 +73,26 @@ def test_a_probe_catches_its_planted_fault(name):
     assert failed(PLANTED[name], [name]) == [name]
 
 
+MASK = "a mask without the last axis means what it means to keras"
+AGREES = "inference comes to agree with training"
+INTEGERS = "integers are taken as floating numbers"
+XLA = "xla keeps the digits of images far from zero"
+# Probes that compare whole calls see these faults, too.
+ALSO = {
+    "inference uses the moving statistics": {MASK},
+    "inference takes each example by itself": {INTEGERS, AGREES},
+    "every rank normalizes over all positions": {INTEGERS, XLA},
+    "xla compiles the training step": {XLA},
+    "moving mean is an exponential average": {AGREES, MASK},
+    "moving variance averages the biased variance": {AGREES, MASK},
+    "inference leaves the statistics alone": {MASK},
+}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBES)
-def test_no_other_probe_catches_the_planted_fault(name):
-    assert list(failures(PLANTED[name])) == failed(PLANTED[name]) == [name]
+def test_no_unrelated_probe_catches_the_planted_fault(name):
+    assert set(failed(PLANTED[name])) == {name} | ALSO.get(name, set())
 
 
 def test_every_probe_has_its_fault_and_every_known_failure_is_a_probe():

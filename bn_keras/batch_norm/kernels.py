@@ -14,8 +14,8 @@ FUSED_DTYPES = ("float32", "bfloat16", "float16")
 # The fused kernel has a fixed cost of some 300 µs, forward and backward; the closed form is through
 # with a smaller input before that.
 FUSED_FROM = 100_000
-# Sums of fewer values are made in one go: the two ops more that parts take would show.
-PARTS_FROM = 16_000
+# Sums of so many rows are made in parts. With fewer rows, the ops that it takes would show.
+PARTS_FROM, PARTS = 1000, 8
 # A channel whose mean is as many standard deviations from zero is far from it, as some rows judge.
 FAR, SAMPLED_ROWS = 4, 32
 # Added to a scale that inference divides by: it may be 0, and 1e-20 times a value is nothing.
@@ -80,17 +80,18 @@ def _moments(image):
     """
     channels = image.shape[-1]
     parts = _parts(channels)
-    rows = tf.shape(image)[2]
-    even = rows - rows % parts
+    rows = tf.reshape(image, [-1, channels])  # the first of them are no copy, those of an image are
+    count = tf.shape(rows)[0]
+    even = count - count % parts
     ones = tf.ones([parts * channels])
     _, means, _, _, variances, _ = tf.raw_ops.FusedBatchNormV3(
-        x=tf.reshape(image[:, :, :even], [1, 1, -1, parts * channels]), scale=ones, offset=ones,
+        x=tf.reshape(rows[:even], [1, 1, -1, parts * channels]), scale=ones, offset=ones,
         mean=tf.zeros([0]), variance=tf.zeros([0]), is_training=True,
     )
     means, variances = (tf.reshape(value, [parts, channels]) for value in (means, variances))
     mean = tf.reduce_mean(means, 0)
-    left = tf.cast(image[0, 0, even:], mean.dtype) - mean
-    n, size = tf.cast(rows, mean.dtype), tf.cast(even // parts, mean.dtype)
+    left = tf.cast(rows[even:], mean.dtype) - mean
+    n, size = tf.cast(count, mean.dtype), tf.cast(even // parts, mean.dtype)
     offset = tf.reduce_sum(left, 0) / n  # the parts have a mean of 0 now
     squares = size * tf.reduce_sum(variances + tf.square(means - mean), 0)
     squares += tf.reduce_sum(tf.square(left), 0)
@@ -223,7 +224,7 @@ def _center(x, channels, dtype):
     The pivot is one of the batch's own rows. Mean and variance are sums of distances from it, so
     that values far from zero lose no digits. float16 and bfloat16 are reduced in float32.
     """
-    total, spread = channels.total, channels.spread
+    total, spread = channels.exact_total, channels.spread
     wide = tf.cast(channels.flat(x), dtype)
     share = channels.share(dtype)
     pivot = channels.pivot(wide)
@@ -305,10 +306,8 @@ class _Channels:
         self._sizes = [before, shape[axis]] if self._last else [before, shape[axis], behind]
         self._middle = [size // 2 for size in (before, behind)]
         self._count = before if self._last else before * behind
-        self._some = isinstance(self._count, int) and self._count > 0
-        self._parts, self._even = _parts(max(shape[axis], 1)), 0
-        if isinstance(before, int) and before >= 128 and before * shape[axis] >= PARTS_FROM:
-            self._even = before - before % self._parts
+        many = self._last and isinstance(before, int) and before >= PARTS_FROM
+        self._even = before - before % PARTS if many else 0
 
     def share(self, dtype):
         """1 / n, where an empty batch counts as one value: its gradients are 0 and not NaN."""
@@ -326,27 +325,32 @@ class _Channels:
         """One value of each channel, (channels,); None where it would not pay.
 
         XLA on a CPU sums up what it reads twice as fast as what it computes on the way; its two
-        passes are as exact as those of Keras's layer. And of no rows there is none.
+        passes are as exact as those of Keras's layer.
         """
-        before, behind = self._middle
-        if _traced_for_xla() or not self._some:
+        if _traced_for_xla():
             return None
-        return flat[before] if self._last else flat[before, :, behind]
+        before, behind = self._middle
+        if isinstance(self._count, int) and self._count > 0:
+            return flat[before] if self._last else flat[before, :, behind]
+        row = flat[before:before + 1]  # of an empty batch there is none, and the sum is 0
+        return self.total(row if self._last else row[:, :, behind:behind + 1])
 
     def total(self, flat):
         """Sums of the channels, (channels,)."""
         if not self._last:
             return tf.reduce_sum(flat, [0, 2])
-        # A bias's gradient is such a sum, 3 times as fast as reduce_sum. It adds up row after row:
-        # over many, short sums of as many parts are more exact.
-        if not self._even:
-            return tf.raw_ops.BiasAddGrad(out_backprop=flat)
-        wide = tf.reshape(flat[:self._even], [-1, self._parts * flat.shape[-1]])
-        sums = tf.raw_ops.BiasAddGrad(out_backprop=wide)
-        sums = tf.reduce_sum(tf.reshape(sums, [self._parts, -1]), 0)
-        if self._even == flat.shape[0]:
-            return sums
-        return sums + tf.raw_ops.BiasAddGrad(out_backprop=flat[self._even:])
+        # A bias's gradient is such a sum, 3 times as fast as reduce_sum.
+        return tf.raw_ops.BiasAddGrad(out_backprop=flat)
+
+    def exact_total(self, flat):
+        """As `total`, which adds up row after row; this makes short sums of parts of many rows."""
+        if not self._even or _traced_for_xla():
+            return self.total(flat)
+        rows = flat.shape[0]
+        even = flat if self._even == rows else flat[:self._even]
+        sums = self.total(tf.reshape(even, [-1, PARTS * flat.shape[-1]]))
+        sums = tf.reduce_sum(tf.reshape(sums, [PARTS, -1]), 0)
+        return sums if self._even == rows else sums + self.total(flat[self._even:])
 
     def spread(self, per_channel):
         """(channels,) as it broadcasts against a flat tensor."""
