@@ -228,7 +228,7 @@ def test_report_draws_a_work_directory_again(finished, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path):
-    arguments = [f"--logdir={tmp_path}", *SMALL, "--seeds=4", "--steps=60", "--is_bn"]
+    arguments = [f"--logdir={tmp_path}", *SMALL, "--seeds=8", "--steps=60", "--is_bn"]
     process = start(*arguments)
     deadline = time.time() + 120
     while not list(tmp_path.glob("*/runs/batch/seed_0.json")):
@@ -238,10 +238,10 @@ def test_ctrl_c_keeps_finished_runs_and_the_same_command_goes_on(tmp_path):
     output, errors = process.communicate(timeout=120)
     done = len(list(tmp_path.glob("*/runs/batch/*.json")))
     assert process.returncode == 130 and "Traceback" not in errors
-    assert 1 <= done < 4 and f"stopped: {done} of 4 runs are finished and kept" in output
+    assert 1 <= done < 8 and f"stopped: {done} of 8 runs are finished and kept" in output
     status, output, _ = run(*arguments)
-    assert status == 0 and f"{done} of 4 runs are stored" in output
-    assert len(list(tmp_path.glob("*/runs/batch/*.json"))) == 4
+    assert status == 0 and f"{done} of 8 runs are stored" in output
+    assert len(list(tmp_path.glob("*/runs/batch/*.json"))) == 8
 
 
 @pytest.mark.slow
