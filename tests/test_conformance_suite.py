@@ -92,7 +92,7 @@ ALSO = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROBES)
 def test_no_unrelated_probe_catches_the_planted_fault(name):
-    assert set(failed(PLANTED[name])) == {name} | ALSO.get(name, set())
+    assert {name} <= set(failed(PLANTED[name])) <= {name} | ALSO.get(name, set())
 
 
 def test_every_probe_has_its_fault_and_every_known_failure_is_a_probe():

