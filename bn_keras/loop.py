@@ -1,77 +1,127 @@
-"""Training and evaluation in the graph, over arrays that lie in memory.
+"""Training and evaluation in the graph, over arrays that lie in memory, of nets side by side.
 
-One call of `Trainer.train` runs many steps: batches are gathered by index inside the graph, which
-costs a fraction of feeding them. Nothing here knows of configurations or of normalization.
+One call of `Trainer.train` makes many steps: batches are gathered by index inside the graph, which
+costs a fraction of feeding them. Everything has an axis of runs: (batch, runs, ...). A small net's
+step is all overhead, and twenty of them in one step cost little more than one; each has its own
+weights, batches and learning rate, and ends where it would end alone. A net that cannot stand
+beside others is a stack of one. Nothing here knows of configurations or of normalization.
 """
 
 import dataclasses
+from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
 
+import keras
 import numpy as np
 import tensorflow as tf
+
+Forward = Callable[..., Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """What k training steps gave.
+    """What k training steps of all runs gave.
 
     Attributes:
-        loss: shape (k,), each step's mean loss over its batch, before its update; without the
+        loss: shape (k, runs), each step's mean loss over its batch, before its update; without the
             model's penalties.
-        accuracy: shape (k,), likewise.
-        gradient_norm: Euclidean norm of the last step's gradient over all weights.
+        accuracy: shape (k, runs), likewise; NaN for a regression.
+        gradient_norm: shape (runs,), Euclidean norm of the last step's gradient over all weights.
     """
 
     loss: np.ndarray
     accuracy: np.ndarray
-    gradient_norm: float
+    gradient_norm: np.ndarray
 
-    def first_non_finite(self):
-        """Index of the first step whose loss is inf or NaN, or None."""
-        bad = np.flatnonzero(~np.isfinite(self.loss))
-        return int(bad[0]) if len(bad) else None
+    def first_non_finite(self) -> np.ndarray:
+        """Shape (runs,): index of the first step whose loss is inf or NaN, or -1."""
+        bad = ~np.isfinite(self.loss)
+        return np.where(bad.any(0), bad.argmax(0), -1)
+
+
+def as_stack(net: Forward, runs: Optional[int]) -> Forward:
+    """A forward pass over (batch, runs, ...).
+
+    Args:
+        net: of `runs` nets side by side; or of one net alone, on (batch, ...), with runs=None.
+        runs: how many nets it holds, or None.
+    """
+    if runs is not None:
+        return net
+
+    def alone(inputs: Any, **kwargs: Any) -> Any:
+        return tf.expand_dims(net(tf.squeeze(inputs, 1), **kwargs), 1)
+
+    return alone
 
 
 class Trainer:
-    """Trains a Keras model over one resident set of examples.
+    """Trains nets side by side over one resident set of examples.
 
     Args:
-        model: maps a batch of inputs to logits; built.
-        loss: `(labels, logits) -> (batch,)`.
+        model: maps (batch, runs, ...) inputs to (batch, runs, outputs); with runs=None a net alone,
+            which maps (batch, ...) to (batch, outputs). Built.
+        loss: `(labels, outputs) -> one loss an example`.
         optimizer: a Keras optimizer; built here, on the model's trainable weights.
         inputs: array (n, ...).
-        labels: integer array (n,).
+        labels: array (n,), integers or, for a regression, floats.
+        runs: how many nets stand in the model; None for one that cannot stand beside others.
         jit_compile: compile the steps with XLA: faster for small dense nets, slower for
             convolutions on a CPU.
     """
 
-    def __init__(self, model, loss, optimizer, inputs, labels, jit_compile=False):
-        self.model = model
-        self.optimizer = optimizer
+    def __init__(
+        self,
+        model: Any,
+        loss: Callable[[Any, Any], Any],
+        optimizer: Any,
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        runs: Optional[int] = None,
+        jit_compile: bool = False,
+    ):
+        self.model, self.optimizer, self.runs = model, optimizer, runs or 1
+        self._forward = as_stack(model, runs)
         self._loss = loss
-        self._inputs = tf.constant(inputs)
-        self._labels = tf.constant(labels, tf.int32)
+        self._inputs, self._labels = tf.constant(inputs), _labels(labels)
+        # A step of plain SGD is the gradient times the rate, so each run can have its own.
+        plain_sgd = isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum
+        self._scales_gradients = plain_sgd and self.runs > 1
+        self._rates = tf.Variable(tf.ones(self.runs), trainable=False)
         optimizer.build(model.trainable_variables)
         self._optimizer_start = [variable.numpy() for variable in optimizer.variables]
         # One signature: neither another number of steps nor another seed traces again.
-        signature = [tf.TensorSpec([None, None], tf.int32)]
+        signature = [tf.TensorSpec([None, None, self.runs], tf.int32)]
         self._train = tf.function(self._steps, input_signature=signature, jit_compile=jit_compile)
 
-    def reset(self, variables, learning_rate):
+    def reset(self, variables: Sequence[np.ndarray], learning_rates: Sequence[float]) -> None:
         """Starts over in the same graph.
 
         Args:
             variables: an array for each of `model.variables`.
-            learning_rate: of the run to come.
+            learning_rates: of the runs to come, one each; all equal unless the optimizer is plain
+                SGD.
+
+        Raises:
+            ValueError: they differ and must not.
         """
+        if len(set(learning_rates)) > 1 and not self._scales_gradients:
+            raise ValueError(
+                f"received learning rates {sorted(set(learning_rates))} for one "
+                f"{type(self.optimizer).__name__}; expected one rate, or plain SGD"
+            )
         assign_all(self.model.variables, variables)
         assign_all(self.optimizer.variables, self._optimizer_start)
-        self.optimizer.learning_rate = learning_rate
+        if self._scales_gradients:
+            self._rates.assign(learning_rates)
+            self.optimizer.learning_rate = 1.0
+        else:
+            self.optimizer.learning_rate = learning_rates[0]
 
-    def train(self, indices):
-        """Runs k steps in one graph call.
+    def train(self, indices: np.ndarray) -> Steps:
+        """Makes k steps in one graph call.
 
         Args:
-            indices: integer array (k, batch) of examples, one row a step.
+            indices: integer array (k, batch, runs) of examples.
 
         Returns:
             The `Steps`.
@@ -80,96 +130,148 @@ class Trainer:
         # taken for one that is traced again and again, and warned about.
         train = self._train.get_concrete_function()
         loss, accuracy, norm = train(tf.constant(indices, tf.int32))
-        return Steps(loss.numpy(), accuracy.numpy(), float(norm))
+        return Steps(loss.numpy(), accuracy.numpy(), norm.numpy())
 
     def _steps(self, indices):
         steps = tf.shape(indices)[0]
-        losses = tf.TensorArray(tf.float32, steps)
-        accuracies = tf.TensorArray(tf.float32, steps)
-        norm = tf.constant(0.0)
+        losses = tf.TensorArray(tf.float32, steps, element_shape=[self.runs])
+        accuracies = tf.TensorArray(tf.float32, steps, element_shape=[self.runs])
+        norm = tf.zeros([self.runs])
         for step in tf.range(steps):
             inputs = tf.gather(self._inputs, indices[step])
             labels = tf.gather(self._labels, indices[step])
-            loss, logits, gradients, factor = self._step(inputs, labels)
+            loss, outputs, gradients, factor = self._step(inputs, labels)
             # The norm reads every gradient once more, so only the reported step pays for it.
             if step == steps - 1:
-                norm = tf.cast(tf.linalg.global_norm(gradients), tf.float32) / factor
+                norm = self._norm(gradients) / factor
             losses = losses.write(step, tf.cast(loss, tf.float32))
-            accuracies = accuracies.write(step, accuracy(labels, logits))
+            accuracies = accuracies.write(step, accuracy(labels, outputs))
         return losses.stack(), accuracies.stack(), norm
 
     def _step(self, inputs, labels):
-        """One update; returns loss, logits, the gradients and the factor that they carry."""
+        """One update; returns losses, outputs, the gradients and the factor that they carry."""
         weights = self.model.trainable_variables
         with tf.GradientTape() as tape:
-            logits = self.model(inputs, training=True)
-            loss = tf.reduce_mean(self._loss(labels, logits))
+            outputs = self._forward(inputs, training=True)
+            loss = tf.reduce_mean(losses_of(self._loss, labels, outputs), 0)
+            # No run's weights are in another's loss: the gradient of the sum is that of each.
             # Penalties are trained on and not reported: the loss is that of an evaluation.
-            total = tf.add_n([loss, *self.model.losses])
+            total = tf.add_n([tf.reduce_sum(loss), *self.model.losses])
             # Linear: what it makes of 1 is the factor that mixed_float16 puts on the gradients.
-            factor = self.optimizer.scale_loss(tf.ones_like(loss))
+            factor = self.optimizer.scale_loss(tf.ones_like(total))
             scaled = total * factor
         gradients = tape.gradient(scaled, [weight.value for weight in weights])
-        self.optimizer.apply(gradients, weights)
-        return loss, logits, gradients, tf.cast(factor, tf.float32)
+        self.optimizer.apply(self._times_rates(gradients), weights)
+        return loss, outputs, gradients, tf.cast(factor, tf.float32)
+
+    def _times_rates(self, gradients):
+        if not self._scales_gradients:
+            return gradients
+        return [
+            tf.reshape(rows * tf.cast(self._rates, rows.dtype)[:, None], gradient.shape)
+            for gradient, rows in zip(gradients, self._by_run(gradients))
+        ]
+
+    def _norm(self, gradients):
+        squares = [
+            tf.reduce_sum(tf.square(tf.cast(rows, tf.float32)), 1)
+            for rows in self._by_run(gradients)
+        ]
+        return tf.sqrt(tf.add_n(squares))
+
+    def _by_run(self, gradients):
+        """Each gradient as (runs, values): every weight has its runs one behind the other."""
+        return [tf.reshape(gradient, [self.runs, -1]) for gradient in gradients]
 
 
 class Evaluator:
-    """Mean loss and accuracy of a forward pass over a whole array, in one graph call.
+    """Mean loss and accuracy of a forward pass over a whole set of examples, in one graph call.
 
     Args:
-        forward: `(inputs) -> logits`, such as a model with `training=False` bound.
-        loss: `(labels, logits) -> (batch,)`.
-        inputs_shape, inputs_dtype: of one example.
+        forward: `(batch, runs, ...) -> (batch, runs, outputs)`, such as `as_stack` of a model with
+            `training=False` bound.
+        loss: `(labels, outputs) -> one loss an example`.
+        inputs, labels: arrays (n, ...) and (n,) of the kind that will be evaluated.
+        runs: how many nets stand side by side.
     """
 
-    def __init__(self, forward, loss, inputs_shape, inputs_dtype):
-        self._forward = forward
-        self._loss = loss
+    def __init__(
+        self,
+        forward: Forward,
+        loss: Callable[[Any, Any], Any],
+        inputs: np.ndarray,
+        labels: np.ndarray,
+        runs: int = 1,
+    ):
+        self._forward, self._loss, self._runs = forward, loss, runs
         self._evaluate = tf.function(
             self._batches,
             input_signature=[
-                tf.TensorSpec([None, *inputs_shape], inputs_dtype),
-                tf.TensorSpec([None], tf.int32),
+                tf.TensorSpec([None, *inputs.shape[1:]], inputs.dtype),
+                tf.TensorSpec([None], _labels(labels[:1]).dtype),
                 tf.TensorSpec([], tf.int32),
             ],
         )
 
-    def __call__(self, inputs, labels, batch_size=200):
-        """Returns `(loss, accuracy)` as floats; with batch_size=1 one example at a time."""
+    def __call__(
+        self, inputs: np.ndarray, labels: np.ndarray, batch_size: int = 200
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """Returns losses and accuracies, arrays (runs,); batch_size=1 is one example at a time."""
         evaluate = self._evaluate.get_concrete_function()  # as in Trainer.train
-        loss, share = evaluate(
-            tf.constant(inputs), tf.constant(labels, tf.int32), tf.constant(batch_size)
-        )
-        return float(loss), float(share)
+        loss, share = evaluate(tf.constant(inputs), _labels(labels), tf.constant(batch_size))
+        return loss.numpy(), share.numpy()
 
     def _batches(self, inputs, labels, batch_size):
-        count = tf.shape(inputs)[0]
-        loss_sum = tf.constant(0.0)
-        correct = tf.constant(0.0)
+        count = tf.shape(labels)[0]
+        loss_sum, right = tf.zeros([self._runs]), tf.zeros([self._runs])
         start = tf.constant(0)
         while start < count:
             stop = tf.minimum(start + batch_size, count)
-            logits = self._forward(inputs[start:stop])
-            part = labels[start:stop]
-            loss_sum += tf.cast(tf.reduce_sum(self._loss(part, logits)), tf.float32)
-            correct += accuracy(part, logits) * tf.cast(stop - start, tf.float32)
+            outputs = self._forward(tf.repeat(inputs[start:stop, None], self._runs, axis=1))
+            part = tf.repeat(labels[start:stop, None], self._runs, axis=1)
+            losses = tf.reduce_sum(losses_of(self._loss, part, outputs), 0)
+            loss_sum += tf.cast(losses, tf.float32)
+            right += accuracy(part, outputs) * tf.cast(stop - start, tf.float32)
             start = stop
         total = tf.cast(count, tf.float32)
-        return loss_sum / total, correct / total
+        return loss_sum / total, right / total
 
 
-def accuracy(labels, logits):
-    """Share of the examples whose largest logit is the label's. A NaN logit is a miss."""
-    guesses = tf.argmax(logits, axis=-1, output_type=tf.int32)
-    finite = tf.reduce_all(tf.math.is_finite(logits), axis=-1)
-    return tf.reduce_mean(tf.cast(tf.equal(guesses, labels) & finite, tf.float32))
+def losses_of(loss: Callable[[Any, Any], Any], labels: Any, outputs: Any) -> Any:
+    """(batch, runs) losses of (batch, runs) labels and (batch, runs, outputs)."""
+    flat = loss(tf.reshape(labels, [-1]), tf.reshape(outputs, [-1, outputs.shape[-1]]))
+    return tf.reshape(flat, tf.shape(labels))
+
+
+def accuracy(labels: Any, outputs: Any) -> Any:
+    """(runs,) shares of examples whose largest output is the label's; NaN for a regression.
+
+    Args:
+        labels: (batch, runs); floats are those of a regression.
+        outputs: (batch, runs, classes). Where one is not finite, the example is a miss.
+    """
+    if not labels.dtype.is_integer:
+        return tf.fill([outputs.shape[1]], float("nan"))
+    guesses = tf.argmax(outputs, axis=-1, output_type=tf.int32)
+    finite = tf.reduce_all(tf.math.is_finite(outputs), axis=-1)
+    return tf.reduce_mean(tf.cast(tf.equal(guesses, labels) & finite, tf.float32), 0)
+
+
+def _labels(labels: np.ndarray) -> Any:
+    numbers = np.asarray(labels).dtype.kind == "f"
+    return tf.constant(labels, tf.float32 if numbers else tf.int32)
 
 
 NO_EXAMPLE = -1  # fills up the row of a batch that is smaller than the others
 
 
-def batch_indices(examples, batch_size, steps, rng, keep_last=False):
+def batch_indices(
+    examples: int,
+    batch_size: int,
+    steps: int,
+    rng: Optional[np.random.Generator],
+    keep_last: bool = False,
+) -> np.ndarray:
     """Index batches for `Trainer.train`: every epoch a fresh permutation.
 
     Args:
@@ -196,7 +298,7 @@ def batch_indices(examples, batch_size, steps, rng, keep_last=False):
     return order.reshape(-1, batch_size)[:steps]
 
 
-def chunks(batches, *intervals):
+def chunks(batches: np.ndarray, *intervals: int) -> Iterator[Tuple[int, np.ndarray]]:
     """Cuts training into calls of `Trainer.train`.
 
     Args:
@@ -216,7 +318,7 @@ def chunks(batches, *intervals):
         begin = end
 
 
-def assign_all(variables, values):
+def assign_all(variables: Sequence[Any], values: Sequence[Any]) -> None:
     """Gives every variable its value."""
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

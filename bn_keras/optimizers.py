@@ -1,4 +1,4 @@
-"""Optimizers by name: Keras's own, Adam with TensorFlow's fused update kernel."""
+"""Optimizers by name: Keras's own, Adam and SGD with TensorFlow's fused update kernels."""
 
 import keras
 import tensorflow as tf
@@ -41,10 +41,20 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
-@OPTIMIZERS.register("sgd")
-def sgd(learning_rate):
-    """Plain stochastic gradient descent."""
-    return keras.optimizers.SGD(learning_rate)
+@OPTIMIZERS.register("sgd", rate_per_run=True)
+class FusedSGD(keras.optimizers.SGD):
+    """Plain stochastic gradient descent, each weight updated by one kernel in one pass."""
+
+    def __init__(self, learning_rate=0.01, **kwargs):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Applies one gradient to one weight, in place."""
+        tf.raw_ops.ResourceApplyGradientDescent(
+            var=variable.handle,
+            alpha=tf.cast(learning_rate, variable.dtype),
+            delta=tf.cast(gradient, variable.dtype),
+        )
 
 
 @OPTIMIZERS.register("momentum")

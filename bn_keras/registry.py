@@ -1,12 +1,12 @@
-"""Names for the parts that people add: models, normalizers, datasets, optimizers, losses.
+"""Names for the parts that people add: models, normalizers, datasets, probes, figures, studies.
 
 A part registers itself where it is defined:
 
-    @NORMALIZERS.register("batch")
+    @NORMALIZERS.register("batch", channelwise=True)
     def batch(channels, name, *, momentum, epsilon, dtype): ...
 
-The names are known without importing any of it: the registry reads the decorators off the source
-files, so that `--help` and a misspelt name answer before TensorFlow is loaded.
+Names and properties are known without importing any of it: the registry reads the decorators off
+the source files, so that `--help`, plans and a misspelt name need no TensorFlow.
 """
 
 import ast
@@ -15,6 +15,7 @@ import importlib
 import importlib.util
 import pathlib
 import threading
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 # Runs are trained in threads, and Python 3.11's parser fails when two of them parse at once.
 _READING = threading.Lock()
@@ -33,29 +34,33 @@ class Registry:
         location: dotted name of the module or package that holds the parts.
     """
 
-    def __init__(self, kind, variable, location):
+    def __init__(self, kind: str, variable: str, location: str):
         self.kind = kind
         self._location = location
         self._variable = variable
-        self._factories = {}
-        self._modules = None
+        self._registered: Dict[str, Tuple[Any, Dict[str, Any]]] = {}
+        self._files: Dict[str, Tuple[str, Dict[str, Any]]] = {}
+        self._read = False
 
-    def register(self, name, **properties):
-        """Decorator: makes the decorated factory known as `name`, with properties set on it."""
+    def register(self, name: str, **properties: Any) -> Callable[[Any], Any]:
+        """Decorator: makes the decorated part known as `name`.
 
-        def add(factory):
-            for key, value in properties.items():
-                setattr(factory, key, value)
-            self._factories[name] = factory
-            return factory
+        Args:
+            name: a literal text.
+            **properties: what others may know of the part before it is imported; literals.
+        """
+
+        def add(part):
+            self._registered[name] = (part, properties)
+            return part
 
         return add
 
-    def names(self):
+    def names(self) -> List[str]:
         """All known names, sorted; imports nothing."""
-        return sorted({*self._files(), *self._factories})
+        return sorted({*self._known(), *self._registered})
 
-    def check(self, name):
+    def check(self, name: str) -> str:
         """Returns the name, or raises UnknownName with the known names and the nearest one."""
         names = self.names()
         if name in names:
@@ -64,43 +69,47 @@ class Registry:
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise UnknownName(f"unknown {self.kind} {name!r}; known: {', '.join(names)}{hint}")
 
-    def get(self, name):
-        """The factory of that name, importing its file when need be."""
+    def get(self, name: str) -> Any:
+        """The part of that name, importing its file when need be."""
         self.check(name)
-        if name not in self._factories:
-            importlib.import_module(self._files()[name])
-        return self._factories[name]
+        if name not in self._registered:
+            importlib.import_module(self._known()[name][0])
+        return self._registered[name][0]
 
-    def _files(self):
+    def properties(self, name: str) -> Dict[str, Any]:
+        """What the part was registered with beside its name; imports nothing."""
+        self.check(name)
+        return (self._registered.get(name) or self._known()[name])[1]
+
+    def _known(self) -> Dict[str, Tuple[str, Dict[str, Any]]]:
+        """Name to (module, properties) of what the source files register."""
         with _READING:
-            return self._read()
+            if not self._read:
+                self._files = dict(self._parse())
+                self._read = True
+            return self._files
 
-    def _read(self):
-        if self._modules is None:
-            spec = importlib.util.find_spec(self._location)
-            folders = spec.submodule_search_locations
-            if folders is None:
-                sources = {self._location: pathlib.Path(spec.origin)}
-            else:
-                files = sorted(pathlib.Path(folders[0]).glob("*.py"))
-                sources = {f"{self._location}.{path.stem}": path for path in files}
-            self._modules = {
-                name: module
-                for module, path in sources.items()
-                for name in _registered(path.read_text(encoding="utf-8"), self._variable)
-            }
-        return self._modules
-
-
-def _registered(source, variable):
-    """Names in the `@VARIABLE.register("name")` decorators at the top level of a source text."""
-    for node in ast.parse(source).body:
-        for call in getattr(node, "decorator_list", []):
-            if (
-                isinstance(call, ast.Call)
-                and ast.unparse(call.func) == f"{variable}.register"
-            ):
-                yield ast.literal_eval(call.args[0])
+    def _parse(self) -> Iterator[Tuple[str, Tuple[str, Dict[str, Any]]]]:
+        spec = importlib.util.find_spec(self._location)
+        if spec is None or spec.origin is None:
+            raise ImportError(f"{self._location}: no such module, though it holds every {self.kind}")
+        folders = spec.submodule_search_locations
+        if folders is None:
+            sources = {self._location: pathlib.Path(spec.origin)}
+        else:
+            files = sorted(pathlib.Path(folders[0]).glob("*.py"))
+            sources = {f"{self._location}.{path.stem}": path for path in files}
+        for module, path in sources.items():
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                for call in getattr(node, "decorator_list", []):
+                    if (
+                        isinstance(call, ast.Call)
+                        and ast.unparse(call.func) == f"{self._variable}.register"
+                    ):
+                        properties = {
+                            str(word.arg): ast.literal_eval(word.value) for word in call.keywords
+                        }
+                        yield ast.literal_eval(call.args[0]), (module, properties)
 
 
 MODELS = Registry("model", "MODELS", "bn_keras.models")
@@ -108,4 +117,8 @@ NORMALIZERS = Registry("normalizer", "NORMALIZERS", "bn_keras.normalizers")
 DATASETS = Registry("dataset", "DATASETS", "bn_keras.data")
 OPTIMIZERS = Registry("optimizer", "OPTIMIZERS", "bn_keras.optimizers")
 LOSSES = Registry("loss", "LOSSES", "bn_keras.losses")
+PROBES = Registry("probe", "PROBES", "bn_keras.diagnostics")
 STUDIES = Registry("study", "STUDIES", "bn_keras.studies")
+FIGURES = Registry("figure", "FIGURES", "bn_keras.report.figures")
+TABLES = Registry("table", "TABLES", "bn_keras.report.tables")
+FILES = Registry("file", "FILES", "bn_keras.report.files")

@@ -38,6 +38,7 @@ class RunResult:
         curves: name to list of [step, value].
         start: digest of the initial kernels; equal in arms that started alike.
         versions: of the libraries.
+        data: digest of the examples.
     """
 
     config: RunConfig
@@ -48,6 +49,7 @@ class RunResult:
     curves: dict
     start: str
     versions: dict
+    data: str = ""
 
     def to_json(self):
         """The result as a text that `from_json` reads back."""

@@ -198,8 +198,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
     # Overridden by variants, each in a file of its own in `normalizers`.
     trains_affine = True
     counts_updates = False
-    # `Population.groups` of a layer that serves several nets, side by side.
-    guarded_groups = 1
 
     def build(self, input_shape):
         rank = len(input_shape)
@@ -240,7 +238,6 @@ class BatchNormalization(keras.layers.BatchNormalization):
             pools=(self.gradient_accumulation_steps or 1) > 1,
             **(settings if self.renorm else {}),
         )
-        self.population.groups = self.guarded_groups
         for variable in self.population.variables:  # Keras tracks what is an attribute of its own
             setattr(self, variable.name, variable)
         self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})

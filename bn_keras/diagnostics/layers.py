@@ -1,94 +1,119 @@
-"""What every dense layer gets and gives while nets learn, and what that says about them.
+"""What every layer with a kernel gets and gives while nets learn, and what that says about them.
 
-The recorder keeps frames for pictures, and measures: does the signal vanish on its way through the
-net, are units saturated, are units dead?
+Frames for pictures, and measures: does the signal vanish on its way through the net, are units
+saturated, are units dead?
 """
 
 import keras
 import numpy as np
+import tensorflow as tf
 
-BATCH = 1000
+from bn_keras.diagnostics.probe import Probe
+from bn_keras.registry import PROBES
+
 SATURATED = 0.95  # tanh's slope is under .1 there
 GRID_POINTS = 300
+MAX_VALUES = 200_000  # of a layer in a frame, as many whole examples as fit
+MEASURED = 2000  # training examples that measures are taken over, fewer of nets with large layers
+MAX_MEASURED = 20_000_000  # values of the largest layer
 
 
-class LayerRecorder:
-    """Looks at the dense layers of a stack of nets, in inference mode.
+@PROBES.register("layers", metrics={
+    "loss/test": ("test loss", "", "high"),
+    "start_std_layer_{}": ("deviation behind layer {} at the start", "", "low"),
+    "end_std_layer_{}": ("deviation behind layer {} at the end", "", "low"),
+    "start_dead_units_layer_{}": ("dead units of layer {} at the start", "", "high"),
+    "end_dead_units_layer_{}": ("dead units of layer {} at the end", "", "high"),
+    "start_saturated_units_layer_{}": ("saturated units of layer {} at the start", "", "high"),
+    "end_saturated_units_layer_{}": ("saturated units of layer {} at the end", "", "high"),
+    "start_dead_units": ("dead units at the start", "", "high"),
+    "end_dead_units": ("dead units at the end", "", "high"),
+    "start_saturated_units": ("saturated units at the start", "", "high"),
+    "end_saturated_units": ("saturated units at the end", "", "high"),
+})
+class Layers(Probe):
+    """Looks at the layers with kernels of all nets, in inference mode.
 
-    Args:
-        model: a stacked model from `models.blocks`; it is only read.
-        runs: how many nets stand in it.
-        inputs, labels: the examples that frames are taken of, arrays (n, ...) and (n,).
-        steps_per_epoch: training steps that make an epoch.
+    Frames are taken of the first test examples, as many as the validation curve has, before
+    training and at every evaluation. Measures are taken before and after: `start_std_layer_3` is
+    the standard deviation over training examples of what layer 3 hands on, behind normalizer and
+    activation, the mean over its units. For relu `start_dead_units_layer_3` is the share of units
+    that are 0 for every example; for tanh `start_saturated_units_layer_3` the share of units that
+    are beyond ±.95 for more than half of the examples; both also over all layers.
     """
 
-    def __init__(self, model, runs, inputs, labels, steps_per_epoch):
-        self._runs, self._inputs, self._labels = runs, inputs, labels
-        self._steps_per_epoch = steps_per_epoch
-        layers = [layer for layer in model.layers if hasattr(layer, "kernel")]
+    def __init__(self, nets, argument=None):
+        super().__init__(nets)
+        layers = [layer for layer in nets.net.layers if hasattr(layer, "kernel")]
         self._names = [layer.name for layer in layers]
-        self._ends = keras.Model(
-            model.input, [end for layer in layers for end in (layer.input, layer.output)]
-        )
+        ends = [end for layer in layers for end in (layer.input, layer.output)]
+        self._model = tf.function(keras.Model(nets.net.input, ends), reduce_retracing=True)
+        self._widest = max(int(np.prod(end.shape[1:])) for end in ends)
         self._grid = None
+        inputs = nets.splits.test.images
         if inputs.shape[1:] == (1,):  # a function of one number can be drawn as a curve
             self._grid = np.linspace(inputs.min(), inputs.max(), GRID_POINTS, dtype=np.float32)
-        self._steps, self._frames, self._fitted = [], [], []
 
-    def record(self, step):
-        """Takes a frame of all nets, after `step` training steps."""
+    def start(self):
+        self._seen = self.nets.splits.test.first(self.nets.configs[0].curve_size)
+        self._steps, self._frames, self._fitted = [], [], []
+        self._start = self._measure("start")
+        return self.during(0, None)
+
+    def during(self, step, steps):
         self._steps.append(step)
-        self._frames.append(self._values(self._inputs))
+        self._frames.append([_thinned(values) for values in self._values(self._seen.images)])
         if self._grid is not None:
             self._fitted.append(self._values(self._grid[:, None])[-1])
+        return {"loss/test": self.nets.evaluate(self._seen)[0]}
+
+    def histograms(self, step):
+        return {
+            f"{name}/{what}": self._frames[-1][2 * number + end]
+            for number, name in enumerate(self._names)
+            for end, what in enumerate(("layer_input", "pre-activation"))
+        }
+
+    def at_end(self):
+        return {**self._start, **self._measure("end")}
 
     def frames(self, run):
         """The frames of one net, as float32 arrays by name.
 
         Returns:
             dict: `layers` (names, in order), `steps` and `epochs` of the frames; `x` (n, ...) and
-            `y` (n,), the examples; for every layer `NAME/input` (frames, n, features) and
-            `NAME/output` (frames, n, units), the dense layer's own, in front of any normalizer; if
-            an example is one number, `grid` (points,) and `fitted` (frames, points), the net's
-            outputs there.
+            `y` (n,), the examples; for every layer `NAME/input` (frames, m, features) and
+            `NAME/output` (frames, m, units), the layer's own, in front of any normalizer, of as
+            many of the examples as are kept; if an example is one number, `grid` (points,) and
+            `fitted` (frames, points), the net's outputs there.
         """
+        per_epoch = self.nets.configs[run].steps_per_epoch(len(self.nets.splits.train))
         found = {
             "layers": np.array(self._names), "steps": np.array(self._steps),
-            "epochs": np.array(self._steps, np.float32) / self._steps_per_epoch,
-            "x": self._inputs, "y": self._labels,
+            "epochs": np.array(self._steps, np.float32) / per_epoch,
+            "x": self._seen.images, "y": self._seen.labels,
         }
         for number, name in enumerate(self._names):
             for end, what in enumerate(("input", "output")):
                 found[f"{name}/{what}"] = np.stack(
-                    [frame[2 * number + end][:, run] for frame in self._frames]
+                    [frame[2 * number + end][run] for frame in self._frames]
                 )
         if self._grid is not None:
             found["grid"] = self._grid
-            found["fitted"] = np.stack([fitted[:, run, 0] for fitted in self._fitted])
+            found["fitted"] = np.stack([fitted[run, :, 0] for fitted in self._fitted])
         return found
 
-    def measure(self, inputs, activation, when):
-        """Measures what every hidden layer hands on, with the present weights.
-
-        Args:
-            inputs: the examples to measure over, (n, ...).
-            activation: the nets' own, by name.
-            when: "start" or "end", the metrics' first word.
-
-        Returns:
-            dict of metric to a (runs,) array. `start_std_layer_3`: standard deviation over the
-            examples, the mean of layer 3's units. For relu `start_dead_units_layer_3`: the share of
-            units that are 0 for every example. For tanh `start_saturated_units_layer_3`: the share
-            of units that are beyond ±.95 for more than half of the examples. The last two also
-            over all layers, such as `start_dead_units`.
-        """
+    def _measure(self, when):
+        activation = self.nets.configs[0].activation
+        count = max(1, min(MEASURED, MAX_MEASURED // self._widest))
         metrics = {}
-        for number, values in enumerate(self._values(inputs)[2::2], start=1):
-            metrics[f"{when}_std_layer_{number}"] = values.std(0, dtype=np.float64).mean(-1)
+        values_of_layers = self._values(self.nets.splits.train.first(count).images)[2::2]
+        for number, values in enumerate(values_of_layers, start=1):
+            metrics[f"{when}_std_layer_{number}"] = values.std(1, dtype=np.float64).mean(-1)
             if activation == "relu":
-                metrics[f"{when}_dead_units_layer_{number}"] = (values == 0).all(0).mean(-1)
+                metrics[f"{when}_dead_units_layer_{number}"] = (values == 0).all(1).mean(-1)
             if activation == "tanh":
-                beyond = np.median(np.abs(values), 0) > SATURATED
+                beyond = np.median(np.abs(values), 1) > SATURATED
                 metrics[f"{when}_saturated_units_layer_{number}"] = beyond.mean(-1)
         for what in ("dead_units", "saturated_units"):
             layers = [found for name, found in metrics.items() if f"_{what}_" in name]
@@ -96,19 +121,17 @@ class LayerRecorder:
                 metrics[f"{when}_{what}"] = np.mean(layers, 0)
         return metrics
 
-    def _values(self, inputs):
-        """Input and output of every layer, in turn, as float32 arrays (n, runs, units)."""
-        parts = []
-        for start in range(0, len(inputs), BATCH):
-            batch = side_by_side(inputs[start:start + BATCH], self._runs)
-            parts.append(self._ends(batch, training=False))
-        return [
-            np.concatenate([np.asarray(end, np.float32) for end in ends])
-            .reshape(len(inputs), self._runs, -1)
-            for ends in zip(*parts)
-        ]
+    def _values(self, images):
+        """Input and output of every layer, in turn, as float32 arrays (runs, n, values)."""
+        nets, parts = self.nets, []
+        for part in np.array_split(images, -(-len(images) // 500)):
+            ends = self._model(tf.constant(nets.inputs(part)), training=False)
+            parts.append([
+                nets.by_run(end).reshape(nets.runs, len(part), -1).astype(np.float32)
+                for end in ends
+            ])
+        return [np.concatenate(ends, axis=1) for ends in zip(*parts)]
 
 
-def side_by_side(inputs, runs):
-    """The same examples for every net of a stack: (n, ...) to (n, runs, ...)."""
-    return np.repeat(inputs[:, None], runs, axis=1)
+def _thinned(values):
+    return values[:, :max(1, MAX_VALUES // values.shape[-1])]

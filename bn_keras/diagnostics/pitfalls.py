@@ -10,8 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel, ModeCopy, ModelCopy
+from bn_keras.diagnostics.probe import Probe
+from bn_keras.registry import PROBES
 from bn_keras.surgery import statistics
 
+IMAGES = 480  # whole batches of 16; more take their time one by one
 BATCH_SIZES = {"whole": None, "16": 16, "2": 2, "1": 1}  # None: all images in one batch
 
 
@@ -105,46 +108,64 @@ def evaluations(model):
     return names
 
 
-def measure(model, images, labels, loss, names=None):
-    """Evaluates a model correctly and with bugs, in batches of all sizes.
+@PROBES.register("pitfalls", metrics={
+    "pitfall/{}/whole": ("accuracy of one batch, evaluated {}", "", "low"),
+    "pitfall/{}/16": ("accuracy in batches of 16, evaluated {}", "", "low"),
+    "pitfall/{}/2": ("accuracy in batches of 2, evaluated {}", "", "low"),
+    "pitfall/{}/1": ("accuracy one by one, evaluated {}", "", "low"),
+    "pitfall/{}/loss": ("loss of one batch, evaluated {}", "", "high"),
+    "pitfall/{}/spread": ("spread of single images' logits, evaluated {}", "", None),
+    "pitfall/images": ("images behind the evaluations", "images", None),
+})
+class Pitfalls(Probe):
+    """Evaluates the trained nets correctly and with bugs, in batches of all sizes.
 
     Args:
-        model: as for `evaluations`.
-        images: array (n, ...).
-        labels: integer array (n,).
-        loss: `(labels, logits) -> (n,)`.
-        names: of EVALUATIONS; None for all that mean something for the model. What means nothing
-            for it is left out.
+        nets: Nets.
+        argument: a name of EVALUATIONS; None for all that mean something for the nets. One that
+            means nothing for them gives nothing.
 
-    Raises:
-        ValueError: a name is unknown.
-
-    Returns:
-        dict of `pitfall/NAME/WHAT` to float. WHAT is a key of BATCH_SIZES, for the accuracy in
-        batches of that size; `loss`, the mean over the whole batch; or `spread`, the largest
-        difference that two images, predicted one at a time, make in any logit: 0 for a net that
-        says the same of every image. `pitfall/images` is n.
+    Metrics are `pitfall/NAME/WHAT`. WHAT is a key of BATCH_SIZES, for the accuracy in batches of
+    that size; `loss`, the mean over the whole batch; or `spread`, the largest difference that two
+    images, predicted one at a time, make in any logit: 0 for a net that predicts the same of every
+    image. `pitfall/images` is how many test images stand behind them.
     """
-    makers = [evaluation(name) for name in names or EVALUATIONS]
-    found = {"pitfall/images": float(len(images))}
-    for name in evaluations(model):
-        if EVALUATIONS[name] not in makers:
-            continue
-        forward = EVALUATIONS[name](model)
-        signature = [tf.TensorSpec([None, *images.shape[1:]], images.dtype)]
-        predict = tf.function(forward, input_signature=signature)
-        for key, size in BATCH_SIZES.items():
-            starts = range(0, len(images), size or len(images))
-            logits = np.concatenate(
-                [predict(images[start:start + (size or len(images))]) for start in starts]
-            )
-            right = (logits.argmax(-1) == labels) & np.isfinite(logits).all(-1)
-            found[f"pitfall/{name}/{key}"] = float(right.mean())
-            if size is None:
-                found[f"pitfall/{name}/loss"] = float(np.mean(loss(labels, logits)))
-            if size == 1:
-                found[f"pitfall/{name}/spread"] = float(np.ptp(logits, axis=0).max())
-    return found
+
+    def __init__(self, nets, argument=None):
+        super().__init__(nets)
+        if argument is not None:
+            evaluation(argument)
+        self._names = [
+            name for name in evaluations(nets.net) if argument is None or name == argument
+        ]
+
+        self._copies = {}
+
+    def at_end(self):
+        nets, split = self.nets, self.nets.splits.test.first(IMAGES)
+        found = {"pitfall/images": np.full(nets.runs, float(len(split)))}
+        for name in self._names:
+            copy, forward, singly = self._copy(name)
+            copy.refresh()
+            for key, size in BATCH_SIZES.items():
+                loss, accuracy = nets.evaluate(split, forward, size or len(split))
+                found[f"pitfall/{name}/{key}"] = accuracy
+                if size is None:
+                    found[f"pitfall/{name}/loss"] = loss
+            logits = nets.predict(split.images, singly, batch_size=1)
+            found[f"pitfall/{name}/spread"] = np.ptp(logits, axis=0).max(-1)
+        return found
+
+    def _copy(self, name):
+        if name not in self._copies:
+            copy = EVALUATIONS[name](self.nets.net)
+            forward = self.nets.as_stack(copy)
+            images = self.nets.splits.test.images
+            # An open batch size: of one image alone the layer would warn, and that is the bug.
+            signature = tf.TensorSpec([None, self.nets.runs, *images.shape[1:]], images.dtype)
+            singly = tf.function(forward, input_signature=[signature])
+            self._copies[name] = copy, forward, singly
+        return self._copies[name]
 
 
 class _FreshStatistics(ModeCopy):

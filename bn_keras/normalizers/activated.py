@@ -33,7 +33,7 @@ class ActivatedBatchNorm(BatchNorm):
         return {**super().get_config(), "activation": activations.serialize(self.activation)}
 
 
-@NORMALIZERS.register("activated")
+@NORMALIZERS.register("activated", channelwise=True)
 def activated(channels, name, *, momentum, epsilon, dtype):
     """Batch normalization with a relu of its own, whatever activation the net puts behind it."""
     return ActivatedBatchNorm(

@@ -4,7 +4,7 @@ from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
 
-@NORMALIZERS.register("batch")
+@NORMALIZERS.register("batch", channelwise=True)
 def batch(channels, name, *, momentum, epsilon, dtype):
     """Batch normalization with statistics over the batch and all positions of a channel."""
     return BatchNorm(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)

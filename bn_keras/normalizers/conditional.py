@@ -78,7 +78,7 @@ class ConditionalBatchNorm(BatchNorm):
         return ops.reshape(value, shape)
 
 
-@NORMALIZERS.register("conditional")
+@NORMALIZERS.register("conditional", channelwise=True)
 def conditional(channels, name, *, momentum, epsilon, dtype):
     """Batch normalization without learned scale and offset: what nobody passes is 1 and 0."""
     return ConditionalBatchNorm(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)

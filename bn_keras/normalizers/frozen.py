@@ -46,7 +46,7 @@ class FrozenBatchNorm(BatchNorm):
         return {**super().get_config(), "freeze": self.freeze}
 
 
-@NORMALIZERS.register("frozen_statistics")
+@NORMALIZERS.register("frozen_statistics", channelwise=True)
 def frozen_statistics(channels, name, *, momentum, epsilon, dtype):
     """No normalization at all, from the start: gamma and beta of a BatchNorm, learning."""
     return FrozenBatchNorm(
@@ -54,7 +54,7 @@ def frozen_statistics(channels, name, *, momentum, epsilon, dtype):
     )
 
 
-@NORMALIZERS.register("frozen_affine")
+@NORMALIZERS.register("frozen_affine", channelwise=True)
 def frozen_affine(channels, name, *, momentum, epsilon, dtype):
     """Batch normalization whose gamma stays 1 and whose beta stays 0."""
     return FrozenBatchNorm(

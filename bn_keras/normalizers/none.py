@@ -5,7 +5,7 @@ import keras
 from bn_keras.registry import NORMALIZERS
 
 
-@NORMALIZERS.register("none")
+@NORMALIZERS.register("none", channelwise=True)
 def none(channels, name, *, momentum, epsilon, dtype):
     """Nothing, as a layer of that name, so that both arms show the same places in histograms."""
     return keras.layers.Identity(name=name, dtype=dtype)

@@ -89,7 +89,7 @@ class BatchRenorm(BatchNorm):
         return {"rmax": rmax, "rmin": None if rmax is None else 1 / rmax, "dmax": dmax}
 
 
-@NORMALIZERS.register("renorm")
+@NORMALIZERS.register("renorm", channelwise=True)
 def renorm(channels, name, *, momentum, epsilon, dtype):
     """Batch renormalization at the paper's bounds, 3 and 5, reached within 150 updates."""
     return BatchRenorm(

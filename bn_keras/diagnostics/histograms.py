@@ -1,0 +1,55 @@
+"""What goes into every normalizer and what comes out, and the statistics in between."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from bn_keras.diagnostics.probe import Probe
+from bn_keras.models.blocks import normalizers
+from bn_keras.registry import PROBES
+
+IMAGES = 100
+MAX_VALUES = 20_000  # a histogram shows no more of a million values, and costs 50 times as much
+STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
+
+
+@PROBES.register("histograms")
+class Histograms(Probe):
+    """Values at every normalizer, in inference mode, over the first validation images.
+
+    The tags are `PLACE/WHAT`, such as `conv2_norm/input`; WHAT is input or output (evenly spaced
+    values of it, some 20,000), and gamma, beta, moving_mean and moving_variance where the
+    normalizer has them.
+    """
+
+    def __init__(self, nets, argument=None):
+        super().__init__(nets)
+        self._layers = normalizers(nets.net)
+        ends = [end for layer in self._layers for end in (layer.input, layer.output)]
+        model = keras.Model(nets.net.input, ends)
+
+        @tf.function
+        def thinned(images):
+            return [_thinned(end) for end in model(images, training=False)]
+
+        self._ends = thinned
+
+    def histograms(self, step):
+        images = self.nets.inputs(self.nets.splits.validation.images[:IMAGES])
+        ends = iter(self._ends(tf.constant(images)))
+        values = {}
+        for layer in self._layers:
+            values[f"{layer.name}/input"] = self.nets.by_run(next(ends))
+            values[f"{layer.name}/output"] = self.nets.by_run(next(ends))
+            for name in STATISTICS:
+                weight = getattr(layer, name, None)
+                if weight is not None:
+                    values[f"{layer.name}/{name}"] = self.nets.by_run(weight)
+        return values
+
+
+def _thinned(values):
+    """Rows (n, channels) of activations (..., channels), evenly spaced, some MAX_VALUES values."""
+    rows = tf.reshape(values, [-1, values.shape[-1]])
+    # An odd stride meets every place where their number is a power of two.
+    return rows[:: (np.prod(values.shape) // MAX_VALUES) | 1]

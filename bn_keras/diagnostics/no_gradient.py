@@ -1,0 +1,34 @@
+"""Share of examples whose loss has a gradient of exactly zero before the first step."""
+
+import numpy as np
+import tensorflow as tf
+
+from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
+from bn_keras.diagnostics.probe import Probe
+from bn_keras.loop import losses_of
+from bn_keras.registry import PROBES
+from bn_keras.surgery.statistics import batch_normalizers
+
+
+@PROBES.register("no_gradient", metrics={
+    "start_no_gradient": ("examples without a gradient at the start", "", "high"),
+})
+class NoGradient(Probe):
+    """Of the first training batch, with batch statistics where the net has them."""
+
+    def start(self):
+        nets, train = self.nets, self.nets.splits.train
+        indices = nets.batches[0]
+        forward = nets.forward
+        if batch_normalizers(nets.net):
+            forward = nets.as_stack(BatchStatisticsModel(nets.net))
+        outputs = tf.convert_to_tensor(forward(tf.gather(train.images, indices)))
+        with tf.GradientTape() as tape:
+            tape.watch(outputs)
+            losses = losses_of(nets.loss, tf.gather(train.labels, indices), outputs)
+        gradients = tape.gradient(losses, outputs)
+        self._share = np.mean(np.all(gradients.numpy() == 0, -1), 0)
+        return {}
+
+    def at_end(self):
+        return {"start_no_gradient": self._share}

@@ -1,0 +1,17 @@
+"""Accuracy on single images: with right statistics, company makes no difference."""
+
+from bn_keras.diagnostics.probe import Probe
+from bn_keras.registry import PROBES
+
+IMAGES = 100
+
+
+@PROBES.register("one_at_a_time", metrics={
+    "one_at_a_time_accuracy": ("accuracy on 100 test images, one by one", "", "low"),
+})
+class OneAtATime(Probe):
+    """Predicts the first 100 test images singly."""
+
+    def at_end(self):
+        _, accuracy = self.nets.evaluate(self.nets.splits.test.first(IMAGES), batch_size=1)
+        return {"one_at_a_time_accuracy": accuracy}

@@ -1,0 +1,29 @@
+"""A second validation curve of the same weights, evaluated with a bug."""
+
+from bn_keras.diagnostics import pitfalls
+from bn_keras.diagnostics.probe import Probe
+from bn_keras.registry import PROBES
+
+
+@PROBES.register("pitfall_curve", metrics={
+    "accuracy/validation_{}": ("validation accuracy, evaluated {}", "", "low"),
+})
+class PitfallCurve(Probe):
+    """Accuracy over the images of the validation curve, all in one batch.
+
+    Args:
+        nets: Nets.
+        argument: name in `pitfalls.EVALUATIONS`.
+    """
+
+    def __init__(self, nets, argument=None):
+        super().__init__(nets)
+        self._name = argument
+        self._copy = pitfalls.evaluation(argument)(nets.net)
+        self._forward = nets.as_stack(self._copy)
+
+    def during(self, step, steps):
+        split = self.nets.splits.validation.first(self.nets.configs[0].curve_size)
+        self._copy.refresh()
+        _, accuracy = self.nets.evaluate(split, self._forward, len(split))
+        return {f"accuracy/validation_{self._name}": accuracy}

@@ -1,0 +1,27 @@
+"""The loss with exact population statistics: what the weights can do."""
+
+import numpy as np
+
+from bn_keras.diagnostics.probe import Probe
+from bn_keras.loop import losses_of
+from bn_keras.registry import PROBES
+from bn_keras.surgery.recalibrate import recalibrate
+from bn_keras.surgery.statistics import batch_normalizers
+
+
+@PROBES.register("population_loss", metrics={
+    "test_loss_population_statistics": ("test loss, exact statistics", "", "high"),
+})
+class PopulationLoss(Probe):
+    """Test loss of a copy whose statistics are those of all training examples."""
+
+    def at_end(self):
+        nets, test = self.nets, self.nets.splits.test
+        if not batch_normalizers(nets.net):
+            return {}
+        exact = recalibrate(nets.net, nets.inputs(nets.splits.train.images))
+        forward = nets.as_stack(lambda inputs: exact(inputs, training=False))
+        outputs = nets.predict(test.images, forward)
+        labels = np.repeat(test.labels[:, None], nets.runs, axis=1)
+        losses = losses_of(nets.loss, labels, outputs)
+        return {"test_loss_population_statistics": np.mean(losses, 0)}

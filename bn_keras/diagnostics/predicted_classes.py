@@ -1,0 +1,19 @@
+"""How many classes a net ever predicts."""
+
+import numpy as np
+
+from bn_keras.diagnostics.probe import Probe
+from bn_keras.registry import PROBES
+
+
+@PROBES.register("predicted_classes", metrics={
+    "predicted_classes": ("classes predicted", "classes", "low"),
+})
+class PredictedClasses(Probe):
+    """Classes given to at least one image of the validation curve."""
+
+    def at_end(self):
+        images = self.nets.splits.validation.first(self.nets.configs[0].curve_size).images
+        outputs = self.nets.predict(images)
+        guesses = outputs.argmax(-1)
+        return {"predicted_classes": np.array([len(np.unique(run)) for run in guesses.T])}

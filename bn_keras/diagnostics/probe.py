@@ -1,0 +1,150 @@
+"""What a run measures of itself: probes, one quantity a file, asked for by `RunConfig.measure`.
+
+A probe is registered under the name of its file, with what it gives, so that tables and `--help`
+know of it before TensorFlow is loaded:
+
+    @PROBES.register("penalty", metrics={"penalty": ("penalty in the loss", "", "high")})
+    class Penalty(Probe): ...
+
+(title, unit, worse end: "high", "low" or None). `always=True` marks what every run measures.
+"""
+
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+import numpy as np
+
+from bn_keras.loop import Evaluator, Forward, Steps, as_stack
+from bn_keras.registry import PROBES
+
+BATCH = 200
+
+
+class Nets:
+    """The nets of some runs side by side, as probes see them; a net alone is a stack of one.
+
+    Attributes:
+        net: the keras.Model: of one run on (batch, ...), or of all on (batch, runs, ...).
+        runs: how many runs stand in it.
+        splits: Splits, the data.
+        loss: `(labels, outputs) -> one loss an example`.
+        configs: RunConfigs of the runs in training.
+        batches: int array (steps, batch, runs), the examples of each of their steps.
+
+    Args:
+        net, splits, loss: as above.
+        stacked: how many runs stand in the net; None for one that cannot stand beside others.
+    """
+
+    def __init__(
+        self, net: Any, splits: Any, loss: Callable[[Any, Any], Any], stacked: Optional[int]
+    ):
+        self.net, self.splits, self.loss = net, splits, loss
+        self.runs = stacked or 1
+        self.regression = splits.train.labels.dtype.kind == "f"
+        self.configs: List[Any] = []
+        self.batches = np.zeros((0, 0, self.runs), np.int32)
+        self._stacked = stacked
+        self.forward = self.as_stack(lambda inputs: net(inputs, training=False))
+        self._evaluators: Dict[Forward, Evaluator] = {}
+
+    def as_stack(self, net: Forward) -> Forward:
+        """A forward pass like the net's as one over (batch, runs, ...)."""
+        return as_stack(net, self._stacked)
+
+    def inputs(self, images: np.ndarray) -> np.ndarray:
+        """The same examples for every run, in the shape that the net takes."""
+        if self._stacked is None:
+            return images
+        return np.repeat(images[:, None], self.runs, axis=1)
+
+    def by_run(self, values: Any) -> np.ndarray:
+        """An activation or a weight of the net as an array (runs, ...).
+
+        Args:
+            values: with the channels or units of all runs one behind the other in the last axis.
+        """
+        values = np.asarray(values)
+        if self._stacked is None:
+            return values[None]
+        return np.moveaxis(values.reshape(*values.shape[:-1], self.runs, -1), -2, 0)
+
+    def evaluate(
+        self, split: Any, forward: Optional[Forward] = None, batch_size: int = BATCH
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        """(losses, accuracies) of a split, arrays (runs,), in inference mode.
+
+        Args:
+            split: Split.
+            forward: of a copy of the nets, over (batch, runs, ...); None for the nets themselves.
+            batch_size: examples at a time.
+        """
+        forward = forward or self.forward
+        if forward not in self._evaluators:
+            train = self.splits.train
+            self._evaluators[forward] = Evaluator(
+                forward, self.loss, train.images, train.labels, self.runs
+            )
+        return self._evaluators[forward](split.images, split.labels, batch_size)
+
+    def predict(
+        self, images: np.ndarray, forward: Optional[Forward] = None, batch_size: int = BATCH
+    ) -> np.ndarray:
+        """Outputs for images, an array (n, runs, outputs); arguments as for `evaluate`."""
+        forward = forward or self.forward
+        starts = range(0, len(images), batch_size)
+        parts = [np.repeat(images[at:at + batch_size, None], self.runs, axis=1) for at in starts]
+        return np.concatenate([np.asarray(forward(part)) for part in parts])
+
+
+class Probe:
+    """One quantity; a probe overrides what it has to say.
+
+    A probe is made once for a graph, and started anew for all runs that are trained in it.
+
+    Args:
+        nets: Nets, only read.
+        argument: what stands behind the colon of `NAME:ARGUMENT`, or None.
+
+    Raises:
+        ValueError: the argument is none that the probe knows.
+    """
+
+    every = "evaluation"  # or "log": after how many steps `during` and `histograms` are asked
+
+    def __init__(self, nets: Nets, argument: Optional[str] = None):
+        self.nets = nets
+
+    def start(self) -> Mapping[str, np.ndarray]:
+        """Called before the first step; returns curves' values at step 0, as `during`."""
+        return {}
+
+    def during(self, step: int, steps: Steps) -> Mapping[str, np.ndarray]:
+        """Curve to values (runs,) after `step` steps, of which `steps` are the last ones."""
+        return {}
+
+    def histograms(self, step: int) -> Mapping[str, np.ndarray]:
+        """Tag to array (runs, ...), whose values a histogram shows."""
+        return {}
+
+    def at_end(self) -> Mapping[str, np.ndarray]:
+        """Metric to values (runs,) of the trained nets."""
+        return {}
+
+    def frames(self, run: int) -> Optional[Mapping[str, np.ndarray]]:
+        """What a picture needs of one run, stored beside its result; None for nothing."""
+        return None
+
+
+def make_probe(name: str, nets: Nets) -> Probe:
+    """The probe `NAME` or `NAME:ARGUMENT`.
+
+    Raises:
+        UnknownName, ValueError: there is no such probe, or it knows no such argument.
+    """
+    kind, _, argument = name.partition(":")
+    return PROBES.get(kind)(nets, argument or None)
+
+
+def measured_always() -> List[str]:
+    """Names of the probes that every run has."""
+    return [name for name in PROBES.names() if PROBES.properties(name).get("always")]

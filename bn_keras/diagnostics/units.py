@@ -1,0 +1,45 @@
+"""What the units in front of the last activation see, over steps (Ioffe & Szegedy 2015, fig. 1)."""
+
+import keras
+import numpy as np
+
+from bn_keras.diagnostics.probe import Probe
+from bn_keras.models.blocks import normalizers
+from bn_keras.registry import PROBES
+
+PERCENTILES = (15, 50, 85)
+
+
+@PROBES.register("units", metrics={
+    "unit/p15": ("15th percentile of one unit's input", "", None),
+    "unit/p50": ("median of one unit's input", "", None),
+    "unit/p85": ("85th percentile of one unit's input", "", None),
+    "units/median_range": ("range of a unit's median over training", "", "high"),
+})
+class Units(Probe):
+    """Percentiles over the images of the validation curve, of the first unit.
+
+    `units/median_range` is how far the median has travelled so far, the mean over all units.
+    """
+
+    def __init__(self, nets, argument=None):
+        super().__init__(nets)
+        self._place = keras.Model(nets.net.input, normalizers(nets.net)[-1].output)
+
+    def start(self):
+        self._images = self.nets.splits.validation.first(self.nets.configs[0].curve_size).images
+        self._low, self._high = np.inf, -np.inf
+        return {}
+
+    def during(self, step, steps):
+        units = np.concatenate([
+            self.nets.by_run(self._place(self.nets.inputs(part), training=False))
+            for part in np.array_split(self._images, -(-len(self._images) // 1000))
+        ], axis=1)
+        found = np.percentile(units, PERCENTILES, axis=1)  # (percentiles, runs, units)
+        median = found[PERCENTILES.index(50)]
+        self._low, self._high = np.minimum(self._low, median), np.maximum(self._high, median)
+        return {
+            **{f"unit/p{p}": values[:, 0] for p, values in zip(PERCENTILES, found)},
+            "units/median_range": (self._high - self._low).mean(-1),
+        }

@@ -1,0 +1,46 @@
+"""Where a run's numbers go while it runs, a writer a file: memory, TensorBoard, the terminal."""
+
+from typing import Any, Iterable, List, Mapping
+
+
+class Writer:
+    """The narrow interface that a run writes to; a writer overrides what it can show.
+
+    Values are floats (scalars) or arrays of any shape (histograms), by tag; steps are counted from
+    the start of training.
+    """
+
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
+        """Takes a dict of tag to float, or None where it is not finite."""
+
+    def histograms(self, step: int, values: Mapping[str, Any]) -> None:
+        """Takes a dict of tag to array."""
+
+    def finish(self, result: Any) -> None:
+        """Takes the RunResult at the end of the run; the writer is not used again."""
+
+    def close(self) -> None:
+        """Releases files, whether or not the run came to its end."""
+
+
+class FanOut(Writer):
+    """Passes everything on to several writers."""
+
+    def __init__(self, writers: Iterable[Writer]):
+        self._writers: List[Writer] = list(writers)
+
+    def scalars(self, step, values):
+        for writer in self._writers:
+            writer.scalars(step, values)
+
+    def histograms(self, step, values):
+        for writer in self._writers:
+            writer.histograms(step, values)
+
+    def finish(self, result):
+        for writer in self._writers:
+            writer.finish(result)
+
+    def close(self):
+        for writer in self._writers:
+            writer.close()

@@ -1,0 +1,104 @@
+"""TensorBoard events: one folder a run, and one for what is about all of them."""
+
+import shutil
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.custom_scalar import summary as custom_scalar
+from tensorboard.plugins.histogram import summary_v2 as histogram
+from tensorboard.plugins.hparams import api as hp
+
+from bn_keras.writers import Writer
+
+# The HParams table opens with five columns: these.
+HPARAMS = ("learning_rate", "model", "normalizer", "optimizer", "seed")
+METRICS = {
+    "validation_accuracy": "final validation accuracy",
+    "test_accuracy": "final test accuracy",
+    "steps_to_90_percent": "steps to 90 % validation accuracy",
+}
+CHARTS = {
+    "accuracy": {
+        "training batches (batch statistics)": r"accuracy/train$",
+        "validation (population statistics)": r"accuracy/validation$",
+    },
+    "loss": {
+        "training batches (batch statistics)": r"loss/train$",
+        "validation (population statistics)": r"loss/validation$",
+    },
+    "gradient": {"Euclidean norm over all weights": r"gradient/norm$"},
+    "statistics": {"training batches left out by the guards": r"statistics/skipped_batches$"},
+}
+
+
+class TensorBoard(Writer):
+    """Writes one run's folder of TensorBoard events.
+
+    Args:
+        logdir: the run's folder.
+        name: the run's name in the HParams table.
+    """
+
+    def __init__(self, logdir: Any, name: str):
+        self._name = name
+        self._writer = tf.summary.create_file_writer(str(logdir))
+
+    def scalars(self, step, values):
+        with self._writer.as_default(step):
+            for tag, value in values.items():
+                if value is not None:
+                    tf.summary.scalar(tag, value)
+
+    def histograms(self, step, values):
+        with self._writer.as_default(step):
+            for tag, value in values.items():
+                # In NumPy: TensorFlow's op takes ten times as long for a small histogram.
+                found = histogram.histogram_pb(tag, np.asarray(value))
+                tf.summary.experimental.write_raw_pb(found.SerializeToString(), step)
+
+    def finish(self, result):
+        with self._writer.as_default(result.steps):
+            hp.hparams({name: getattr(result.config, name) for name in HPARAMS}, self._name)
+            self.scalars(
+                result.steps, {f"summary/{name}": result.metrics.get(name) for name in METRICS}
+            )
+
+    def close(self):
+        self._writer.close()
+
+
+def write_comparison(logdir: Any, figure: bytes, verdict: str) -> None:
+    """Adds what is about all runs at once: layout of the overlaid charts, HParams, figure, verdict.
+
+    Args:
+        logdir: a folder beside the runs' folders; what is in it is replaced.
+        figure: bytes of a PNG.
+        verdict: Markdown.
+    """
+    categories = [
+        layout_pb2.Category(
+            title=title,
+            chart=[
+                layout_pb2.Chart(
+                    title=f"{title}: {name}",
+                    multiline=layout_pb2.MultilineChartContent(tag=[tag]),
+                )
+                for name, tag in charts.items()
+            ],
+        )
+        for title, charts in CHARTS.items()
+    ]
+    layout = custom_scalar.pb(layout_pb2.Layout(category=categories))
+    shutil.rmtree(logdir, ignore_errors=True)  # of an earlier command in this work directory
+    writer = tf.summary.create_file_writer(str(logdir))
+    with writer.as_default(0):
+        tf.summary.experimental.write_raw_pb(layout.SerializeToString(), step=0)
+        hp.hparams_config(
+            hparams=[hp.HParam(name) for name in HPARAMS],
+            metrics=[hp.Metric(f"summary/{name}", display_name=title) for name, title in METRICS.items()],
+        )
+        tf.summary.image("comparison", tf.image.decode_png(figure, channels=3)[tf.newaxis])
+        tf.summary.text("verdict", verdict)
+    writer.close()
