@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from make import ROOT
 
 CHECKS = 39
 HERE = pathlib.Path(__file__).parent
@@ -17,7 +18,7 @@ HERE = pathlib.Path(__file__).parent
 def test_the_layer_is_the_same_on_every_backend(backend):
     if backend == "torch" and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed; the test extra brings jax")
-    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(HERE.parent)}
+    environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, str(HERE / "backend_check.py")],
         capture_output=True, text=True, env=environment, timeout=300,

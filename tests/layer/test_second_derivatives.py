@@ -8,17 +8,16 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import MODES, normal
 
 from bn_keras import BatchNorm
 
 SHAPES = {"dense": (6, 3), "conv": (3, 4, 4, 2), "large dense": (1600, 64),
           "large conv": (16, 32, 32, 8)}
-WRAPS = {"eager": lambda f: f, "graph": tf.function,
-         "xla": lambda f: tf.function(f, jit_compile=True)}
 
 
 def data(shape, seed=0, dtype="float32"):
-    return tf.constant(np.random.default_rng(seed).normal(0.5, 1.0, shape), dtype)
+    return tf.constant(normal(shape, mean=0.5, seed=seed, dtype=dtype))
 
 
 def made(kind, shape, **settings):
@@ -47,7 +46,7 @@ def penalty(layer, training, wrap):
     return wrap(step)
 
 
-@pytest.mark.parametrize("mode", WRAPS)
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-10), ("float32", 3e-5)])
@@ -56,7 +55,7 @@ def test_a_gradient_penalty_is_that_of_keras(shape, mode, training, dtype, toler
     found = []
     for kind, how in ((BatchNorm, mode), (keras.layers.BatchNormalization, "eager")):
         layer = made(kind, shape, dtype=dtype)
-        loss, gradients = penalty(layer, training, WRAPS[how])(x, pull)
+        loss, gradients = penalty(layer, training, MODES[how])(x, pull)
         found.append([np.asarray(value, "float64") for value in (loss, *gradients)])
     for name, ours, theirs in zip(("loss", "x", "gamma", "beta"), *found, strict=True):
         scale = max(1.0, np.abs(theirs).max())

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import normal
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import reference
@@ -13,10 +14,6 @@ from bn_keras.config import RunConfig
 from bn_keras.data import Split, Splits
 from bn_keras.results import Store
 from bn_keras.runner import Runner
-
-
-def normal(shape, mean=0.0, seed=0):
-    return np.random.default_rng(seed).normal(mean, 1.0, shape).astype("float32")
 
 
 @pytest.mark.parametrize("in_graph", [False, True], ids=["eager", "graph"])

@@ -7,14 +7,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import normal
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import functional, kernels, reference
 from bn_keras.diagnostics.conformance.replicas import local, spread, two_replicas
-
-
-def normal(shape, mean=0.0, seed=0):
-    return np.random.default_rng(seed).normal(mean, 1.0, shape).astype("float32")
 
 
 @pytest.fixture

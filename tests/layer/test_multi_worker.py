@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import pytest
 import worker
+from make import ROOT
 
 HERE = pathlib.Path(__file__).parent
 TIMEOUT = 120  # seconds; a scenario takes about 5
@@ -46,7 +47,7 @@ def run_workers(scenario, folder, count=2):
             environment = {
                 **os.environ,
                 "TF_CONFIG": json.dumps(task),
-                "PYTHONPATH": str(HERE.parent),
+                "PYTHONPATH": str(ROOT),
                 "CUDA_VISIBLE_DEVICES": "-1",  # one replica a worker, on the CPU
             }
             command = [sys.executable, str(HERE / "worker.py"), scenario, str(results[index])]

@@ -1,5 +1,6 @@
 """BatchNorm against the NumPy reference and against Keras's layer."""
 
+import functools
 import itertools
 import subprocess
 import sys
@@ -8,23 +9,17 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import MODES, normal
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import functional, reference
 
 SHAPES = {2: (6, 3), 3: (4, 5, 3), 4: (3, 4, 5, 3), 5: (2, 3, 2, 4, 3)}
+data = functools.partial(normal, mean=1.5, deviation=2.0)
 LAYERS = {"ours": BatchNorm, "keras": keras.layers.BatchNormalization}
 
 
-def axes_of(rank):
-    return [axis for axis in range(1, rank)]
-
-
-RANKS_AND_AXES = [(rank, axis) for rank in SHAPES for axis in axes_of(rank)]
-
-
-def data(shape, seed=0, dtype="float32"):
-    return np.random.default_rng(seed).normal(1.5, 2.0, shape).astype(dtype)
+RANKS_AND_AXES = [(rank, axis) for rank in SHAPES for axis in range(1, rank)]
 
 
 def steps(layer, batches, masks=None, wrap=lambda function: function, training=True):
@@ -64,7 +59,7 @@ def assert_alike(ours, theirs, tolerance):
 @pytest.mark.parametrize("rank, axis", RANKS_AND_AXES)
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 1e-5), ("float64", 1e-10)])
 def test_equals_keras_over_ranks_axes_and_dtypes(rank, axis, dtype, tolerance):
-    batches = [data(SHAPES[rank], seed, dtype) for seed in range(3)]
+    batches = [data(SHAPES[rank], seed=seed, dtype=dtype) for seed in range(3)]
     found = {
         name: steps(layer(axis=axis, momentum=0.9, dtype=dtype), batches)
         for name, layer in LAYERS.items()
@@ -75,7 +70,7 @@ def test_equals_keras_over_ranks_axes_and_dtypes(rank, axis, dtype, tolerance):
 @pytest.mark.parametrize("rank", SHAPES)
 @pytest.mark.parametrize("center, scale", [*itertools.product([True, False], repeat=2)])
 def test_equals_keras_with_and_without_gamma_and_beta(rank, center, scale):
-    batches = [data(SHAPES[rank], seed) for seed in range(2)]
+    batches = [data(SHAPES[rank], seed=seed) for seed in range(2)]
     found = {
         name: steps(layer(center=center, scale=scale, momentum=0.9), batches)
         for name, layer in LAYERS.items()
@@ -87,7 +82,7 @@ def test_equals_keras_with_and_without_gamma_and_beta(rank, center, scale):
 @pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
 def test_equals_keras_with_a_mask(rank, renorm):
     shape = SHAPES[rank]
-    batches = [data(shape, seed) for seed in range(3)]
+    batches = [data(shape, seed=seed) for seed in range(3)]
     masks = [np.random.default_rng(seed).random(shape[:-1]) < 0.7 for seed in range(3)]
     found = {
         name: steps(layer(momentum=0.9, renorm=renorm), batches, masks)
@@ -102,7 +97,7 @@ def test_equals_keras_with_a_mask(rank, renorm):
 )
 @pytest.mark.parametrize("center, scale", [(True, True), (False, False)])
 def test_renorm_equals_keras(rank, clipping, center, scale):
-    batches = [data(SHAPES[rank], seed) for seed in range(4)]
+    batches = [data(SHAPES[rank], seed=seed) for seed in range(4)]
     settings = {
         "momentum": 0.9, "renorm": True, "renorm_clipping": clipping, "renorm_momentum": 0.8,
         "center": center, "scale": scale,
@@ -158,11 +153,6 @@ FACTORS = {
     "scale": [True, False],
 }
 TOLERANCES = {"float32": 1e-5, "float64": 1e-10, "mixed_bfloat16": 2e-2, "mixed_float16": 4e-3}
-MODES = {
-    "eager": lambda function: function,
-    "graph": tf.function,
-    "xla": lambda function: tf.function(function, jit_compile=True),
-}
 
 
 def keras_can(case):
@@ -189,7 +179,7 @@ def test_equals_keras_in_every_pair_of_settings(case):
     """Outputs, all gradients and the statistics; Keras's layer runs eagerly, the plainest way."""
     rank, axis = case["place"]
     dtype, shape = case["dtype"].removeprefix("mixed_"), SHAPES[rank]
-    batches = [tf.cast(data(shape, seed, "float64"), dtype).numpy() for seed in range(3)]
+    batches = [tf.cast(data(shape, seed=seed, dtype="float64"), dtype).numpy() for seed in range(3)]
     masks = None
     if case["mask"]:
         masks = [np.random.default_rng(seed).random(shape[:-1]) < 0.7 for seed in range(3)]
@@ -220,7 +210,7 @@ def test_every_pair_of_settings_that_keras_can_has_its_case():
 def test_batch_norm_function_and_gradients_match_the_reference(rank, axis, masked):
     x = data(SHAPES[rank])
     channels = x.shape[axis]
-    gamma, beta, dy = data((channels,), 1), data((channels,), 2), data(x.shape, 3)
+    gamma, beta, dy = data((channels,), seed=1), data((channels,), seed=2), data(x.shape, seed=3)
     mask = np.random.default_rng(4).random(np.delete(x.shape, axis)) < 0.7 if masked else None
     inputs = [tf.constant(value) for value in (x, gamma, beta)]
     with tf.GradientTape() as tape:
@@ -240,7 +230,7 @@ def test_moving_statistics_and_inference_match_the_reference(rank):
     layer = BatchNorm(momentum=0.7)
     mean, variance = 0.0, 1.0
     for seed in range(3):
-        x = data(SHAPES[rank], seed)
+        x = data(SHAPES[rank], seed=seed)
         layer(x, training=True)
         _, batch_mean, batch_variance = reference.forward(x)
         mean = reference.moving_average(mean, batch_mean, 0.7)

@@ -8,8 +8,8 @@ import sys
 
 import nbformat
 import pytest
+from make import ROOT
 
-ROOT = pathlib.Path(__file__).parent.parent
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
 

@@ -6,12 +6,11 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import MODES
 
 from bn_keras import BatchNorm
 
 KERAS = keras.layers.BatchNormalization
-MODES = {"eager": lambda f: f, "graph": tf.function,
-         "xla": lambda f: tf.function(f, jit_compile=True)}
 X = np.random.default_rng(0).normal(2.0, 1.0, (6, 3)).astype("float32")
 
 

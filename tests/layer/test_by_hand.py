@@ -1,12 +1,12 @@
 """The figures of docs/batch_norm_by_hand.md, each by another way than the notebook's."""
 
-import pathlib
 import re
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import ROOT
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import reference
@@ -32,7 +32,7 @@ def numeric_gradient(function, x, step=1e-5):
 
 
 def test_every_claim_of_the_page_has_its_test():
-    page = pathlib.Path(__file__).parent.parent / "docs/batch_norm_by_hand.md"
+    page = ROOT / "docs/batch_norm_by_hand.md"
     named = re.findall(r"`(test_claim_\d+)`", page.read_text(encoding="utf-8"))
     assert named == [f"test_claim_{number}" for number in range(1, 12)]
     for name in named:

@@ -1,19 +1,19 @@
 """BatchNorm called by recomputation, `TimeDistributed`, cells and accumulating optimizers."""
 
+import functools
 import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import normal
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import callers, reference
 from bn_keras.diagnostics.conformance.replicas import spread, two_replicas
 
-
-def data(shape, mean=2.0, seed=0):
-    return np.random.default_rng(seed).normal(mean, 1.0, shape).astype("float32")
+data = functools.partial(normal, mean=2.0)
 
 
 # ------------------------------------------------------------ recomputation
@@ -347,7 +347,7 @@ def test_a_mean_of_micro_batches_on_replicas_is_kept():
         layer = BatchNorm(momentum=0.0, gradient_accumulation_steps=2)
         layer.build((None, 3))
     step = tf.function(lambda x: layer(x, training=True))
-    parts = [[data((4, 3), 4 * replica + turn, seed=2 * replica + turn) for turn in range(2)]
+    parts = [[data((4, 3), mean=4 * replica + turn, seed=2 * replica + turn) for turn in range(2)]
              for replica in range(2)]
     for turn in range(2):
         strategy.run(step, [spread([parts[replica][turn] for replica in range(2)])])

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import MODES
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import reference
@@ -12,8 +13,6 @@ from bn_keras.surgery import statistics
 BATCHES = [np.random.default_rng(seed).normal(seed, 2.0, (6, 3)).astype("f") for seed in range(5)]
 MEANS = np.array([batch.mean(0) for batch in BATCHES])
 VARIANCES = np.array([batch.var(0) for batch in BATCHES])
-MODES = {"eager": lambda f: f, "graph": tf.function,
-         "xla": lambda f: tf.function(f, jit_compile=True)}
 
 
 @pytest.fixture(params=MODES)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from make import ROOT
 
 CHECKS = 269
 HERE = pathlib.Path(__file__).parent
@@ -16,7 +17,7 @@ HERE = pathlib.Path(__file__).parent
 def test_the_torch_kernels_match_the_reference():
     if importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed; the test extra does not bring it")
-    environment = {**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": str(HERE.parent)}
+    environment = {**os.environ, "KERAS_BACKEND": "torch", "PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, str(HERE / "torch_check.py")],
         capture_output=True, text=True, env=environment, timeout=300,
