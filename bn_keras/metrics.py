@@ -1,0 +1,118 @@
+"""The dictionary of metrics and curves: what each is called, its unit, and which end is the worse.
+
+Probes and studies declare the metrics that they add where they are registered:
+
+    @PROBES.register("penalty", metrics={"penalty": ("penalty in the loss", "", "high")})
+
+and here stand those that belong to no file of theirs. Tables, verdicts, TensorBoard and the docs
+read them all from `describe`. A `*` in a declared name stands for any text, and `{}` in its title
+for that text.
+"""
+
+import dataclasses
+import difflib
+import re
+from typing import Dict, Optional, Tuple
+
+from bn_keras.expressions import ExpressionError, names_in
+from bn_keras.registry import PROBES, STUDIES, UnknownName
+from bn_keras.study import Study, expressions_of
+
+Declared = Tuple[str, str, Optional[str]]
+
+LOW, HIGH = "low", "high"
+WHILE_TRAINING: Dict[str, Declared] = {
+    "loss/train": ("loss of the training batch (batch statistics)", "", HIGH),
+    "accuracy/train": ("accuracy on the training batch (batch statistics)", "", LOW),
+    "loss/validation": ("validation loss (population statistics)", "", HIGH),
+    "accuracy/validation": ("validation accuracy (population statistics)", "", LOW),
+    "accuracy/validation_*": ("validation accuracy, evaluated {}", "", LOW),
+    "loss/test": ("test loss (population statistics)", "", HIGH),
+    "gradient/norm": ("Euclidean norm of the gradient over all weights", "", None),
+    "statistics/skipped_batches": ("training batches left out by the guards", "batches", None),
+    "unit/p*": ("percentile {} of the input of a unit", "", None),
+    "units/median_range": ("how far the median inputs of the last units have moved", "", None),
+}
+AT_A_STEP: Dict[str, Declared] = {
+    "accuracy_at_*": ("validation accuracy after {} steps", "", LOW),
+    "train_accuracy_at_*": ("training batch accuracy after {} steps", "", LOW),
+}
+ON_A_LADDER: Dict[str, Declared] = {
+    "test_accuracy_at_*": ("test accuracy at rate {}", "", LOW),
+    "largest_workable_rate": ("largest workable rate", "", LOW),
+    "times_*": ("largest workable rate over that of {}", "times", LOW),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """A metric or a curve in words.
+
+    Attributes:
+        name: as results hold it.
+        title: as tables and pictures show it.
+        unit: of its values; empty for shares and plain numbers.
+        worse: the end, "low" or "high", at which a value is worse. None where neither is: what was
+            never reached then decides nothing.
+    """
+
+    name: str
+    title: str
+    unit: str
+    worse: Optional[str]
+
+
+def describe(name: str) -> Metric:
+    """The metric or curve of that name.
+
+    Raises:
+        UnknownName: nobody has declared it; the message names the nearest one.
+    """
+    known = declared()
+    if name in known:
+        return Metric(name, *known[name])
+    # The pattern that says the most about the name describes it.
+    for pattern in sorted(known, key=len, reverse=True):
+        parts = [re.escape(part) for part in pattern.split("*")]
+        matched = re.fullmatch("(.+)".join(parts), name) if len(parts) > 1 else None
+        if matched:
+            title, unit, worse = known[pattern]
+            words = [text.replace("_", " ") for text in matched.groups()]
+            return Metric(name, title.format(*words), unit, worse)
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise UnknownName(
+        f"unknown metric {name!r}{hint}; expected one that a probe or study declares"
+    )
+
+
+def declared() -> Dict[str, Declared]:
+    """Names and patterns to (title, unit, worse end); imports no probe and no study."""
+    found = {**WHILE_TRAINING, **AT_A_STEP, **ON_A_LADDER}
+    for registry in (PROBES, STUDIES):
+        for name in registry.names():
+            found.update(registry.properties(name).get("metrics", {}))
+    return found
+
+
+def check(study: Study) -> None:
+    """Checks that every metric and curve that a study names is declared.
+
+    Raises:
+        ExpressionError, UnknownName: names the expression and the metric.
+    """
+    for expression in expressions_of(study):
+        for names in names_in(expression):
+            for name in names:
+                try:
+                    describe(name)
+                except UnknownName as error:
+                    raise ExpressionError(f"expression {expression!r}: {error}") from error
+    compared = [part for claim in study.claims for part in (*claim.effect, *claim.cause)]
+    for name in (
+        *study.columns, study.compared, *study.derived,
+        *(name for view in study.views.values() for name in view.metrics),
+        *(part.metric for part in compared),
+        *(name for _, name in study.reported),
+    ):
+        describe(name)
