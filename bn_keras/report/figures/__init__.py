@@ -1,0 +1,123 @@
+"""Figures, one a file: a registered function draws rows on axes.
+
+    @FIGURES.register("outcomes")
+    def outcomes(rows, ax, argument=None): ...; return ax
+
+Its docstring says how to read it. A study names its panels, `NAME` or `NAME:ARGUMENT`, and `picture`
+puts them side by side. Every panel shows all seeds, and says how many there are and what is bold.
+"""
+
+import io
+import math
+import warnings
+from typing import Any, Optional, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bn_keras.registry import FIGURES
+from bn_keras.report.figures.drawing import legend_below
+from bn_keras.report.texts import plain
+from bn_keras.study import Row
+
+PANEL_INCHES = (5.0, 4.3)
+DPI = 100
+
+
+def draw(name: str, rows: Sequence[Row], ax: Axes) -> Axes:
+    """Draws one panel.
+
+    Args:
+        name: `NAME` or `NAME:ARGUMENT` of a registered figure.
+        rows: what it draws.
+        ax: where.
+
+    Raises:
+        UnknownName: there is no such figure.
+    """
+    figure, _, argument = name.partition(":")
+    return FIGURES.get(figure)(rows, ax, argument or None)
+
+
+def picture(
+    rows: Sequence[Row], names: Sequence[str], title: str, most_columns: Optional[int] = None
+) -> bytes:
+    """Panels side by side under one title.
+
+    Args:
+        rows: what they draw.
+        names: of registered figures, `NAME` or `NAME:ARGUMENT`.
+        title: plain text, of any length.
+        most_columns: panels in a line; by default as many as figures of one kind, at least 3.
+
+    Returns:
+        The picture as the bytes of a PNG.
+
+    Raises:
+        UnknownName: there is no such figure.
+        ValueError: no figure is named.
+    """
+    if not names:
+        raise ValueError("a picture of no figures: expected at least one name")
+    columns = min(len(names), most_columns or 3)
+    lines = math.ceil(len(names) / columns)
+    width, height = PANEL_INCHES
+    figure = Figure(figsize=(width * columns, height * lines + 0.4), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for ax in axes[len(names):]:
+        ax.remove()
+    axes = axes[:len(names)]
+    for name, ax in zip(names, axes):
+        draw(name, rows, ax)
+    _share_limits(names, axes)
+    _legends(figure, axes)
+    # The suptitle does not wrap by itself; an inch holds some 11 characters of this size.
+    figure.suptitle(_wrapped(plain(title, to="picture"), int(11 * width * columns)), fontsize=11)
+    return png(figure)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        # A name in a script that the font lacks is drawn as boxes.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
+        figure.savefig(content, format="png", dpi=DPI)
+    return content.getvalue()
+
+
+def _share_limits(names: Sequence[str], axes: Sequence[Axes]) -> None:
+    """Gives panels of one kind a common vertical axis, where their figure asks for it."""
+    kinds: dict[str, list[Axes]] = {}
+    for name, ax in zip(names, axes):
+        kind = name.partition(":")[0]
+        if getattr(FIGURES.get(kind), "common_limits", False) and ax.lines:
+            kinds.setdefault(kind, []).append(ax)
+    for alike in kinds.values():
+        limits = [ax.get_ylim() for ax in alike]
+        for ax in alike:
+            ax.set_ylim(min(low for low, _ in limits), max(high for _, high in limits))
+
+
+def _legends(figure: Figure, axes: Sequence[Axes]) -> None:
+    """One legend below all panels if it is the same for all, else one below each."""
+    known: list[tuple[Axes, Any, list[str]]] = [
+        (ax, *ax.get_legend_handles_labels()) for ax in axes if not ax.get_legend()
+    ]
+    known = [entry for entry in known if entry[2]]
+    if len(known) > 1 and all(labels == known[0][2] for _, _, labels in known):
+        _, handles, labels = known[0]
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+        return
+    for ax, _, _ in known:
+        legend_below(ax)
+
+
+def _wrapped(text: str, width: int) -> str:
+    lines: list[str] = []
+    for word in text.split(" "):
+        if lines and len(lines[-1]) + 1 + len(word) <= width:
+            lines[-1] += " " + word
+        else:
+            lines.append(word)
+    return "\n".join(lines)
