@@ -1,10 +1,12 @@
-"""Factories that several test files share: numbers, ways to run a function, where things are."""
+"""What several test files share: where things are, numbers, ways to run a function, cases."""
 
+import itertools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -15,6 +17,7 @@ MODES: dict[str, Callable[..., Any]] = {
     "graph": tf.function,
     "xla": lambda function: tf.function(function, jit_compile=True),
 }
+RENORM = {"plain": False, "renorm": True}
 
 
 def normal(
@@ -30,3 +33,77 @@ def normal(
         dtype: of the array.
     """
     return np.random.default_rng(seed).normal(mean, deviation, shape).astype(dtype)
+
+
+def covering(
+    factors: dict[str, list[Any]],
+    allowed: Callable[[dict[str, Any]], bool] = lambda case: True,
+    strength: int = 2,
+) -> list[dict[str, Any]]:
+    """Few cases in which all that is allowed occurs; always the same ones.
+
+    Greedy: a case starts from a combination that is still missing, and takes for each further
+    factor the value that adds most missing combinations.
+
+    Args:
+        factors: values by name.
+        allowed: says whether a case may occur, also one in which factors are missing.
+        strength: 2 covers every pair of two factors' values, 1 every value.
+    """
+
+    def parts(case: dict[str, Any]) -> Iterable[tuple[tuple[str, int], ...]]:
+        places = [(name, factors[name].index(case[name])) for name in factors if name in case]
+        return itertools.combinations(places, strength)
+
+    everything = [
+        part
+        for names in itertools.combinations(factors, strength)
+        for values in itertools.product(*(factors[name] for name in names))
+        if allowed(dict(zip(names, values)))
+        for part in parts(dict(zip(names, values)))
+    ]
+    missing = dict.fromkeys(everything)  # a set in a fixed order
+    cases = []
+    while missing:
+        case = {name: factors[name][place] for name, place in next(iter(missing))}
+        for name in [name for name in factors if name not in case]:
+            options = [{**case, name: value} for value in factors[name]]
+            case = max(
+                filter(allowed, options),
+                key=lambda option: sum(part in missing for part in parts(option)),
+            )
+        for part in parts(case):
+            missing.pop(part, None)
+        cases.append({name: case[name] for name in factors})
+    return cases
+
+
+def product_of(strength: int = 2, **factors: Iterable[Any]) -> pytest.MarkDecorator:
+    """Decorator: the test runs with every combination of the factors' values.
+
+    The fast run takes few of them, in which every pair of values occurs (with strength=1: every
+    value); the others are marked slow.
+
+    Args:
+        strength: see `covering`.
+        factors: values by name of the test's argument, or a dict whose keys name its values.
+    """
+    named = {
+        name: dict(values) if isinstance(values, dict) else {str(value): value for value in values}
+        for name, values in factors.items()
+    }
+    assert all(named.values()), f"a factor without values in {named}"
+    keys = {name: list(values) for name, values in named.items()}
+    fast = [tuple(case.values()) for case in covering(keys, strength=strength)]
+    assert fast, f"no case in {named}"
+    return pytest.mark.parametrize(
+        list(named),
+        [
+            pytest.param(
+                *(named[name][key] for name, key in zip(named, case)),
+                id="-".join(case),
+                marks=() if case in fast else pytest.mark.slow,
+            )
+            for case in itertools.product(*keys.values())
+        ],
+    )

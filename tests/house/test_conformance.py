@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import product_of
 
 from bn_keras import BatchNorm, runner
 from bn_keras.config import RunConfig
@@ -69,17 +70,17 @@ def test_a_normalizer_keeps_the_shape_and_takes_its_name_and_dtype(normalizer, s
         assert abs(values.mean()) < 0.1 and values.std() == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("normalizer", NORMALIZERS.names())
-@pytest.mark.parametrize("model", MODELS.names())
+@functools.cache
+def start(model, normalizer, seed):
+    """The digest of a new model's kernels, and the names of its normalizers."""
+    built = build_model(config(model=model, normalizer=normalizer, seed=seed), splits())
+    return kernel_digest(built), [place.name for place in normalizers(built)]
+
+
+@product_of(strength=1, model=MODELS.names(), normalizer=NORMALIZERS.names())
 def test_every_arm_of_a_model_starts_from_the_same_kernels(model, normalizer):
-    base = build_model(config(model=model, normalizer="none", seed=3), splits())
-    arm = build_model(config(model=model, normalizer=normalizer, seed=3), splits())
-    assert kernel_digest(arm) == kernel_digest(base)
-    assert [place.name for place in normalizers(arm)] == [
-        place.name for place in normalizers(base)
-    ]
-    other = build_model(config(model=model, normalizer=normalizer, seed=4), splits())
-    assert kernel_digest(other) != kernel_digest(base)
+    assert start(model, normalizer, 3) == start(model, "none", 3)
+    assert start(model, normalizer, 4)[0] != start(model, "none", 3)[0]
 
 
 @pytest.mark.parametrize("model", MODELS.names())
@@ -93,8 +94,11 @@ def of_numbers(model):
     return MODELS.get(model).loss == "squared"
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS.names() if not of_numbers(name)])
-@pytest.mark.parametrize("normalizer", NORMALIZERS.names())
+@product_of(
+    strength=1,
+    model=[name for name in MODELS.names() if not of_numbers(name)],
+    normalizer=NORMALIZERS.names(),
+)
 def test_every_arm_trains_and_evaluates(model, normalizer):
     run = config(model=model, normalizer=normalizer, learning_rate=1e-4)
     graph = runner._Graph(run, splits())

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from make import MODES
+from make import MODES, RENORM, product_of
 
 from bn_keras import BatchNorm
 
@@ -35,9 +35,7 @@ def test_a_schedule_that_gives_no_momentum_is_refused_by_its_value(told):
         np.testing.assert_array_equal(weight, value)
 
 
-@pytest.mark.parametrize("told", NO_MOMENTUM)
-@pytest.mark.parametrize("mode", ["graph", "xla"])
-@pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
+@product_of(told=list(NO_MOMENTUM), mode=["graph", "xla"], renorm=RENORM)
 def test_a_graph_leaves_out_a_batch_for_which_a_schedule_gives_no_momentum(told, mode, renorm):
     layer = BatchNorm(momentum=after_one_update(NO_MOMENTUM[told]), renorm=renorm)
     layer.build(X.shape)
@@ -146,9 +144,10 @@ def test_a_mask_that_does_not_fit_names_both_shapes(mask_shape):
 # ------------------------------------------------------------ inputs
 
 
-@pytest.mark.parametrize("mode", [*MODES, "open sizes"])
-@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-@pytest.mark.parametrize("shape", [(4, 0), (4, 2, 0), (4, 5, 5, 0)], ids=str)
+@product_of(
+    mode=[*MODES, "open sizes"], training={"training": True, "inference": False},
+    shape=[(4, 0), (4, 2, 0), (4, 5, 5, 0)],
+)
 def test_no_channels_give_no_values_as_in_keras(mode, training, shape):
     for kind in (KERAS, BatchNorm):
         layer = kind()
@@ -170,9 +169,10 @@ INPUTS = ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"
           "bfloat16", "float64")
 
 
-@pytest.mark.parametrize("dtype", INPUTS)
-@pytest.mark.parametrize("policy", ["float32", "float64", "mixed_float16", "mixed_bfloat16"])
-@pytest.mark.parametrize("autocast", [True, False], ids=["autocast", "as given"])
+@product_of(
+    dtype=INPUTS, policy=["float32", "float64", "mixed_float16", "mixed_bfloat16"],
+    autocast={"autocast": True, "as given": False},
+)
 def test_inputs_of_every_dtype_give_the_outputs_of_keras(dtype, policy, autocast):
     x = tf.cast(np.random.default_rng(0).integers(0, 100, (6, 4, 3)), dtype)
     if dtype == "float64":
@@ -192,11 +192,13 @@ def test_inputs_of_every_dtype_give_the_outputs_of_keras(dtype, policy, autocast
             )
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize(
-    "settings", [{}, {"renorm": True}, {"momentum": None}, {"debias": True},
-                 {"gradient_accumulation_steps": 2}],
-    ids=["plain", "renorm", "cumulative", "debias", "accumulating"],
+@product_of(
+    strength=1,
+    mode=MODES,
+    settings={
+        "plain": {}, "renorm": {"renorm": True}, "cumulative": {"momentum": None},
+        "debias": {"debias": True}, "accumulating": {"gradient_accumulation_steps": 2},
+    },
 )
 def test_a_stateless_call_hands_out_what_a_stateful_one_keeps(mode, settings):
     stateful, stateless = BatchNorm(**settings), BatchNorm(**settings)
@@ -205,7 +207,7 @@ def test_a_stateless_call_hands_out_what_a_stateful_one_keeps(mode, settings):
     start = [np.array(variable.numpy()) for variable in stateless.variables]
     trainable = [variable.value for variable in stateless.trainable_variables]
     state = [variable.value for variable in stateless.non_trainable_variables]
-    step = MODES[mode](
+    step = mode(
         lambda trainable, state, x: stateless.stateless_call(trainable, state, x, training=True)
     )
     for turn in range(3):

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from make import MODES, normal
+from make import MODES, covering, normal
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import functional, reference
@@ -106,42 +106,6 @@ def test_renorm_equals_keras(rank, clipping, center, scale):
     assert_alike(found["ours"], found["keras"], 1e-5)
 
 
-def all_pairs(factors, allowed):
-    """Few cases in which every allowed pair of two factors' values occurs; always the same ones.
-
-    Greedy: a case starts from a pair that is still missing, and takes for each further factor the
-    value that adds most missing pairs.
-
-    Args:
-        factors: dict of lists of values.
-        allowed: `(case) -> bool`, also for cases in which factors are missing.
-    """
-
-    def pairs(case):
-        return itertools.combinations([(name, case[name]) for name in factors if name in case], 2)
-
-    everything = [
-        pair
-        for names in itertools.combinations(factors, 2)
-        for values in itertools.product(*(factors[name] for name in names))
-        for pair in pairs(dict(zip(names, values))) if allowed(dict(pair))
-    ]
-    missing = dict.fromkeys(everything)  # a set in a fixed order
-    cases = []
-    while missing:
-        case = dict(next(iter(missing)))
-        for name in [name for name in factors if name not in case]:
-            options = [{**case, name: value} for value in factors[name]]
-            case = max(
-                filter(allowed, options),
-                key=lambda option: sum(pair in missing for pair in pairs(option)),
-            )
-        for pair in pairs(case):
-            missing.pop(pair, None)
-        cases.append({name: case[name] for name in factors})
-    return cases
-
-
 FACTORS = {
     "place": [(rank, axis) for rank in SHAPES for axis in range(rank)],
     "dtype": ["float32", "float64", "mixed_bfloat16", "mixed_float16"],
@@ -161,7 +125,7 @@ def keras_can(case):
     return axis == rank - 1 or not case.get("mask")
 
 
-CASES = all_pairs(FACTORS, keras_can)
+CASES = covering(FACTORS, keras_can)
 
 
 @pytest.fixture
@@ -375,6 +339,7 @@ def test_a_saved_model_is_read_back_with_its_statistics(tmp_path):
     np.testing.assert_allclose(again(x), model(x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_saved_model_is_read_without_this_package(tmp_path):
     model = keras.Sequential([keras.Input((4,)), BatchNorm(momentum=0.5), keras.layers.Dense(2)])
     x = data((8, 4))

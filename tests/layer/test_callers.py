@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from make import normal
+from make import normal, product_of
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import callers, reference
@@ -70,8 +70,11 @@ def rematerialized(where):
     return keras.Sequential([keras.Input((3,)), *layers])
 
 
-@pytest.mark.parametrize("where", ["model in the scope", "layers in the scope"])
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@product_of(
+    strength=1,
+    where=["model in the scope", "layers in the scope"],
+    jit_compile={"graph": False, "xla": True},
+)
 def test_fit_in_a_remat_scope_learns_and_moves_as_without(where, jit_compile):
     x = data((25, 3))  # the last batch has one example, and is left out
     found = []
@@ -118,9 +121,7 @@ def test_keyword_tensors_get_their_gradients_in_a_remat_scope():
 TIMES = {2: (6, 5, 3), 4: (3, 4, 2, 2, 3)}  # by the child's rank
 
 
-@pytest.mark.parametrize("rank", TIMES)
-@pytest.mark.parametrize("steps", ["known", "open"])
-@pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
+@product_of(rank=[*TIMES], steps=["known", "open"], masked={"whole": False, "masked": True})
 def test_time_distributed_normalizes_over_batch_and_time(rank, steps, masked, tmp_path):
     shape = TIMES[rank]
     x = data(shape) + np.arange(shape[1]).reshape(-1, *[1] * (rank - 1)).astype("f")
@@ -253,12 +254,17 @@ def expected_of(settings, groups):
     return mean, stddev**2 - 1e-3 if settings.get("renorm") else variance
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("how, groups", [
-    ("graph", 1), ("graph", 2), ("graph", 3), ("xla", 3), ("loss scale", 2),
-])
-def test_a_group_of_micro_batches_moves_as_one_pooled_batch(kind, how, groups):
-    settings = {"momentum": 0.9, **KINDS[kind]}
+@product_of(
+    strength=1,
+    kind=KINDS,
+    how={
+        "1 group": ("graph", 1), "2 groups": ("graph", 2), "3 groups": ("graph", 3),
+        "xla": ("xla", 3), "loss scale": ("loss scale", 2),
+    },
+)
+def test_a_group_of_micro_batches_moves_as_one_pooled_batch(kind, how):
+    how, groups = how
+    settings = {"momentum": 0.9, **kind}
     model, layer = compiled(settings, jit_compile=how == "xla", scaled=how == "loss scale")
     wanted = []
     for group in range(groups):

@@ -115,34 +115,20 @@ def test_what_is_written_to_every_open_file_is_not_believed(tmp_path):
     assert status == 1 and found[NAMES[0]][0] == "fail"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, message",
     [
         ("import sys; sys.exit(0)", "importing hostile ended in SystemExit(0); expected module:"),
-        pytest.param(
+        (
             "import os; os._exit(0)",
             "importing it ended in no answer: the layer ended the process (exit status 0)",
-            marks=pytest.mark.slow,
         ),
-        pytest.param(
-            "while True: pass",
-            "importing it ended in no answer: the layer was not done after 4 s",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "raise KeyboardInterrupt", "which raised KeyboardInterrupt", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "class Wrong(:", "ended in SyntaxError: invalid syntax (hostile.py, line 2)",
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "1 / 0", "ended in ZeroDivisionError: division by zero", marks=pytest.mark.slow
-        ),
-        pytest.param(
-            "import nowhere", "ended in ModuleNotFoundError: No module named 'nowhere'",
-            marks=pytest.mark.slow,
-        ),
+        ("while True: pass", "importing it ended in no answer: the layer was not done after 4 s"),
+        ("raise KeyboardInterrupt", "which raised KeyboardInterrupt"),
+        ("class Wrong(:", "ended in SyntaxError: invalid syntax (hostile.py, line 2)"),
+        ("1 / 0", "ended in ZeroDivisionError: division by zero"),
+        ("import nowhere", "ended in ModuleNotFoundError: No module named 'nowhere'"),
     ],
     ids=lambda value: value[:24],
 )

@@ -1,5 +1,6 @@
 """The probes for batch normalization layers: each catches its planted fault, and only that."""
 
+import functools
 import json
 import re
 import subprocess
@@ -40,15 +41,25 @@ KERAS_FAILS = {
 }
 
 
-def failures(layer_class, names=None):
+@functools.cache
+def outcome_of(layer_class, name):
+    """What a probe says of a layer; asked once, since several tests want to know."""
+    (outcome,) = run(layer_class, [name])
+    if outcome.verdict != SKIP:
+        assert re.match("(?s)expected .+, received .+", outcome.evidence), outcome
+    return outcome
+
+
+def failures(layer_class, names=PROBES):
     """What did not pass: verdict and evidence by name."""
+    outcomes = [outcome_of(layer_class, name) for name in names]
     return {
         outcome.probe.name: (outcome.verdict, outcome.evidence)
-        for outcome in run(layer_class, names) if outcome.verdict != PASS
+        for outcome in outcomes if outcome.verdict != PASS
     }
 
 
-def failed(layer_class, names=None):
+def failed(layer_class, names=PROBES):
     """Names of the probes that failed, skipped ones left out."""
     return [name for name, (verdict, _) in failures(layer_class, names).items() if verdict == FAIL]
 
@@ -162,7 +173,7 @@ TEXTBOOK_FAILS = {
 
 
 def test_a_textbook_layer_computes_right_and_fails_where_it_falls_short():
-    found = {outcome.probe.name: outcome for outcome in run(Textbook)}
+    found = {name: outcome_of(Textbook, name) for name in PROBES}
     wrong = {n: one.probe.severity for n, one in found.items() if one.verdict == FAIL}
     assert wrong == TEXTBOOK_FAILS
     skipped = {n: one.evidence for n, one in found.items() if one.verdict == SKIP}
@@ -221,10 +232,7 @@ def test_whatever_a_layer_raises_is_a_failure_with_its_name(error):
 
 
 def test_evidence_says_what_was_expected_and_received():
-    for layer_class in (BatchNorm, keras.layers.BatchNormalization, Textbook):
-        for outcome in run(layer_class):
-            if outcome.verdict != SKIP:
-                assert re.match("(?s)expected .+, received .+", outcome.evidence), outcome
+    """Of every outcome in this file, `outcome_of` asserts that it has this form."""
     with pytest.raises(Failed) as failure:
         alike([0.4, 0.75], [0.4, 0.4])
     assert str(failure.value) == "expected 0.4 ± 1e-04, received 0.75 (largest error 3.5e-01)"
@@ -376,6 +384,7 @@ def test_a_path_that_leads_to_no_layer_is_named(path, message):
         find_layer(path)
 
 
+@pytest.mark.slow
 def test_the_command_passes_the_layer_and_shows_every_kind_and_severity():
     status, out, err = command("bn_keras.BatchNorm")
     assert f"{len(PROBES)} passed, 0 failed (0 wrong numbers, 0 drop-in" in out
@@ -383,7 +392,9 @@ def test_the_command_passes_the_layer_and_shows_every_kind_and_severity():
     assert all(word in out for word in (*KINDS, *SEVERITIES))
 
 
-def test_failures_stand_at_the_end_and_the_status_tells_the_severity(tmp_path):
+@pytest.fixture
+def mine(tmp_path):
+    """A folder whose module `mine` holds a layer with two faults of unequal severity."""
     (tmp_path / "mine.py").write_text(
         "import bn_keras\n"
         "class Mine(bn_keras.BatchNorm):\n"
@@ -393,8 +404,12 @@ def test_failures_stand_at_the_end_and_the_status_tells_the_severity(tmp_path):
         "        outputs = super().call(inputs, training=training, mask=mask)\n"
         "        return outputs if training else outputs + 1\n"
     )
+    return tmp_path
+
+
+def test_failures_stand_at_the_end_with_what_was_received(mine):
     asked = ["--only=guards,inference uses", "--only", "a mask is handed on"]
-    status, out, err = command("mine:Mine", *asked, cwd=tmp_path)
+    status, out, err = command("mine:Mine", *asked, cwd=mine)
     assert (status, err) == (1, "")
     assert "5 passed" not in out  # of six, two fail
     *_, wrong, evidence, why, robust, silence, _, last = out.splitlines()
@@ -407,8 +422,12 @@ def test_failures_stand_at_the_end_and_the_status_tells_the_severity(tmp_path):
         "mine:Mine: 4 passed, 2 failed (1 wrong numbers, 0 drop-in, 1 robustness, 0 convenience), "
         "0 skipped"
     )
+
+
+@pytest.mark.slow
+def test_the_status_tells_the_severity_and_json_the_same_as_the_table(mine):
     status, out, err = command(
-        "mine:Mine", "--only=guards", "--fail-on=wrong-numbers", "--json", cwd=tmp_path
+        "mine:Mine", "--only=guards", "--fail-on=wrong-numbers", "--json", cwd=mine
     )
     told = json.loads(out)
     assert (status, err, told["status"]) == (0, "", 0)
@@ -433,7 +452,10 @@ def test_failures_stand_at_the_end_and_the_status_tells_the_severity(tmp_path):
         (["a", "--fail-on=bad"], "received 'bad'; expected one of wrong numbers, drop-in"),
         (["a", "--timeout=0"], "received '0'; expected a number of seconds above 0"),
         (["nope"], "received 'nope'; expected module:Class"),
-        (["keras.layers.Dense", "--only=btach"], "received --only=btach, which no probe"),
+        pytest.param(
+            ["keras.layers.Dense", "--only=btach"], "received --only=btach, which no probe",
+            marks=pytest.mark.slow,  # the probes' names are known once TensorFlow is loaded
+        ),
     ],
 )
 def test_the_command_refuses_what_it_does_not_know(arguments, message):

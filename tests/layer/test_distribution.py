@@ -116,6 +116,7 @@ def test_many_steps_in_one_graph_loop_per_replica(strategy):
     np.testing.assert_allclose(layer.moving_mean, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_groups_of_replicas_share_their_statistics_only():
     """Four replicas in two groups; the all-reduce is real, over four devices of one process."""
     code = """

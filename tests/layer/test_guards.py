@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from make import normal
+from make import RENORM, normal, product_of
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import reference
@@ -143,10 +143,10 @@ def test_an_empty_batch_passes_through_forward_and_backward(shape, mode):
     assert layer.moving_variance.numpy().tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 3), (0, 4, 4, 3), (4, 0, 0, 3)])
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
-@pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
-@pytest.mark.parametrize("axis", [-1, 1])
+@product_of(
+    shape=[(0, 4, 3), (0, 4, 4, 3), (4, 0, 0, 3)], jit_compile={"graph": False, "xla": True},
+    renorm=RENORM, axis=[-1, 1],
+)
 def test_a_batch_may_turn_out_to_be_empty(shape, jit_compile, renorm, axis):
     """The graph is traced with open sizes, so that only the run can tell."""
     shape = shape if axis == -1 else (shape[0], 3, *shape[1:-1])

@@ -8,12 +8,18 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from make import MODES, normal
+from make import MODES, normal, product_of
 
 from bn_keras import BatchNorm
 
 SHAPES = {"dense": (6, 3), "conv": (3, 4, 4, 2), "large dense": (1600, 64),
           "large conv": (16, 32, 32, 8)}
+TOLERANCES = {"float64": 1e-10, "float32": 3e-5}
+# Together, so that the fast run has each of them with every shape: the kernel depends on all three.
+PHASES = {
+    f"{name}-{dtype}": (training, dtype)
+    for name, training in (("training", True), ("inference", False)) for dtype in TOLERANCES
+}
 
 
 def data(shape, seed=0, dtype="float32"):
@@ -46,20 +52,20 @@ def penalty(layer, training, wrap):
     return wrap(step)
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("training", [True, False], ids=["training", "inference"])
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-10), ("float32", 3e-5)])
-def test_a_gradient_penalty_is_that_of_keras(shape, mode, training, dtype, tolerance):
+@product_of(shape=SHAPES, mode=MODES, phase=PHASES)
+def test_a_gradient_penalty_is_that_of_keras(shape, mode, phase):
+    training, dtype = phase
     x, pull = data(shape, 0, dtype), data(shape, 1, dtype)
     found = []
-    for kind, how in ((BatchNorm, mode), (keras.layers.BatchNormalization, "eager")):
+    for kind, wrap in ((BatchNorm, mode), (keras.layers.BatchNormalization, MODES["eager"])):
         layer = made(kind, shape, dtype=dtype)
-        loss, gradients = penalty(layer, training, MODES[how])(x, pull)
+        loss, gradients = penalty(layer, training, wrap)(x, pull)
         found.append([np.asarray(value, "float64") for value in (loss, *gradients)])
     for name, ours, theirs in zip(("loss", "x", "gamma", "beta"), *found, strict=True):
         scale = max(1.0, np.abs(theirs).max())
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * scale, err_msg=name)
+        np.testing.assert_allclose(
+            ours, theirs, rtol=0, atol=TOLERANCES[dtype] * scale, err_msg=name
+        )
 
 
 @pytest.mark.parametrize("in_graph", [False, True], ids=["eager", "graph"])

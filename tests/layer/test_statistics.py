@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from make import MODES
+from make import MODES, RENORM, product_of
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import reference
@@ -155,9 +155,9 @@ def has_moved(model, before):
             for weight, value in zip(model.non_trainable_variables, before, strict=True)]
 
 
-@pytest.mark.parametrize("as_tensor", [False, True], ids=["bool", "tensor"])
-@pytest.mark.parametrize(
-    "settings", [{}, {"renorm": True}, {"momentum": None}], ids=["plain", "renorm", "cumulative"]
+@product_of(
+    mode=MODES, as_tensor={"bool": False, "tensor": True},
+    settings={"plain": {}, "renorm": {"renorm": True}, "cumulative": {"momentum": None}},
 )
 def test_a_call_may_leave_the_statistics_alone(mode, as_tensor, settings):
     layer = BatchNorm(**settings)
@@ -219,10 +219,8 @@ def made(what, kind, **settings):
     return model
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("what", MODELS)
-@pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
-def test_held_statistics_stay_and_move_again_afterwards(what, kind, renorm, mode):
+@product_of(what=list(MODELS), mode=MODES, kind=list(KINDS), renorm=RENORM)
+def test_held_statistics_stay_and_move_again_afterwards(what, mode, kind, renorm):
     model = made(what, kind, renorm=renorm)
     before = weights_of(model)
     x = tf.constant(BATCHES[2])
@@ -244,9 +242,7 @@ def test_held_statistics_stay_and_move_again_afterwards(what, kind, renorm, mode
     assert all(has_moved(model, before))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("first", ["held", "moving"])
-@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@product_of(kind=list(KINDS), first=["held", "moving"], jit_compile={"graph": False, "xla": True})
 def test_fit_within_held_moves_nothing_and_behind_it_everything(kind, first, jit_compile):
     model = made("nested", kind)
     model.compile("sgd", "mse", jit_compile=jit_compile)
