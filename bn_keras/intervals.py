@@ -7,12 +7,13 @@ covers what it names with at least 95 %, whatever the number of seeds:
 - `share_interval`: the share of all seeds that do something, such as learn.
 - `median_interval`: the median over all seeds, of any distribution, with infinite values too.
 - `sign_flip_interval`: the mean difference of pairs, if the differences are symmetric around it.
-  Those of two arms of equal quality are. Those of an arm that always learns and one that is stuck
-  in a third of its seeds are not: rely on the median there.
+  Those of two equal arms are, so it leaves out 0 no more often than promised. Those of an arm that
+  always learns and one that is stuck in some seeds are not: it covered their mean in .65 to .97 of
+  all simulated cases, so tell the size of such a difference by its median.
 - `sign_test`: finds a difference between equal arms in at most 5 % of all comparisons.
 
-All of this holds for a number of seeds that was fixed in advance. Whoever adds seeds until a test
-decides finds differences between equal arms more often than promised.
+All of this holds for a number of seeds that was fixed in advance. Whoever adds seeds one by one up
+to twenty, and stops once a test decides, is wrong in 10 % of all cases instead of 5 %.
 """
 
 import dataclasses
@@ -115,7 +116,7 @@ def seeds_to_decide(count: int, total: int) -> Optional[int]:
     # are enough for that.
     totals = np.arange(total, 4 * total**2 + 20 * total)
     p_values = stats.binom.sf(count * totals // total - 1, totals, 0.5)
-    return int(np.argmax(p_values < 1 - CONFIDENCE))
+    return int(np.argmax(p_values < SIGNIFICANCE))
 
 
 def is_stuck(accuracy: float, images: int, commonest: float) -> bool:
@@ -308,7 +309,9 @@ def compare_pairs(
     """Compares two arms over the seeds that both have.
 
     A run without a value (diverged, or a target never reached) loses its pair; if neither has one,
-    the pair is tied. So steps to a target are compared with the runs that never got there.
+    the pair is tied. So steps to a target are compared with the runs that never got there. (The
+    log-rank test is no better for that: being asymptotic, it found a difference between equal arms
+    of 3 to 10 simulated runs in 6 % of all cases.)
 
     Args:
         first, second: seed to value; None for a run without one.

@@ -1,21 +1,80 @@
 """Does a claim hold, over the seeds that were run? No TensorFlow.
 
-The rule is the same for every claim and has no knob: what a claim describes must be seen in every
-seed. Seen in none it does not hold; seen in some only, or in fewer than three, it is not decided.
-Where it is seen, but not on the control arms that tell its cause, it holds for another reason.
+One rule for every claim, without a knob: it holds if what it describes happens in most seeds. Of
+the seeds that were run, k of n show it. It holds if the exact one-sided 95 % lower bound on the
+share of all seeds is above one half (5 of 5, 7 of 8, 9 of 10), it does not hold if the upper bound
+is below one half (0 of 5, 1 of 8), and otherwise it is not decided. A claim that is true in half of
+all seeds is said to hold in at most 5 % of all studies, whatever the number of seeds.
+
+The cause that a claim names is judged on control arms by the same rule. Where the effect holds and
+its cause does not, the claim holds for another reason.
 """
 
 import dataclasses
 import math
+from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from bn_keras import stats
-from bn_keras.studies import Claim
+from bn_keras import intervals, stats
+from bn_keras.studies import Claim, Row, Test
 
 HOLDS = "holds"
 OTHER_REASON = "holds, but for another reason"
 FAILS = "does not hold"
 UNDECIDED = "not decided"
-FEWEST_SEEDS = 3
+
+# (arm, metric) to the values by seed; None where a run has none.
+Values = Mapping[Tuple[str, str], Mapping[int, Optional[float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """What the seeds show of one half of a claim: its effect, or the cause of that.
+
+    Attributes:
+        seen: seeds in which all comparisons pass.
+        refuted: seeds in which at least one does not.
+        seeds: seeds in which all comparisons could be made. In those that are neither seen nor
+            refuted a comparison shows nothing, such as that of two runs that never got there.
+        missing: arms that were not run, or `METRIC of ARM` where the arm was.
+        figures: a line of text for each comparison.
+    """
+
+    seen: int
+    refuted: int
+    seeds: int
+    missing: Tuple[str, ...]
+    figures: Tuple[str, ...]
+
+    @property
+    def outcome(self) -> str:
+        """HOLDS, FAILS or UNDECIDED; a seed that shows nothing speaks against either decision."""
+        if self.seeds and intervals.lower_bound(self.seen, self.seeds) > 0.5:
+            return HOLDS
+        if self.seeds and intervals.lower_bound(self.refuted, self.seeds) > 0.5:
+            return FAILS
+        return UNDECIDED
+
+    @property
+    def more_seeds(self) -> Optional[int]:
+        """How many more seeds at the same rate would decide; 0 if decided, None if none would."""
+        most = max(self.seen, self.refuted)
+        return intervals.seeds_to_decide(most, self.seeds) if 2 * most > self.seeds else None
+
+    def __str__(self) -> str:
+        if not self.seeds:
+            missing = f": {', '.join(self.missing)} missing" if self.missing else ""
+            return f"not measured{missing}"
+        text = f"seen in {self.seen} of {self.seeds} seed{'s' if self.seeds > 1 else ''}"
+        neither = self.seeds - self.seen - self.refuted
+        if neither:
+            text += f", {neither} without a result"
+        if self.outcome == UNDECIDED:
+            more = self.more_seeds
+            if more is None:
+                text += "; more seeds at the same rate would not decide it"
+            else:
+                text += f"; {more} more at the same rate would decide it"
+        return text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,90 +83,118 @@ class Verdict:
 
     Attributes:
         claim: the Claim.
-        verdict: one of the four.
-        seen, seeds: in how many of how many seeds the effect was seen.
-        figures: what was compared, a line for each test.
+        verdict: HOLDS, OTHER_REASON, FAILS or UNDECIDED.
+        effect: the Evidence on what the claim describes.
+        cause: the Evidence on why; None where the claim names no cause, or where there is no
+            effect to explain.
     """
 
     claim: Claim
     verdict: str
-    seen: int
-    seeds: int
-    figures: tuple
+    effect: Evidence
+    cause: Optional[Evidence]
+
+    @property
+    def reason(self) -> str:
+        """Why the verdict is as it is: how often effect and cause are seen, what would decide."""
+        if self.cause is None:
+            return f"effect {self.effect}"
+        return f"effect {self.effect}. Cause {self.cause}"
+
+    @property
+    def figures(self) -> Tuple[str, ...]:
+        """What was compared, a line of text for each comparison."""
+        return self.effect.figures + (self.cause.figures if self.cause else ())
 
 
-def judge(claim, rows):
+def judge(claim: Claim, rows: Iterable[Row]) -> Verdict:
     """The Verdict on a claim.
 
     Args:
         claim: Claim.
-        rows: list of Row, as `Study.rows` gives them.
+        rows: the Rows, as `Study.rows` gives them.
     """
-    seen, seeds, lines = _seeds_that_pass(claim.effect, rows)
-    verdict = _decide(seen, seeds)
-    if verdict == HOLDS and claim.cause:
-        caused, controls, more = _seeds_that_pass(claim.cause, rows)
-        lines += more
-        cause = _decide(caused, controls)
-        verdict = {HOLDS: HOLDS, FAILS: OTHER_REASON}.get(cause, UNDECIDED)
-    return Verdict(claim, verdict, seen, seeds, tuple(lines))
-
-
-def _decide(seen, seeds):
-    if seeds < FEWEST_SEEDS or 0 < seen < seeds:
-        return UNDECIDED
-    return HOLDS if seen else FAILS
-
-
-def _seeds_that_pass(tests, rows):
-    """(seeds in which all tests pass, seeds in which all could be made, a line for each test)."""
-    values = {}
+    values: Dict[Tuple[str, str], Dict[int, Optional[float]]] = {}
+    arms = set()
     for row in rows:
+        arms.add(row.arm)
         for metric, value in row.metrics.items():
             values.setdefault((row.arm, metric), {})[row.seed] = value
-    passes, lines = [], []
-    for test in tests:
-        mine = values.get((test.arm, test.metric), {})
-        against = test.than
-        others = {seed: against for seed in mine}
-        shown = f"{against:g}" if not isinstance(against, str) else against
-        if isinstance(against, str):
-            others = values.get((against, test.metric), {})
-            shown = f"{against} {stats.figure(others.values())}"
-        if test.factor != 1:
-            shown = f"{test.factor:g} times {shown}"
-        if test.margin:
-            shown = f"{shown} {'+' if test.margin > 0 else '−'} {abs(test.margin):g}"
-        pairs = {
-            seed: (_number(test.metric, value), _number(test.metric, others[seed]))
-            for seed, value in mine.items() if seed in others
-        }
-        found = {
-            seed: _passes(test, *pair) for seed, pair in pairs.items() if None not in pair
-        }
-        passes.append(found)
-        lines.append(
-            f"{test.metric}: {test.arm} {stats.figure(mine.values())} {test.relation} {shown}: "
-            f"{sum(found.values())} of {len(found)}"
-        )
-    seeds = set.intersection(*(set(found) for found in passes))
-    return sum(all(found[seed] for found in passes) for seed in seeds), len(seeds), lines
+    effect = _gather(claim.effect, values, arms)
+    cause, verdict = None, effect.outcome
+    if claim.cause and verdict != FAILS:
+        cause = _gather(claim.cause, values, arms)
+        if verdict == HOLDS:
+            verdict = OTHER_REASON if cause.outcome == FAILS else cause.outcome
+    return Verdict(claim, verdict, effect, cause)
 
 
-def _number(metric, value):
-    """A metric to compare with: what a diverged or stuck run does not have is the worst there is.
+def worse_end(metric: str) -> Optional[intervals.Worse]:
+    """The worse end of a metric, where a run without a value stands; None if there is none.
 
-    None where it is not known which end is the worst: that seed decides nothing.
+    Args:
+        metric: name, such as `test_accuracy`.
     """
-    if value is not None:
-        return value
     if metric.startswith("steps_to_") or "loss" in metric:
-        return float("inf")
-    return float("-inf") if "accuracy" in metric or metric.endswith("_rate") else None
+        return "high"
+    return "low" if "accuracy" in metric or metric.endswith("_rate") else None
 
 
-def _passes(test, value, other):
+def _gather(tests: Sequence[Test], values: Values, arms: Iterable[str]) -> Evidence:
+    results, figures = [], []
+    missing: Dict[str, None] = {}
+    for test in tests:
+        for arm in (test.arm, test.than):
+            if isinstance(arm, str) and (arm, test.metric) not in values:
+                missing[f"{test.metric} of {arm}" if arm in arms else arm] = None
+        found = _by_seed(test, values)
+        results.append(found)
+        passed = sum(bool(result) for result in found.values())
+        figures.append(f"{_text(test, values)}: {passed} of {len(found)}")
+    seeds = set.intersection(*(set(found) for found in results))
+    by_seed = [[found[seed] for found in results] for seed in seeds]
+    return Evidence(
+        seen=sum(all(one) for one in by_seed),
+        refuted=sum(False in one for one in by_seed),
+        seeds=len(seeds),
+        missing=tuple(missing),
+        figures=tuple(figures),
+    )
+
+
+def _by_seed(test: Test, values: Values) -> Dict[int, Optional[bool]]:
+    """Whether a comparison passes, by seed; None where it shows nothing."""
+    mine = values.get((test.arm, test.metric), {})
+    others: Mapping[int, Optional[float]] = (
+        values.get((test.than, test.metric), {}) if isinstance(test.than, str)
+        else dict.fromkeys(mine, test.than)
+    )
+    return {
+        seed: _passes(test, value, others[seed]) for seed, value in mine.items() if seed in others
+    }
+
+
+def _passes(test: Test, value: Optional[float], other: Optional[float]) -> Optional[bool]:
+    worse = worse_end(test.metric)
+    if value is None or other is None:
+        if worse is None:
+            return None  # nobody knows on which side a run without a value stands
+        value, other = (intervals.WORST[worse] if one is None else one for one in (value, other))
     limit = other * test.factor + test.margin
     if math.isinf(value) and value == limit:
-        return False  # neither got there: nothing is shown
+        return None  # neither got there
     return value >= limit if test.relation == "at least" else value <= limit
+
+
+def _text(test: Test, values: Values) -> str:
+    """The comparison with its figures, such as `accuracy: batch .9 [.8, .9] at least none .5`."""
+    def of(arm: str) -> str:
+        found: List[Optional[float]] = list(values.get((arm, test.metric), {}).values())
+        return f"{arm} {stats.figure(found)}"
+
+    against = of(test.than) if isinstance(test.than, str) else f"{test.than:g}"
+    if test.factor != 1:
+        against = f"{test.factor:g} times {against}"
+    if test.margin:
+        against = f"{against} {'+' if test.margin > 0 else '−'} {abs(test.margin):g}"
+    return f"{test.metric}: {of(test.arm)} {test.relation} {against}"

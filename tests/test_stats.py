@@ -40,3 +40,15 @@ def test_steps_to_target_is_the_first_step_at_or_above_it():
     curve = [[10, 0.5], [20, None], [30, 0.9], [40, 0.8]]
     assert stats.steps_to_target(curve, 0.9) == 30
     assert stats.steps_to_target(curve, 0.95) is None
+
+
+@pytest.mark.parametrize(
+    "values, text",
+    [
+        ([0.5], ".500"), ([1, 3, 2], "2 [1, 3]"), ([None, None], "never"),
+        ([500, None, 250], "250 to never"), ([500, None], "500, or never"),
+        ([12750.0, 4250, 9000], "9,000 [4,250, 12,750]"), ([2.4, 2.4], "2.4"),
+    ],
+)
+def test_a_figure_is_median_and_range(values, text):
+    assert stats.figure(values) == text

@@ -41,7 +41,7 @@ ROWS = [
     ["data"],
     ["data.splits", "losses", "optimizers"],
     ["studies"],
-    ["stats"],
+    ["stats", "intervals"],
     ["results"],
     ["config", "registry"],
     ["batch_norm", ""],
@@ -50,7 +50,8 @@ ROWS = [
 # Folders whose files may import each other.
 INSIDE = {"diagnostics", "models", "studies", "surgery"}
 WITHOUT_TENSORFLOW = [
-    "config", "registry", "results", "stats", "batch_norm.reference", "data", "data.splits",
+    "config", "registry", "results", "stats", "intervals", "batch_norm.reference", "data",
+    "data.splits",
     "data.idx", "data.mnist", "data.tfds", "data.files", "data.csv_file", "data.safe_pickle",
     "data.not_mnist", "data.regression", "studies", "verdicts", "figures", "animation",
     "study_report", "report", "cli", "__main__", "executors", "loading",
