@@ -18,11 +18,11 @@ import pytest
 from pickle_attacks import ARMED, ATTACKS, PATH, STATE, array, dtype, entry, text
 
 from bn_keras import data
-from bn_keras.data import files
-from bn_keras.data.csv_file import read_csv
-from bn_keras.data.idx import PIECE, read_idx
+from bn_keras.data.reading import files
+from bn_keras.data.reading.csv import read_csv
+from bn_keras.data.reading.idx import PIECE, read_idx
+from bn_keras.data.reading.safe_pickle import NAMES, load_arrays
 from bn_keras.data.regression import quadratic
-from bn_keras.data.safe_pickle import NAMES, load_arrays
 from bn_keras.data.splits import DataError
 
 HERE = pathlib.Path(__file__).parent
@@ -88,7 +88,9 @@ def test_other_ways_to_write_the_same_table_are_read(change, tmp_path):
     content = path.read_bytes()
     assert change(content) != content
     path.write_bytes(change(content))
-    np.testing.assert_array_equal(read_csv(path), table())
+    read = read_csv(path)
+    np.testing.assert_array_equal(read.labels, table()[:, 0])
+    np.testing.assert_array_equal(read.pixels, table()[:, 1:])
 
 
 HEADER = b"label,pixel0,pixel1,pixel2,pixel3\n"
@@ -138,15 +140,16 @@ def test_columns_of_one_name_are_told_apart(tmp_path):
 
 
 BROKEN_CSV = {
-    "test.csv": (HEADER.partition(b",")[2] + ROW, "'pixel0' as the first column; expected 'label'"),
-    "no header": (ROW * 12, "received '7' as the first column; expected 'label'"),
-    "quoted header": (b'"label","a"\n', "received '\"label\"' as the first column"),
-    "only labels": (b"label\n" + b"7\n" * 12, "received 0 columns after the label; expected a sq"),
-    "no square": (b"label,a,b,c\n" + b"7,1,2,3\n" * 12, "received 3 columns after the label"),
-    "only a header": (HEADER, "0 rows below the header; expected at least 10"),
-    "few rows": (HEADER + 9 * ROW, "9 rows below the header; expected at least 10"),
-    "gzip": (b"\x1f\x8b\x08\x00" + b"\x00" * 9, "holds bytes that are no text"),
-    "zip": (b"PK\x03\x04\x14\x00\x00\x00", "received 'PK\\x03\\x04\\x14"),
+    "test.csv": (HEADER.partition(b",")[2] + ROW, "received 'pixel0' as the first column and 'pixel3' as the last; expected 'label' or"),
+    "pandas index": (b",label,a,b,c\n" + b"0," + ROW, "leave it out with index=False"),
+    "escape codes": (b"\x1b[2Jlabel,a\n", r"received '\x1b[2Jlabel' as the first column"),
+    "only labels": (b"label\n" + b"7\n" * 12, "received 0 columns beside the label; expected a sq"),
+    "no square": (b"label,a,b,c\n" + b"7,1,2,3\n" * 12, "received 3 columns beside the label"),
+    "three channels": (b"7,1,2,3\n" * 12, "received 3 columns beside the label; expected a square"),
+    "only a header": (HEADER, "0 rows of images; expected at least 10"),
+    "few rows": (HEADER + 9 * ROW, "9 rows of images; expected at least 10"),
+    "gzip": (b"\x1f\x8b\x08\x00" + b"\x00" * 9, "a gzip archive; unpack it"),
+    "zip": (b"PK\x03\x04\x14\x00\x00\x00", "a zip archive; unpack it"),
     "late binary": (HEADER + 5000 * ROW + b"\xff\xfe", "holds bytes that are no text"),
     "UTF-16": (HEADER.decode().encode("utf-16"), "holds bytes that are no text"),
     "one endless line": (b"x" * 2**21, "received 1048576 characters or more"),
@@ -443,9 +446,9 @@ def test_a_gzipped_file_of_few_labels_is_read_to_its_end_and_not_past_it(count, 
     path.write_bytes(gzip.compress(content))
     if extra:
         with pytest.raises(DataError, match=f"holds more than {count} values"):
-            read_idx(path, path.read_bytes(), dimensions=1)
+            read_idx(path, 1, "remedy")
     else:
-        np.testing.assert_array_equal(read_idx(path, path.read_bytes(), dimensions=1), labels)
+        np.testing.assert_array_equal(read_idx(path, 1, "remedy"), labels)
 
 
 def test_a_gzipped_file_takes_the_memory_of_what_it_holds_and_not_of_what_it_announces(tmp_path):
@@ -453,7 +456,7 @@ def test_a_gzipped_file_takes_the_memory_of_what_it_holds_and_not_of_what_it_ann
     path.write_bytes(gzip.compress(struct.pack(">HBBIII", 0, 8, 3, 2**10, 2**10, 2**11) + b"x"))
     tracemalloc.start()
     with pytest.raises(DataError, match="holds 1 values; its header announces 2147483648"):
-        read_idx(path, path.read_bytes(), dimensions=3)
+        read_idx(path, 3, "remedy")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 * PIECE

@@ -2,10 +2,13 @@
 
 import dataclasses
 import hashlib
+import os
 import pathlib
+from typing import Optional
 
-from bn_keras.data.idx import read_folder
-from bn_keras.data.splits import DataError
+from bn_keras.data.reading.files import resolve
+from bn_keras.data.reading.idx import read_set
+from bn_keras.data.splits import DataError, Source
 from bn_keras.registry import DATASETS
 
 SHIPPED = pathlib.Path(__file__).parent / "mnist_files"
@@ -19,13 +22,15 @@ SHA256 = {
     "t10k-labels-idx1-ubyte.gz":
         "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
 }
+PARTS = ("train images", "train labels", "test images", "test labels")  # of SHA256, in its order
+LARGEST = 10 * 2**20  # bytes; the largest canonical file has 9,912,422
 REMEDY = (
     "install the package again, or name a folder with the four canonical files by --data_dir"
 )
 
 
 @DATASETS.register("mnist")
-def mnist(argument, data_dir):
+def mnist(argument: str, data_dir: Optional[str]) -> Source:
     """Reads the shipped files, or the same ones from `data_dir`.
 
     The first 5,000 training images are the usual validation set, as the TensorFlow tutorials have
@@ -33,19 +38,28 @@ def mnist(argument, data_dir):
     """
     if argument:
         raise DataError(f"dataset 'mnist:{argument}': expected 'mnist' without an argument.")
-    folder = SHIPPED if data_dir is None else pathlib.Path(data_dir).expanduser()
-    source = read_folder(folder, REMEDY, check=check_canonical)
-    return dataclasses.replace(source, ordered=False)
+    folder = SHIPPED if data_dir is None else resolve(data_dir)
+    if not os.path.isdir(folder):
+        raise DataError(f"{folder}: no such folder; {REMEDY}.")
+    check_canonical(folder)
+    paths = dict(zip(PARTS, (folder / name for name in SHA256), strict=True))
+    return dataclasses.replace(read_set(paths, REMEDY), ordered=False)
 
 
-def check_canonical(path, data):
-    """Raises DataError unless the bytes are those of the canonical file of that name."""
-    expected = SHA256.get(path.name)
-    if expected is None:
-        raise DataError(f"{path}: not a canonical file; expected {path.name}.gz; {REMEDY}.")
-    received = hashlib.sha256(data).hexdigest()
-    if received != expected:
-        raise DataError(
-            f"{path}: altered or truncated (sha256 {received[:12]}…, {len(data)} bytes; "
-            f"expected {expected[:12]}…); {REMEDY}."
-        )
+def check_canonical(folder: pathlib.Path) -> None:
+    """Raises DataError unless the folder holds the bytes of the four canonical files."""
+    for name, expected in SHA256.items():
+        path = folder / name
+        if not os.path.isfile(path):
+            raise DataError(f"{path}: missing; {REMEDY}.")
+        try:
+            size = os.path.getsize(path)
+            data = path.read_bytes() if size <= LARGEST else b""
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error}); {REMEDY}.") from error
+        received = hashlib.sha256(data).hexdigest()
+        if received != expected:
+            raise DataError(
+                f"{path}: altered or truncated (sha256 {received[:12]}…, {size} bytes; "
+                f"expected {expected[:12]}…); {REMEDY}."
+            )

@@ -5,10 +5,14 @@ shape (n, 28, 28)) and `_labels` (whole numbers from 0 to 9), written by Python 
 without being run.
 """
 
-import numpy as np
+import pathlib
+from typing import Any, Mapping, Optional
 
-from bn_keras.data.files import find_file
-from bn_keras.data.safe_pickle import load_arrays
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_keras.data.reading.files import find_file
+from bn_keras.data.reading.safe_pickle import load_arrays
 from bn_keras.data.splits import DataError, Source, Split
 from bn_keras.registry import DATASETS
 
@@ -17,8 +21,8 @@ CLASSES = 10
 CHUNK = 10_000  # images converted at a time: floats need four to eight times the memory of bytes
 
 
-@DATASETS.register("notmnist")
-def not_mnist(argument, data_dir):
+@DATASETS.register("notmnist", takes_path=True)
+def not_mnist(argument: str, data_dir: Optional[str]) -> Source:
     """Reads the file named behind the colon.
 
     Its validation images come first among the training images, unshuffled, and are thus the ones
@@ -38,7 +42,7 @@ def not_mnist(argument, data_dir):
     return Source(together, test, classes=CLASSES, ordered=False)
 
 
-def _split(path, arrays, part):
+def _split(path: pathlib.Path, arrays: Mapping[str, NDArray[Any]], part: str) -> Split:
     images, labels = f"{part}_dataset", f"{part}_labels"
     for name in (images, labels):
         if name not in arrays:
@@ -54,7 +58,7 @@ def _split(path, arrays, part):
     return Split(pixels, classes)
 
 
-def _pixels(path, name, values):
+def _pixels(path: pathlib.Path, name: str, values: NDArray[Any]) -> NDArray[np.uint8]:
     if values.dtype.kind != "f" or values.ndim != 3 or values.size == 0:
         raise DataError(
             f"{path}: {name} is {values.dtype} of shape {values.shape}; expected floats of shape "
@@ -75,7 +79,7 @@ def _pixels(path, name, values):
     return pixels
 
 
-def _classes(path, name, values):
+def _classes(path: pathlib.Path, name: str, values: NDArray[Any]) -> NDArray[np.int32]:
     if values.dtype.kind not in "iu" or values.ndim != 1:
         raise DataError(
             f"{path}: {name} is {values.dtype} of shape {values.shape}; expected whole numbers of "

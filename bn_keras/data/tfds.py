@@ -7,49 +7,68 @@ it once.
 
 import difflib
 import math
-import pathlib
+import os
+import re
 import tempfile
+from typing import Any, Optional
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bn_keras.data.idx import MAX_BYTES
-from bn_keras.data.mnist import SHA256, SHIPPED, check_canonical
+from bn_keras.data.mnist import SHIPPED, check_canonical
+from bn_keras.data.reading.files import MAX_BYTES, resolve
+from bn_keras.data.reading.pixels import to_pixels
 from bn_keras.data.splits import DataError, Source, Split
 from bn_keras.registry import DATASETS
 
+# TFDS asks another site for a set of a namespace, as in huggingface:mnist; a version is no name.
+NAMESPACE = re.compile(r"\w+:(?![\d*])")
+
 
 @DATASETS.register("tfds")
-def tfds(argument, data_dir):
+def tfds(argument: str, data_dir: Optional[str]) -> Source:
     """Reads the set named behind the colon, train and test, whole into memory."""
+    if not argument or NAMESPACE.match(argument):
+        what = f"{argument} is not a set of TFDS's own" if argument else "no set named"
+        raise DataError(f"dataset 'tfds': {what}; expected tfds:NAME, such as tfds:mnist.")
     import tensorflow_datasets
 
-    if not argument:
-        raise DataError("dataset 'tfds': no set named; expected tfds:NAME, such as tfds:mnist.")
-    builder = _builder(tensorflow_datasets, argument, data_dir)
-    if not pathlib.Path(builder.data_path).is_dir():
+    folder = None if data_dir is None else str(resolve(data_dir))
+    builder = _builder(tensorflow_datasets, argument, folder)
+    place = str(builder.data_path)
+    if not os.path.isdir(place):
         if builder.name != "mnist":
             raise DataError(
-                f"tfds:{argument}: not prepared in {builder.data_path}, and nothing is downloaded "
-                f"while training. Prepare it once, with a network: {_command(argument, data_dir)} "
+                f"tfds:{argument}: not prepared in {place}, and nothing is downloaded "
+                f"while training. Prepare it once, with a network: {_command(argument, folder)} "
                 "(or name by --data_dir the folder where it is prepared)."
             )
         _prepare_mnist(tensorflow_datasets, builder)
-    shape, classes = _check(builder, argument)
     try:
-        train, test = (
+        shape, classes = _check(builder, argument)
+        (train, test), (train_labels, test_labels) = zip(*(
             _read(tensorflow_datasets, builder, split, shape) for split in ("train", "test")
-        )
+        ))
+    except DataError:
+        raise
     except Exception as error:  # TensorFlow's own kinds, which are not to be imported for this
         raise DataError(
-            f"tfds:{argument}: {builder.data_path} cannot be read "
-            f"({str(error).splitlines()[0]}); delete that folder and prepare the set again."
+            f"tfds:{argument}: {place} cannot be read ({_told(error)}); delete that folder and "
+            "prepare the set again."
         ) from error
-    return Source(train, test, classes)
+    (train, test), notes = to_pixels(f"tfds:{argument}", train, test)
+    return Source(Split(train, train_labels), Split(test, test_labels), classes, notes=notes)
 
 
-def _builder(tensorflow_datasets, argument, data_dir):
+def _told(error: Exception) -> str:
+    """The first line of an error, or its kind if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def _builder(tensorflow_datasets: Any, argument: str, folder: Optional[str]) -> Any:
     try:
-        return tensorflow_datasets.builder(argument, data_dir=data_dir)
+        return tensorflow_datasets.builder(argument, data_dir=folder)
     except tensorflow_datasets.core.registered.DatasetNotFoundError as error:
         known = tensorflow_datasets.list_builders()
         near = difflib.get_close_matches(argument, known, n=3)
@@ -58,38 +77,45 @@ def _builder(tensorflow_datasets, argument, data_dir):
             f"tfds:{argument}: TFDS has no such set{hint}; it knows {len(known)} others, "
             "see tensorflow_datasets.list_builders()."
         ) from error
-    except (ValueError, AssertionError) as error:  # such as an unknown config or version
-        raise DataError(f"tfds:{argument}: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # an unknown config or version, or damaged files of a prepared set
+        place = os.path.join(folder or "~/tensorflow_datasets", re.split("[/:]", argument)[0])
+        raise DataError(
+            f"tfds:{argument}: {_told(error)}. If the name is right, the files in {place} are "
+            "damaged: delete that folder and prepare the set again."
+        ) from error
 
 
-def _command(argument, data_dir):
-    folder = "" if data_dir is None else f", data_dir={data_dir!r}"
+def _command(argument: str, folder: Optional[str]) -> str:
+    where = "" if folder is None else f", data_dir={folder!r}"
     return (
         'python -c "import tensorflow_datasets as tfds; '
-        f"tfds.builder('{argument}'{folder}).download_and_prepare()\""
+        f"tfds.builder('{argument}'{where}).download_and_prepare()\""
     )
 
 
-def _prepare_mnist(tensorflow_datasets, builder):
-    # A missing file would send TFDS to the network: look first.
-    for name in SHA256:
-        path = SHIPPED / name
-        if not path.is_file():
-            raise DataError(f"{path}: missing; install the package again.")
-        check_canonical(path, path.read_bytes())
+def _prepare_mnist(tensorflow_datasets: Any, builder: Any) -> None:
+    check_canonical(SHIPPED)  # a missing file would send TFDS to the network
     print(f"preparing {builder.data_path} from the shipped files, once (about 20 s)", flush=True)
-    with tempfile.TemporaryDirectory() as scratch:
-        builder.download_and_prepare(
-            download_dir=scratch,
-            download_config=tensorflow_datasets.download.DownloadConfig(manual_dir=str(SHIPPED)),
-        )
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            builder.download_and_prepare(
+                download_dir=scratch,
+                download_config=tensorflow_datasets.download.DownloadConfig(
+                    manual_dir=str(SHIPPED)
+                ),
+            )
+    except Exception as error:  # OSError, or TensorFlow's own
+        raise DataError(
+            f"tfds:mnist: cannot be prepared in {builder.data_path} ({_told(error)}); name by "
+            "--data_dir a folder that can be written, with 100 MB free."
+        ) from error
 
 
-def _check(builder, argument):
+def _check(builder: Any, argument: str) -> tuple[tuple[int, ...], int]:
     features = dict(builder.info.features.items())
     shape = getattr(features.get("image"), "shape", None)
     classes = getattr(features.get("label"), "num_classes", None)
-    if shape is None or None in shape or classes is None:
+    if not shape or None in shape or classes is None:
         raise DataError(
             f"tfds:{argument}: its features are {sorted(features)} with images of shape {shape}; "
             "expected an 'image' of one fixed shape and a class 'label'."
@@ -97,7 +123,8 @@ def _check(builder, argument):
     splits = builder.info.splits
     if not {"train", "test"} <= set(splits):
         raise DataError(
-            f"tfds:{argument}: its splits are {sorted(splits)}; expected 'train' and 'test'."
+            f"tfds:{argument}: its splits in {builder.data_path} are {sorted(splits)}; expected "
+            "'train' and 'test'."
         )
     examples = splits["train"].num_examples + splits["test"].num_examples
     if examples * math.prod(shape) > MAX_BYTES:
@@ -108,13 +135,19 @@ def _check(builder, argument):
     return shape, classes
 
 
-def _read(tensorflow_datasets, builder, split, shape):
+def _read(
+    tensorflow_datasets: Any, builder: Any, split: str, shape: tuple[int, ...]
+) -> tuple[NDArray[Any], NDArray[np.int32]]:
+    """Images, in the type that the set has them, and labels."""
     count = builder.info.splits[split].num_examples
-    images, labels = np.empty((count, *shape), np.uint8), np.empty(count, np.int32)
+    images = np.empty((count, *shape), builder.info.features["image"].np_dtype)
+    labels = np.empty(count, np.int32)
     batches = builder.as_dataset(split=split, batch_size=1000, shuffle_files=False)
-    start = 0
+    stop = 0
     for batch in tensorflow_datasets.as_numpy(batches):
-        stop = start + len(batch["label"])
-        images[start:stop], labels[start:stop] = batch["image"], batch["label"]
-        start = stop
-    return Split(images, labels)
+        start, stop = stop, stop + len(batch["label"])
+        if stop <= count:
+            images[start:stop], labels[start:stop] = batch["image"], batch["label"]
+    if not stop == count > 0:
+        raise ValueError(f"it announces {count} {split} examples and holds {stop}")
+    return images, labels

@@ -35,10 +35,11 @@ ROWS = [
     ["batch_norm.callers", "batch_norm.arguments"],
     ["batch_norm.functional"],
     ["batch_norm.kernels", "batch_norm.torch_kernels", "batch_norm.reference"],
-    ["data.tfds", "data.csv_file", "data.not_mnist", "data.regression"],
-    ["data.mnist", "data.files", "data.safe_pickle"],
-    ["data.idx"],
+    ["data.tfds"],
+    ["data.mnist", "data.idx", "data.csv_file", "data.not_mnist", "data.regression"],
+    ["data.reading"],
     ["data"],
+    ["data.reading.files"],
     ["data.splits", "losses", "optimizers"],
     ["studies"],
     ["stats", "intervals"],
@@ -50,10 +51,10 @@ ROWS = [
 # Folders whose files may import each other.
 INSIDE = {"diagnostics", "models", "studies", "surgery"}
 WITHOUT_TENSORFLOW = [
-    "config", "registry", "results", "stats", "intervals", "batch_norm.reference", "data",
-    "data.splits",
-    "data.idx", "data.mnist", "data.tfds", "data.files", "data.csv_file", "data.safe_pickle",
-    "data.not_mnist", "data.regression", "studies", "verdicts", "figures", "animation",
+    "config", "registry", "results", "stats", "batch_norm.reference", "data", "data.splits",
+    "data.idx", "data.mnist", "data.tfds", "data.csv_file", "data.not_mnist", "data.regression",
+    "data.reading.files", "data.reading.idx", "data.reading.csv", "data.reading.safe_pickle",
+    "data.reading.pixels", "studies", "verdicts", "figures", "animation",
     "study_report", "report", "cli", "__main__", "executors", "loading",
 ]
 

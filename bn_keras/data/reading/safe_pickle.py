@@ -9,13 +9,16 @@ refused as soon as they are met. Time and memory stay within a small multiple of
 import codecs
 import enum
 import math
+import pathlib
 import pickletools
 import types
 import warnings
+from typing import Any, BinaryIO, Optional, Sequence, Union, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bn_keras.data.idx import MAX_BYTES
+from bn_keras.data.reading.files import MAX_BYTES
 from bn_keras.data.splits import DataError
 
 MAX_INSTRUCTIONS = 10_000  # six arrays take about 200
@@ -54,7 +57,7 @@ NAMES = types.MappingProxyType({
 DTYPES = frozenset({"f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8"})
 
 
-def load_arrays(path):
+def load_arrays(path: pathlib.Path) -> dict[str, NDArray[Any]]:
     """The arrays in a pickled dict.
 
     Args:
@@ -85,24 +88,24 @@ def load_arrays(path):
 class _Stream:
     """A file of which never more is asked for than is left: an announced length costs nothing."""
 
-    def __init__(self, file, size):
+    def __init__(self, file: BinaryIO, size: int) -> None:
         self.readline = file.readline
         self._file, self._size = file, size
 
-    def left(self):
+    def left(self) -> int:
         return self._size - self._file.tell()
 
-    def read(self, count):
+    def read(self, count: int) -> bytes:
         return self._file.read(min(count, self.left()))
 
 
 class _Dtype:
     """Stands for np.dtype, whose own objects are shared by the whole process."""
 
-    def __init__(self, code):
+    def __init__(self, code: str) -> None:
         self.code, self.byteorder = code, "="
 
-    def build(self, state):
+    def build(self, state: Any) -> None:
         match state:
             case (_, "<" | ">" | "|" | "=" as byteorder, None, None, None, _, _, _):
                 self.byteorder = byteorder
@@ -113,25 +116,30 @@ class _Dtype:
 class _Array:
     """Stands for np.ndarray: what the file says of it, checked, and only converted at the end."""
 
-    def __init__(self, shape=(0,), dtype=None, order="C", data=b""):
-        self.shape, self.dtype, self.order, self.data = shape, dtype, order, data
+    def __init__(
+        self, shape: tuple[Any, ...] = (0,), dtype: Optional[_Dtype] = None, order: str = "C",
+        data: Union[str, bytes, bytearray] = b"",
+    ) -> None:
+        self.shape, self.order, self.data = shape, order, data
+        self.dtype = _Dtype("") if dtype is None else dtype
 
-    def build(self, state):
+    def build(self, state: Any) -> None:
         match state:
             case (_, tuple(shape), _Dtype() as dtype, fortran, str() | bytes() as data):
-                self.__init__(shape, dtype, "F" if fortran else "C", data)
+                self.shape, self.dtype, self.data = shape, dtype, data
+                self.order = "F" if fortran else "C"
                 return
         raise ValueError("sets another state of an array than its shape, dtype and bytes")
 
-    def check(self):
+    def check(self) -> int:
         """Returns the size in bytes, or raises ValueError unless the data have just that size."""
-        if self.dtype is None:
+        if not self.dtype.code:
             raise ValueError("holds an array without a shape and dtype")
         if len(self.shape) > MAX_DIMENSIONS:
             raise ValueError(f"announces {len(self.shape)} dimensions; at most {MAX_DIMENSIONS}")
         if not all(type(n) is int and 0 <= n <= MAX_BYTES for n in self.shape):
             raise ValueError(f"announces a shape with a dimension that is not 0 to {MAX_BYTES}")
-        size = int(self.dtype.code[1]) * math.prod(self.shape)
+        size: int = int(self.dtype.code[1]) * math.prod(self.shape)
         if size != len(self.data):
             raise ValueError(
                 f"announces an array of shape {self.shape} and type {self.dtype.code}, {size} "
@@ -139,29 +147,31 @@ class _Array:
             )
         return size
 
-    def numpy(self):
+    def numpy(self) -> NDArray[Any]:
         data = self.data.encode("latin-1") if isinstance(self.data, str) else self.data
-        values = np.frombuffer(data, self.dtype.byteorder + self.dtype.code)
-        return values.reshape(self.shape, order=self.order)
+        values: NDArray[Any] = np.frombuffer(data, self.dtype.byteorder + self.dtype.code)
+        return values.reshape(self.shape, order="F" if self.order == "F" else "C")
 
 
-def _run(stream):
+def _run(stream: _Stream) -> Any:
     """Carries out the instructions and returns what they leave, a dict."""
-    stack, marks, memo = [], [], {}
+    stack: list[Any] = []
+    marks: list[int] = []
+    memo: dict[int, Any] = {}
 
-    def pop(count=1):
+    def pop(count: int = 1) -> list[Any]:
         if len(stack) < count:
             raise ValueError("takes a value that is not there")
         values = stack[len(stack) - count:]
         del stack[len(stack) - count:]
         return values
 
-    def pop_to_mark():
+    def pop_to_mark() -> list[Any]:
         if not marks:
             raise ValueError("takes a mark that is not there")
         return pop(max(0, len(stack) - marks.pop()))
 
-    def top():
+    def top() -> Any:
         if not stack:
             raise ValueError("takes a value that is not there")
         return stack[-1]
@@ -233,7 +243,7 @@ def _run(stream):
     raise ValueError(f"takes more than {MAX_INSTRUCTIONS} instructions")
 
 
-def _next(stream):
+def _next(stream: _Stream) -> tuple[str, Any]:
     """Name and argument of the next instruction."""
     code = stream.read(1)
     if not code:
@@ -244,10 +254,10 @@ def _next(stream):
     if instruction.name == "STRING":
         return "STRING", _python_2_string(stream.readline())
     reader = instruction.arg and instruction.arg.reader
-    return instruction.name, reader and reader(stream)
+    return instruction.name, reader and reader(cast(BinaryIO, stream))
 
 
-def _python_2_string(line):
+def _python_2_string(line: bytes) -> str:
     # pickletools takes ASCII only here, and Python 2 writes the bytes of an array this way.
     quoted = line[:-1]
     if len(quoted) < 2 or quoted[:1] not in b"'\"" or quoted[-1:] != quoted[:1]:
@@ -255,7 +265,7 @@ def _python_2_string(line):
     return codecs.escape_decode(quoted[1:-1])[0].decode("latin-1")
 
 
-def _find(module, name):
+def _find(module: Any, name: Any) -> _Name:
     if type(module) is not str or type(name) is not str:
         raise ValueError("names something by other values than two texts")
     if (module, name) not in NAMES:
@@ -263,7 +273,7 @@ def _find(module, name):
     return NAMES[module, name]
 
 
-def _reduce(function, arguments):
+def _reduce(function: Any, arguments: Any) -> Any:
     """What a call would return; the bytes that `_codecs.encode` would return stay a text."""
     match function, arguments:
         case _Name.RECONSTRUCT, (_Name.NDARRAY, (0,), "b" | b"b"):
@@ -283,7 +293,7 @@ def _reduce(function, arguments):
     raise ValueError(f"calls {called} in another way than arrays do")
 
 
-def _set_items(target, items):
+def _set_items(target: Any, items: Sequence[Any]) -> None:
     if type(target) is not dict or len(items) % 2:
         raise ValueError(f"puts {len(items)} values into a {type(target).__name__}")
     for key, value in zip(items[::2], items[1::2]):
@@ -292,7 +302,7 @@ def _set_items(target, items):
         target[key] = value
 
 
-def _convert(content, size):
+def _convert(content: Any, size: int) -> dict[str, NDArray[Any]]:
     if type(content) is not dict:
         raise ValueError(f"holds a {type(content).__name__}")
     for key, value in content.items():

@@ -1,13 +1,27 @@
-"""The file that stands behind the colon of `--dataset=name:PATH`."""
+"""Paths as a user names them, and the file behind the colon of `--dataset=name:PATH`."""
 
 import os
 import pathlib
+from typing import Optional
 
-from bn_keras.data.idx import MAX_BYTES
 from bn_keras.data.splits import DataError
 
+MAX_BYTES = 4 * 2**30  # a file, or a header in it, that claims more is broken or hostile
 
-def find_file(dataset, argument, data_dir, content):
+
+def resolve(path: str, data_dir: Optional[str] = None) -> pathlib.Path:
+    """The absolute path of what a user named.
+
+    Args:
+        path: absolute or relative to `data_dir`; `~` and `~user` stand for home folders.
+        data_dir: folder; None means the working directory.
+    """
+    # os.path answers where pathlib raises: to an unknown ~user, to a NUL, to a name too long.
+    base = os.path.expanduser(data_dir or "")
+    return pathlib.Path(os.path.abspath(os.path.join(base, os.path.expanduser(path))))
+
+
+def find_file(dataset: str, argument: str, data_dir: Optional[str], content: str) -> pathlib.Path:
     """The path of a dataset that is one file.
 
     Args:
@@ -17,19 +31,18 @@ def find_file(dataset, argument, data_dir, content):
         content: what the file is expected to be, for messages.
 
     Returns:
-        pathlib.Path of a regular file of 1 to MAX_BYTES bytes.
+        Absolute path of a regular file of 1 to MAX_BYTES bytes.
 
     Raises:
         DataError: nothing is named, or it is no such file.
     """
     if not argument:
         raise DataError(f"dataset {dataset!r}: no file named; expected {dataset}:PATH, {content}.")
-    # os.path answers where pathlib raises: to an unknown ~user, to a name that is too long.
-    path = pathlib.Path(os.path.expanduser(os.path.join(data_dir or "", argument)))
+    path = resolve(argument, data_dir)
     if not os.path.isfile(path):  # a pipe would make us wait, a device would never end
         kind = "not a file" if os.path.exists(path) else "no such file"
         raise DataError(f"{path}: {kind}; expected {content}, named as {dataset}:PATH.")
-    size = path.stat().st_size
+    size = os.path.getsize(path)
     if not 0 < size <= MAX_BYTES:
         raise DataError(f"{path}: {size} bytes; expected 1 to {MAX_BYTES}, as {content} has them.")
     return path

@@ -1,0 +1,1 @@
+"""Readers of file formats, for the datasets. Each refuses what it cannot read."""
