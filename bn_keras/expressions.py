@@ -75,7 +75,8 @@ def names_in(expression: str) -> Tuple[List[str], List[str]]:
     Raises:
         ExpressionError: not an expression.
     """
-    metrics, curves = [], []
+    metrics: List[str] = []
+    curves: List[str] = []
     parsed = _parsed(expression)
     called = [node for node in ast.walk(parsed) if isinstance(node, ast.Call)]
     functions = [call.func for call in called]

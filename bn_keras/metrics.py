@@ -33,9 +33,10 @@ WHILE_TRAINING: Dict[str, Declared] = {
     "unit/p*": ("percentile {} of the input of a unit", "", None),
     "units/median_range": ("how far the median inputs of the last units have moved", "", None),
 }
-AT_A_STEP: Dict[str, Declared] = {
+DERIVED: Dict[str, Declared] = {
     "accuracy_at_*": ("validation accuracy after {} steps", "", LOW),
     "train_accuracy_at_*": ("training batch accuracy after {} steps", "", LOW),
+    "lost_*": ("accuracy lost when evaluated {}", "", None),
 }
 ON_A_LADDER: Dict[str, Declared] = {
     "test_accuracy_at_*": ("test accuracy at rate {}", "", LOW),
@@ -88,7 +89,7 @@ def describe(name: str) -> Metric:
 
 def declared() -> Dict[str, Declared]:
     """Names and patterns to (title, unit, worse end); imports no probe and no study."""
-    found = {**WHILE_TRAINING, **AT_A_STEP, **ON_A_LADDER}
+    found = {**WHILE_TRAINING, **DERIVED, **ON_A_LADDER}
     for registry in (PROBES, STUDIES):
         for name in registry.names():
             found.update(registry.properties(name).get("metrics", {}))

@@ -6,123 +6,108 @@ Adam at .002, batches of 64, 800 steps, moving averages with a decay of .99. The
 with BN are evaluated twice: with the population statistics, and as the blog's script does it, with
 batch statistics behind the dense layers and a convolution whose moving averages were never updated.
 
+Takes 7 min on 2 cores. Both nets end at .98; the loss of the net with BN is 14 times as high.
+Evaluated as the blog writes it, the net with BN predicts the same class for every image fed alone.
+
 Besides the report, it writes `with_bn.txt` and `without_bn.txt` as that script does: for every ten
 steps a line with the loss and accuracy of the training batch, of the first seed.
 """
 
 from bn_keras.registry import STUDIES
-from bn_keras.studies import Claim, Row, Study, Test, values_at
+from bn_keras.study import Claim, Comparison, Study, View
 
-BLOG = "a TensorFlow 1 blog on BN and dropout"
-WRITTEN = "as_written"
+BLOG = "a TensorFlow 1 blog on an MNIST CNN with BN and dropout (flag --is_bn)"
 AS_WRITTEN = "batch, as written"
-FILES = {"batch": "with_bn.txt", "none": "without_bn.txt"}
+STEPS = (50, 100, 200, 400)
 
 
-def rows(results):
-    """The metrics of each run, and accuracies at the steps that the claims are about.
-
-    A run that was evaluated as written, too, makes a second row: other figures of the same weights.
-    """
-    found = []
-    for run in results:
-        arm, seed = run.config.arm_name, run.config.seed
-        metrics = {
-            **run.metrics, **values_at(run, "accuracy/train", [10], "train_accuracy"),
-            **_evaluated(run, "correct", "accuracy/validation"),
-        }
-        found.append(Row(arm, seed, metrics))
-        if run.config.pitfall_curve is not None:
-            written = _evaluated(run, WRITTEN, f"accuracy/validation_{WRITTEN}")
-            found.append(Row(AS_WRITTEN, seed, written))
-    return found
-
-
-def _evaluated(run, evaluation, curve):
-    """What both evaluations measure on the same images."""
-    measured = {
-        "accuracy_in_one_batch": f"pitfall/{evaluation}/whole",
-        "accuracy_one_by_one": f"pitfall/{evaluation}/1",
-        "loss_in_one_batch": f"pitfall/{evaluation}/loss",
-    }
+def _evaluated(evaluation: str, curve: str) -> dict[str, str]:
+    """Figures of one evaluation, over the same images in both."""
     return {
-        **values_at(run, curve, (50, 100, 200, 400), "accuracy"),
-        **{metric: run.metrics[name] for metric, name in measured.items() if name in run.metrics},
+        **{f"accuracy_at_{step}": f"at('{curve}', {step})" for step in STEPS},
+        "accuracy_in_one_batch": f"metric('pitfall/{evaluation}/whole')",
+        "accuracy_one_by_one": f"metric('pitfall/{evaluation}/1')",
+        "loss_in_one_batch": f"metric('pitfall/{evaluation}/loss')",
     }
 
 
-def loss_and_accuracy_pairs(results):
-    """The two text files: file name to content."""
-    texts = {}
-    for run in results:
-        name = FILES.get(run.config.arm_name)
-        if name is None or name in texts:
-            continue
-        pairs = zip(*(run.curves.get(of, []) for of in ("loss/train", "accuracy/train")))
-        texts[name] = "".join(f"{loss} {accuracy}\n" for (_, loss), (_, accuracy) in pairs)
-    return texts
-
-
-@STUDIES.register("mnist_cnn_dropout")
-def mnist_cnn_dropout():
-    """Study 1: a CNN with dropout, with and without BN, at a rate that both can take."""
+@STUDIES.register("mnist_cnn_dropout", metrics={
+    "accuracy_in_one_batch": ("accuracy, images in one batch", "", "low"),
+    "accuracy_one_by_one": ("accuracy, images one by one", "", "low"),
+    "loss_in_one_batch": ("loss, images in one batch", "", "high"),
+})
+def mnist_cnn_dropout() -> Study:
+    """A CNN with dropout, with and without BN, at a rate that both can take."""
     return Study(
         question="What does BN change where the net learns without it, too?",
         source=BLOG,
-        duration="4 min",
+        duration="7 min",
         expected="equal accuracy at the end; BN ahead at once in training, and behind in loss; as "
-        "the blog evaluates it, one answer for every single image",
+        "the blog evaluates it, one class for every image fed alone",
         base={
-            "model": "mnist_cnn", "learning_rate": 0.002, "batch_size": 64, "steps": 800,
-            "momentum": 0.99, "log_interval": 10, "eval_interval": 50, "curve_size": 1000,
+            "model": "mnist_cnn", "optimizer": "adam", "learning_rate": 0.002, "batch_size": 64,
+            "steps": 800, "momentum": 0.99, "log_interval": 10, "eval_interval": 50,
+            "curve_size": 1000,
         },
         arms={
-            "none": {"normalizer": "none", "pitfalls": "correct"},
+            "none": {"normalizer": "none", "measure": ("pitfalls:correct",)},
             "batch": {
-                "normalizer": "batch", "pitfalls": f"correct,{WRITTEN}", "pitfall_curve": WRITTEN,
+                "normalizer": "batch",
+                "measure": (
+                    "pitfalls:correct", "pitfalls:as_written", "pitfall_curve:as_written",
+                ),
             },
         },
-        metrics=(
-            "train_accuracy_at_10", "accuracy_at_50", "accuracy_at_100", "accuracy_at_200",
-            "accuracy_at_400", "test_accuracy", "accuracy_in_one_batch", "accuracy_one_by_one",
-            "loss_in_one_batch",
+        columns=(
+            "train_accuracy_at_10", *(f"accuracy_at_{step}" for step in STEPS), "test_accuracy",
+            "accuracy_in_one_batch", "accuracy_one_by_one", "loss_in_one_batch",
         ),
+        derived={
+            "train_accuracy_at_10": "at('accuracy/train', 10)",
+            **_evaluated("correct", "accuracy/validation"),
+        },
+        views={
+            AS_WRITTEN: View("batch", _evaluated("as_written", "accuracy/validation_as_written")),
+        },
         claims=(
             Claim(
-                "the net with BN converges faster, as the training batches show it",
+                "the net with BN converges faster: on the training batches it is .3 ahead after "
+                "10 steps",
                 BLOG,
                 effect=(
-                    Test("train_accuracy_at_10", "batch", "at least", "none", margin=0.3),
+                    Comparison("train_accuracy_at_10", "batch", "at least", "none", margin=0.3),
                 ),
             ),
             Claim(
-                "it is ahead on the validation set as well, early on",
+                "after 50 steps it is ahead on the validation set as well, by two points at least",
                 BLOG,
-                effect=(Test("accuracy_at_50", "batch", "at least", "none"),),
+                effect=(Comparison("accuracy_at_50", "batch", "at least", "none", margin=0.02),),
             ),
             Claim(
-                "its loss is lower at the end",
+                "its loss is lower at the end, by a tenth at least",
                 BLOG,
-                effect=(Test("loss_in_one_batch", "batch", "at most", "none"),),
+                effect=(Comparison("loss_in_one_batch", "batch", "at most", "none", factor=0.9),),
             ),
             Claim(
                 "evaluated with its population statistics, it predicts single images as well",
                 "Ioffe & Szegedy (2015), algorithm 2",
-                effect=(Test("accuracy_one_by_one", "batch", "at least", 0.95),),
+                effect=(Comparison("accuracy_one_by_one", "batch", "at least", 0.95),),
             ),
             Claim(
                 "evaluated as the blog does it, the same weights are as good on images in one "
-                "batch, and give single images one answer",
+                "batch, and predict the same class for every image fed alone",
                 "this toolkit",
                 effect=(
-                    Test("accuracy_in_one_batch", AS_WRITTEN, "at least", "batch", margin=-0.02),
-                    Test("accuracy_one_by_one", AS_WRITTEN, "at most", 0.25),
+                    Comparison("accuracy_in_one_batch", AS_WRITTEN, "at least", "batch",
+                               margin=-0.02),
+                    Comparison("accuracy_one_by_one", AS_WRITTEN, "at most", 0.25),
                 ),
             ),
         ),
         reported={
             ("batch", "train_accuracy_at_10"): ".85 to .88",
             ("none", "train_accuracy_at_10"): ".18 to .37",
+            ("batch", "accuracy_at_50"): ".386 to .863",
             ("batch", "accuracy_at_100"): ".952", ("none", "accuracy_at_100"): ".946",
             ("batch", "accuracy_at_200"): ".940", ("none", "accuracy_at_200"): ".962",
             ("batch", "accuracy_at_400"): ".979", ("none", "accuracy_at_400"): ".976",
@@ -136,10 +121,11 @@ def mnist_cnn_dropout():
             (AS_WRITTEN, "accuracy_one_by_one"): ".14",
             ("batch", "accuracy_one_by_one"): ".98 to 1", ("none", "accuracy_one_by_one"): "1",
         },
-        picture="accuracy_over_tens_of_steps",
+        figures=(
+            "curve:accuracy/train", "curve:accuracy/validation",
+            "curve:accuracy/validation_as_written",
+        ),
+        files=("loss_and_accuracy_pairs",),
         quick={"steps": 50, "train_size": 10_000, "test_size": 1000, "validation_size": 1000,
                "eval_interval": 50},
-        quick_seeds=1,
-        derive=rows,
-        files=loss_and_accuracy_pairs,
     )
