@@ -4,3 +4,7 @@
 it there. A new picture, table or text file is one registered function: see `figures/`, `tables.py`
 and `files.py`.
 """
+
+from bn_keras.report.report import Arm, Compared, Report, make_report, outcome, write
+
+__all__ = ["Arm", "Compared", "Report", "make_report", "outcome", "write"]

@@ -6,6 +6,9 @@ the terminal, brackets that rich takes for markup, dollars that matplotlib takes
 
 import unicodedata
 
+from bn_keras import metrics
+from bn_keras.registry import UnknownName
+
 # A terminal that cannot show the characters on the left gets those on the right.
 SUBSTITUTES = str.maketrans({
     "–": "-", "−": "-", "—": "-", "…": "...", "•": "*", "²": "^2", "×": "x", "±": "+-", "·": "*",
@@ -50,3 +53,11 @@ def encodable(text: str, encoding: str) -> str:
         return text
     except UnicodeEncodeError:
         return text.translate(SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def describe(name: str) -> metrics.Metric:
+    """A metric or curve in words; of one that nobody has declared, its name's words."""
+    try:
+        return metrics.describe(name)
+    except UnknownName:
+        return metrics.Metric(name, name.replace("_", " ").replace("/", " "), "", None)

@@ -10,7 +10,7 @@ puts them side by side. Every panel shows all seeds, and says how many there are
 import io
 import math
 import warnings
-from typing import Any, Optional, Sequence
+from typing import Any, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -21,6 +21,7 @@ from bn_keras.report.texts import plain
 from bn_keras.study import Row
 
 PANEL_INCHES = (5.0, 4.3)
+MOST_COLUMNS = 3
 DPI = 100
 
 
@@ -39,16 +40,13 @@ def draw(name: str, rows: Sequence[Row], ax: Axes) -> Axes:
     return FIGURES.get(figure)(rows, ax, argument or None)
 
 
-def picture(
-    rows: Sequence[Row], names: Sequence[str], title: str, most_columns: Optional[int] = None
-) -> bytes:
+def picture(rows: Sequence[Row], names: Sequence[str], title: str) -> bytes:
     """Panels side by side under one title.
 
     Args:
         rows: what they draw.
         names: of registered figures, `NAME` or `NAME:ARGUMENT`.
-        title: plain text, of any length.
-        most_columns: panels in a line; by default as many as figures of one kind, at least 3.
+        title: plain text, of any length and of one or more lines.
 
     Returns:
         The picture as the bytes of a PNG.
@@ -59,11 +57,11 @@ def picture(
     """
     if not names:
         raise ValueError("a picture of no figures: expected at least one name")
-    columns = min(len(names), most_columns or 3)
-    lines = math.ceil(len(names) / columns)
-    width, height = PANEL_INCHES
-    figure = Figure(figsize=(width * columns, height * lines + 0.4), layout="constrained")
-    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    columns = min(len(names), MOST_COLUMNS)
+    height = math.ceil(len(names) / columns)
+    width, panel = PANEL_INCHES
+    figure = Figure(figsize=(width * columns, panel * height + 0.4), layout="constrained")
+    axes = figure.subplots(height, columns, squeeze=False).ravel()
     for ax in axes[len(names):]:
         ax.remove()
     axes = axes[:len(names)]
@@ -72,7 +70,9 @@ def picture(
     _share_limits(names, axes)
     _legends(figure, axes)
     # The suptitle does not wrap by itself; an inch holds some 11 characters of this size.
-    figure.suptitle(_wrapped(plain(title, to="picture"), int(11 * width * columns)), fontsize=11)
+    lines = [_wrapped(plain(line, to="picture"), int(11 * width * columns))
+             for line in title.splitlines()]
+    figure.suptitle("\n".join(lines), fontsize=11)
     return png(figure)
 
 

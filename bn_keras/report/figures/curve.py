@@ -4,7 +4,6 @@ from typing import Optional, Sequence
 
 from matplotlib.axes import Axes
 
-from bn_keras import metrics
 from bn_keras.registry import FIGURES
 from bn_keras.report.figures.drawing import (
     by_arm,
@@ -14,7 +13,7 @@ from bn_keras.report.figures.drawing import (
     seeds_and_median,
     styles,
 )
-from bn_keras.report.texts import plain
+from bn_keras.report.texts import describe, plain
 from bn_keras.study import Row
 
 
@@ -32,17 +31,17 @@ def curve(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axes
         argument: the curve, such as `accuracy/validation`; the default is that one.
     """
     name = argument or "accuracy/validation"
-    known = metrics.describe(name)
+    known = describe(name)
     looks = styles(rows)
     drawn = [
-        seeds_and_median(ax, arm, runs, name, looks[arm], known.worse if known else None)
+        seeds_and_median(ax, arm, runs, name, looks[arm], known.worse)
         for arm, runs in by_arm(rows).items()
     ]
     if not any(drawn):
         return nothing(ax, f"no run has a point of the curve {name}")
-    heading = plain(known.title if known else name, to="picture")
+    heading = plain(known.title, to="picture")
     ax.set_title(f"{heading}\n{meaning(rows)}", fontsize=10)
-    kind, unit = name.partition("/")[0], known.unit if known else ""
+    kind, unit = name.partition("/")[0], known.unit
     ax.set_ylabel(f"{kind}{f' [{unit}]' if unit else ''}")
     ax.set_xlabel("training steps")
     ax.set_xlim(left=0)

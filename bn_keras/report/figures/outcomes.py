@@ -6,11 +6,10 @@ from typing import Optional, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from bn_keras import metrics
 from bn_keras.registry import FIGURES
 from bn_keras.report.figures.drawing import by_arm, named, nothing, styles
 from bn_keras.report.numbers import number
-from bn_keras.report.texts import plain
+from bn_keras.report.texts import describe, plain
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row
 
@@ -32,7 +31,7 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
         argument: the metric; `validation_accuracy` by default.
     """
     name = argument or "validation_accuracy"
-    known = metrics.describe(name)
+    known = describe(name)
     arms = {arm: runs for arm, runs in by_arm(rows).items()
             if any(name in row.metrics for row in runs)}
     values = [row.metrics[name] for runs in arms.values() for row in runs
@@ -44,7 +43,7 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
     if logarithmic:
         ax.set_xscale("log")
     ax.set_xlim(low, high)
-    worst = low if known is None or known.worse == "low" else high
+    worst = low if known.worse != "high" else high
     looks = styles(rows)
     places: dict[int, list[tuple[float, float]]] = {}
     ticks = []
@@ -70,8 +69,8 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
             ax.plot(*np.array(seed_places).T, color="black", linewidth=0.5, alpha=0.25, zorder=0)
     ax.set_yticks(range(len(arms)), ticks, fontsize=8 if len(arms) < 9 else 7)
     ax.set_ylim(len(arms) - 0.4, -0.6)
-    title = plain(known.title if known else name, to="picture")
-    unit = f" [{known.unit}]" if known and known.unit else ""
+    title = plain(known.title, to="picture")
+    unit = f" [{known.unit}]" if known.unit else ""
     ax.set_xlabel(f"{title}{unit}{' (logarithmic)' if logarithmic else ''}")
     gone = any(row.metrics.get(name) is None for runs in arms.values() for row in runs)
     ax.set_title(f"after training\na marker a seed, bar: median{', x: no value' * gone}",

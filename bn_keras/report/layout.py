@@ -1,0 +1,141 @@
+"""Tables and paragraphs that stay readable in any terminal: narrow, without colours, in ASCII."""
+
+import dataclasses
+import textwrap
+from typing import TYPE_CHECKING, Sequence
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from bn_keras import verdicts
+from bn_keras.report.texts import encodable
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+COLORS = {
+    verdicts.HOLDS: "green",
+    verdicts.OTHER_REASON: "yellow",
+    verdicts.FAILS: "red",
+    verdicts.UNDECIDED: "dim",
+}
+WIDEST = 36  # a column that could be wider wraps at its words, for the sake of the others
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """A table for rich's console; its texts are no markup.
+
+    Words are broken only where one alone is wider than the terminal. Columns that do not fit beside
+    each other go on in further tables below, each of which begins with the first column again.
+
+    Attributes:
+        headings: one a column.
+        rows: texts, which may have several lines; as many as headings.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        encoding = options.encoding
+        headings = [encodable(text, encoding) for text in self.headings]
+        rows = [[encodable(text, encoding) for text in cells] for cells in self.rows]
+        columns = [[heading, *(cells[number] for cells in rows)]
+                   for number, heading in enumerate(headings)]
+        longest = [max(len(word) for text in column for word in text.split() or [""])
+                   for column in columns]
+        natural = [max(len(line) for text in column for line in text.splitlines() or [""])
+                   for column in columns]
+        wanted = [max(word, min(line, WIDEST)) for word, line in zip(longest, natural)]
+        for group in _groups(wanted, longest, options.max_width):
+            widths = _widths([wanted[number] for number in group],
+                             [longest[number] for number in group],
+                             [natural[number] for number in group], options.max_width)
+            yield _table(headings, rows, group, widths)
+
+
+def _groups(wanted: list[int], longest: list[int], width: int) -> list[list[int]]:
+    """Numbers of the columns that stand side by side, the first one in every group.
+
+    All in one group if their longest words fit, else as many as fit at the width that they want.
+    """
+    if sum(longest) + len(longest) <= width:
+        return [list(range(len(longest)))]
+    groups = [[0]]
+    for number in range(1, len(wanted)):
+        taken = sum(wanted[other] + 1 for other in groups[-1])
+        if len(groups[-1]) > 1 and taken + wanted[number] > width:
+            groups.append([0])
+        groups[-1].append(number)
+    return groups
+
+
+def _widths(wanted: list[int], longest: list[int], natural: list[int], width: int) -> list[int]:
+    """Widths that fit, none below its longest word if that is possible at all."""
+    room = width - len(wanted)
+    widths = list(wanted)
+    while sum(widths) > room:
+        spare = [mine - word for mine, word in zip(widths, longest)]
+        if max(spare) > 0:
+            widths[spare.index(max(spare))] -= 1
+        elif max(widths) > 1:
+            widths[widths.index(max(widths))] -= 1
+        else:
+            break
+    while sum(widths) < room and any(mine < line for mine, line in zip(widths, natural)):
+        lacking = [line - mine for mine, line in zip(widths, natural)]
+        widths[lacking.index(max(lacking))] += 1
+    return widths
+
+
+def _table(
+    headings: list[str], rows: list[list[str]], group: list[int], widths: list[int]
+) -> Table:
+    # Rows of several lines need a blank line between them.
+    folded = any(
+        len(_lines(cells[number], width)) > 1
+        for cells in rows for number, width in zip(group, widths)
+    )
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), leading=int(folded))
+    for number, width in zip(group, widths):
+        short = all(len(line) < 32 for cells in rows for line in cells[number].splitlines())
+        table.add_column(
+            Text("\n".join(_lines(headings[number], width))), width=width,
+            justify="right" if number and short else "left",
+        )
+    for cells in rows:
+        table.add_row(*(_text(_lines(cells[number], width), cells[number])
+                        for number, width in zip(group, widths)))
+    return table
+
+
+def _lines(text: str, width: int) -> list[str]:
+    return [line for part in text.splitlines()
+            for line in textwrap.wrap(part, max(1, width), break_on_hyphens=False) or [""]]
+
+
+def _text(lines: list[str], cell: str) -> Text:
+    text = Text("\n".join(lines), style=COLORS.get(cell, ""))
+    start = text.plain.find("elsewhere:")
+    if start >= 0:
+        text.stylize("dim", start)
+    return text
+
+
+@dataclasses.dataclass(frozen=True)
+class Paragraph:
+    """Lines of text for rich's console, wrapped at words; what is indented stays so."""
+
+    text: str
+    style: str = ""
+
+    def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
+        for line in encodable(self.text, options.encoding).split("\n"):
+            indent = " " * (len(line) - len(line.lstrip()))
+            wrapped = textwrap.wrap(
+                line, options.max_width, subsequent_indent=indent, break_on_hyphens=False,
+                break_long_words=False,  # a path is to be copied whole
+            )
+            yield Text("\n".join(wrapped), style=self.style, overflow="fold", no_wrap=True)
