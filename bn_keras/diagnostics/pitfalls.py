@@ -5,69 +5,68 @@ images to logits, that has the bug. Training had no part in it: what differs fro
 bug alone.
 """
 
+from typing import Any, Callable, Optional, Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel, ModeCopy, ModelCopy
-from bn_keras.diagnostics.probe import Probe
-from bn_keras.registry import PROBES
-from bn_keras.surgery import statistics
+from bn_keras.surgery import calls, statistics
+from bn_keras.surgery.statistics import is_batch_normalizer
 
-IMAGES = 480  # whole batches of 16; more take their time one by one
+DROPOUTS = (keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
 BATCH_SIZES = {"whole": None, "16": 16, "2": 2, "1": 1}  # None: all images in one batch
 
 
-def correct(model):
+def correct(model: keras.Model) -> ModelCopy:
     """Inference as it should be: population statistics, no dropout."""
-    return ModeCopy(model, ())
+    return ModeCopy(model, _never)
 
 
-def never_updated(model):
+def never_updated(model: keras.Model) -> ModelCopy:
     """Inference with population statistics that still are what they started as, 0 and 1.
 
     The update was never run: TensorFlow 1's update ops, or a hand-written layer's assignments that
     no session call reached.
     """
-    return _FreshStatistics(model, ())
+    return _FreshStatistics(model, _never, is_batch_normalizer)
 
 
-def conv_never_updated(model):
+def conv_never_updated(model: keras.Model) -> ModelCopy:
     """`never_updated` behind convolutions only; dense layers have proper population statistics."""
-    names = {layer.name for layer in statistics.batch_normalizers(model)}
-    return _FreshStatistics(model, (), names - _behind_dense(model))
+    return _FreshStatistics(model, _never, _is_behind_conv)
 
 
-def batch_statistics(model):
+def batch_statistics(model: keras.Model) -> ModelCopy:
     """Batch statistics in every batch normalization: the training flag was left on."""
     return BatchStatisticsModel(model)
 
 
-def dense_batch_statistics(model):
+def dense_batch_statistics(model: keras.Model) -> ModelCopy:
     """Batch statistics behind dense layers only, whose flag was left out; convolutions infer."""
-    return ModeCopy(model, _behind_dense(model))
+    return ModeCopy(model, _is_behind_dense)
 
 
-def as_written(model):
+def as_written(model: keras.Model) -> ModelCopy:
     """`conv_never_updated` and `dense_batch_statistics` at once: the second hides the first."""
-    return _FreshStatistics(model, _behind_dense(model))
+    return _FreshStatistics(model, _is_behind_dense, is_batch_normalizer)
 
 
-def dropout_active(model):
+def dropout_active(model: keras.Model) -> ModelCopy:
     """Inference, but dropout goes on dropping."""
-    return ModeCopy(model, _dropouts(model))
+    return ModeCopy(model, _drops)
 
 
-def without_bn(model):
+def without_bn(model: keras.Model) -> ModelCopy:
     """An evaluation graph that was built a second time, without its batch normalization."""
-    normalizers = {layer.name for layer in statistics.batch_normalizers(model)}
 
-    def call(layer, inputs, *args, **kwargs):
-        if layer.name in normalizers:
-            return inputs
-        return layer(inputs, *args, **{**kwargs, "training": False})
+    def instead(layer, call, /, *args, **kwargs):
+        if is_batch_normalizer(layer):
+            return layer._call_signature.bind(*args, **kwargs).args[0]
+        return calls.in_mode(False, layer, call, *args, **kwargs)
 
-    return ModelCopy(model, call)
+    return ModelCopy(model, instead)
 
 
 EVALUATIONS = {
@@ -77,7 +76,7 @@ EVALUATIONS = {
 }
 
 
-def evaluation(name):
+def evaluation(name: str) -> Callable[[keras.Model], ModelCopy]:
     """The function of EVALUATIONS.
 
     Raises:
@@ -88,37 +87,32 @@ def evaluation(name):
     return EVALUATIONS[name]
 
 
-def evaluations(model):
+def evaluations(model: keras.Model) -> list[str]:
     """The evaluations that mean something for a model.
 
     Args:
-        model: a functional keras.Model, built and trained.
+        model: a built keras.Model of any kind, trained.
 
     Returns:
         list of names of EVALUATIONS; `correct` comes first.
     """
     names = ["correct"]
-    normalizers = statistics.batch_normalizers(model)
+    layers = model._flatten_layers()
+    normalizers = [layer for layer in layers if is_batch_normalizer(layer)]
     if normalizers:
         names += ["never_updated", "batch_statistics", "without_bn"]
-    if 0 < len(_behind_dense(model)) < len(normalizers):
+    if 0 < sum(map(_is_behind_dense, normalizers)) < len(normalizers):
         names += ["conv_never_updated", "dense_batch_statistics", "as_written"]
-    if _dropouts(model):
+    if any(map(_drops, layers)):
         names.append("dropout_active")
     return names
 
 
-@PROBES.register("pitfalls", metrics={
-    "pitfall/{}/whole": ("accuracy of one batch, evaluated {}", "", "low"),
-    "pitfall/{}/16": ("accuracy in batches of 16, evaluated {}", "", "low"),
-    "pitfall/{}/2": ("accuracy in batches of 2, evaluated {}", "", "low"),
-    "pitfall/{}/1": ("accuracy one by one, evaluated {}", "", "low"),
-    "pitfall/{}/loss": ("loss of one batch, evaluated {}", "", "high"),
-    "pitfall/{}/spread": ("spread of single images' logits, evaluated {}", "", None),
-    "pitfall/images": ("images behind the evaluations", "images", None),
-})
-class Pitfalls(Probe):
-    """Evaluates the trained nets correctly and with bugs, in batches of all sizes.
+def measure(
+    model: keras.Model, images: np.ndarray, labels: np.ndarray, loss: Callable[..., Any],
+    names: Optional[Sequence[str]] = None,
+) -> dict[str, float]:
+    """Evaluates a model correctly and with bugs, in batches of all sizes.
 
     Args:
         nets: Nets.
@@ -172,27 +166,46 @@ class _FreshStatistics(ModeCopy):
     """A ModeCopy some of whose population statistics are always the initial ones.
 
     Args:
-        model: a functional keras.Model.
-        training: names of the layers in training mode.
-        fresh: names of the layers with initial statistics; None for all that have any.
+        model: as for ModeCopy.
+        trains: as for ModeCopy.
+        fresh: `(layer) -> bool`, whether a layer has initial statistics.
     """
 
-    def __init__(self, model, training, fresh=None):
-        self._fresh = fresh
-        super().__init__(model, training)
+    def __init__(self, model, trains, fresh):
+        self._fresh = []
+        super().__init__(model, trains)
+        for layer in self._layers:
+            if is_batch_normalizer(layer) and fresh(layer):
+                statistics.reset(layer)
+                self._fresh += [(variable, variable.numpy()) for variable in layer.variables
+                                if variable.name in statistics.STATISTICS]
 
     def refresh(self):
         super().refresh()
-        for layer in statistics.batch_normalizers(self._copy):
-            if self._fresh is None or layer.name in self._fresh:
-                statistics.reset(layer)
+        for variable, initial in self._fresh:
+            variable.assign(initial)
 
 
-def _behind_dense(model):
-    """Names of normalizers of rows, (batch, features), whose statistics have one value an image."""
-    normalizers = statistics.batch_normalizers(model)
-    return {layer.name for layer in normalizers if layer.input_spec.ndim == 2}
+def _never(layer):
+    return False
 
 
-def _dropouts(model):
-    return {layer.name for layer in model.layers if isinstance(layer, keras.layers.Dropout)}
+def _is_behind_dense(layer):
+    """Whether a normalizer takes rows, whose statistics have one value an image."""
+    if not is_batch_normalizer(layer):
+        return False
+    if layer.input_spec is not None and layer.input_spec.ndim is not None:
+        return layer.input_spec.ndim == 2
+    return len((layer.get_build_config() or {}).get("input_shape", ())) == 2
+
+
+def _is_behind_conv(layer):
+    return is_batch_normalizer(layer) and not _is_behind_dense(layer)
+
+
+def _drops(layer):
+    """Whether a layer drops units in training, be it for that alone or with a rate of its own."""
+    if isinstance(layer, DROPOUTS):
+        return True
+    rates = (getattr(layer, name, None) for name in ("dropout", "recurrent_dropout"))
+    return any(isinstance(rate, (int, float)) and rate > 0 for rate in rates)

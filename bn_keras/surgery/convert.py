@@ -7,7 +7,7 @@ table of every normalizer that was met, exchanged or not and why, and how far th
 import collections
 import dataclasses
 import warnings
-from typing import Optional, Tuple
+from typing import Literal, Optional, Union, overload
 
 import keras
 import numpy as np
@@ -24,10 +24,6 @@ HARMLESS = {
     "__annotations__", "__firstlineno__", "__static_attributes__", "__orig_bases__",
     "__parameters__", "__abstractmethods__", "_abc_impl",
 }
-# Layers that run another framework's or a stored graph's code, in which nobody can look for BN.
-OPAQUE = tuple(
-    getattr(keras.layers, name) for name in ("TFSMLayer", "TorchModuleWrapper", "JaxLayer")
-)
 TRIED = 4  # random examples for the comparison of the outputs
 TRIED_LENGTH = 8  # of an axis whose length the model leaves open
 
@@ -62,15 +58,15 @@ class Certificate:
         measured: over what it was measured, or why it was not.
     """
 
-    rows: Tuple[Row, ...]
+    rows: tuple[Row, ...]
     difference: Optional[float]
     measured: str
 
-    def count(self, fate):
+    def count(self, fate: str) -> int:
         """How many rows have a fate: "exchanged", "already" or "left"."""
         return sum(row.fate == fate for row in self.rows)
 
-    def __str__(self):
+    def __str__(self) -> str:
         table = [("layer", "before", "after", "")]
         table += [(row.path, row.before, row.after or "left", row.note) for row in self.rows]
         widths = [max(map(len, column)) for column in zip(*table)]
@@ -86,7 +82,24 @@ class Certificate:
         ])
 
 
-def convert(model, to=BatchNorm, certificate=False):
+@overload
+def convert(
+    model: keras.Model, to: type[keras.layers.BatchNormalization] = ...,
+    certificate: Literal[False] = ...,
+) -> keras.Model: ...
+
+
+@overload
+def convert(
+    model: keras.Model, to: type[keras.layers.BatchNormalization] = ..., *,
+    certificate: Literal[True],
+) -> tuple[keras.Model, Certificate]: ...
+
+
+def convert(
+    model: keras.Model, to: type[keras.layers.BatchNormalization] = BatchNorm,
+    certificate: bool = False,
+) -> Union[keras.Model, tuple[keras.Model, Certificate]]:
     """A copy of a model in which every batch normalization is of the other kind.
 
     It reaches normalizers in nested, Sequential and subclassed models, in wrappers, in cells of
@@ -258,7 +271,7 @@ def _own(layer):
 def _unseen(layer):
     """Why a layer may hold a normalizer that nobody sees; None if it does not."""
     kind = type(layer)
-    if isinstance(layer, OPAQUE):
+    if isinstance(layer, copies.OPAQUE):
         return "what runs inside is no Keras layer; nobody looked there for BN"
     if not layer.built and not kind.__module__.startswith("keras."):
         return "was never called, and may make BN when it is built; nobody looked there"

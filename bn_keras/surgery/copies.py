@@ -21,6 +21,7 @@ import copy
 import functools
 import types
 import weakref
+from typing import Any, Callable, Optional
 
 import keras
 from keras.src.ops.function import Function, make_node_key
@@ -53,12 +54,19 @@ WRAPPERS = {
     "ListWrapper": "_storage", "_DictWrapper": "__wrapped__", "_TupleWrapper": "__wrapped__",
 }
 
+# Layers that run another framework's or a stored graph's code, in which nobody can look for BN.
+OPAQUE = tuple(
+    getattr(keras.layers, name) for name in ("TFSMLayer", "TorchModuleWrapper", "JaxLayer")
+)
+
 
 class NotCopyable(TypeError):
     """A part of the model cannot be copied; the message says which and why."""
 
 
-def copy_model(model, replace=None):
+def copy_model(
+    model: keras.Model, replace: Optional[Callable[[keras.Layer], Optional[keras.Layer]]] = None
+) -> keras.Model:
     """An independent copy of a built model: what happens to one does not touch the other.
 
     Shared layers stay shared. Weights, statistics, names, paths, `trainable` flags, dtype policies,
@@ -80,13 +88,33 @@ def copy_model(model, replace=None):
         TypeError: no keras.Model; or `NotCopyable`, with the layer, the attribute and the reason.
         ValueError: the model is not built.
     """
+    return _copied(model, replace)[0]
+
+
+def copy_with_parts(model: keras.Model) -> tuple[keras.Model, list[tuple[Any, Any]]]:
+    """A copy as `copy_model` makes it, and which part of it stands for which part of the model.
+
+    Returns:
+        `(copy, parts)`: parts has a pair `(of the model, of the copy)` for every layer and every
+        keras.Variable, those that Keras does not track included, in no special order.
+
+    Raises:
+        TypeError: as `copy_model`.
+        ValueError: as `copy_model`.
+    """
+    copy, copier = _copied(model, None)
+    return copy, copier.pairs((keras.Layer, keras.Variable))
+
+
+def _copied(model, replace):
     check_model(model, "copy_model")
     strategy = getattr(model, "_distribute_strategy", None)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
-        return _Copier(replace).run(model)
+        copier = _Copier(replace)
+        return copier.run(model), copier
 
 
-def check_model(model, caller):
+def check_model(model: keras.Model, caller: str) -> None:
     """Raises unless a model is a keras.Model and built, as `copy_model` says."""
     if not isinstance(model, keras.Model):
         raise TypeError(
@@ -100,7 +128,7 @@ def check_model(model, caller):
         )
 
 
-def weights_by_name(old, new):
+def weights_by_name(old: keras.Layer, new: keras.Layer) -> None:
     """Builds a layer as another one was built, and gives it that layer's weights by their names.
 
     Raises:
@@ -135,16 +163,16 @@ class _Copier:
         while self._queue:
             self._fill(*self._queue.pop())
         self._connect()
-        for x, new in self._pairs(Tracker):
+        for x, new in self.pairs(Tracker):
             new.stored_ids = {
                 name: {id(item) for item in store} for name, (_, store) in new.config.items()
             }
-        for x, new in self._pairs(keras.optimizers.Optimizer):
+        for x, new in self.pairs(keras.optimizers.Optimizer):
             keys = map(new._var_key, new._trainable_variables)
             new._trainable_variables_indices = {key: i for i, key in enumerate(keys)}
         return self(model)
 
-    def _pairs(self, kind):
+    def pairs(self, kind):
         return [pair for pair in self._memory.values() if isinstance(pair[0], kind)]
 
     def __call__(self, x):
@@ -298,18 +326,18 @@ class _Copier:
         A layer lists the nodes of all its calls, also those of other models; only nodes of copied
         models stay, so that the copy is not tied to half of somebody's session.
         """
-        functions = self._pairs(Function)
+        functions = self.pairs(Function)
         ours = {
             id(node) for x, _ in functions for nodes in x._nodes_by_depth.values() for node in nodes
         }
         index = {}  # (id of an operation, index of a node) → index in the copy
-        for x, new in self._pairs(keras.Operation):
+        for x, new in self.pairs(keras.Operation):
             for name in ("_inbound_nodes", "_outbound_nodes"):
                 nodes = [node for node in getattr(x, name) if id(node) in ours]
                 new.__dict__[name] = [self(node) for node in nodes]
             stays = [i for i, node in enumerate(x._inbound_nodes) if id(node) in ours]
             index.update({(id(x), old): new for new, old in enumerate(stays)})
-        for x, new in self._pairs(keras.KerasTensor):
+        for x, new in self.pairs(keras.KerasTensor):
             history = getattr(x, "_keras_history", None)
             if history is None:
                 continue

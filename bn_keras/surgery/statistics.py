@@ -7,9 +7,14 @@ another that keeps a `moving_mean` and a `moving_variance`; nested ones included
 import collections
 import contextlib
 import re
+from typing import Iterable, Iterator
 
 import keras
 import numpy as np
+import numpy.typing as npt
+
+# Statistics by their paths, such as `bn/moving_mean`.
+Snapshot = dict[str, npt.NDArray]
 
 # All that training moves in a batch normalization, by its name as an attribute of the layer.
 STATISTICS = (
@@ -22,7 +27,7 @@ PAIRS = (
 )
 
 
-def batch_normalizers(model):
+def batch_normalizers(model: keras.Layer) -> list[keras.Layer]:
     """The layers of a model, nested ones and itself too, that keep population statistics.
 
     Raises:
@@ -33,17 +38,25 @@ def batch_normalizers(model):
     return [layer for layer in model._flatten_layers() if is_batch_normalizer(layer)]
 
 
-def is_batch_normalizer(layer):
+def is_batch_normalizer(layer: object) -> bool:
     """Whether a layer keeps population statistics, whoever wrote it."""
     return hasattr(layer, "moving_mean") and hasattr(layer, "moving_variance")
 
 
-def skipped_batches(model):
+def moves_statistics(layer: keras.Layer) -> bool:
+    """Whether training would move a layer's population statistics: it has some, and no freeze."""
+    return (
+        is_batch_normalizer(layer) and layer.trainable
+        and getattr(layer, "moves_statistics", True)
+    )
+
+
+def skipped_batches(model: keras.Layer) -> int:
     """How many training batches the BatchNorm layers of a model left out, added up (an int)."""
     return sum(getattr(layer, "skipped_batches", 0) for layer in batch_normalizers(model))
 
 
-def reset_skipped_batches(model):
+def reset_skipped_batches(model: keras.Layer) -> None:
     """Lets every BatchNorm layer of a model count the batches it leaves out from 0."""
     for layer in batch_normalizers(model):
         if hasattr(layer, "skipped_batches"):
@@ -51,7 +64,7 @@ def reset_skipped_batches(model):
 
 
 @contextlib.contextmanager
-def held(model):
+def held(model: keras.Layer) -> Iterator[None]:
     """Leaves the moving statistics of a model alone, whatever is called in training mode.
 
     For a second pass over a batch: the perturbed weights of sharpness-aware minimization, a
@@ -112,7 +125,7 @@ def _unassignable(variable):
             variable.assign = before
 
 
-def snapshot(model):
+def snapshot(model: keras.Layer) -> Snapshot:
     """Copies the population statistics of a model or layer.
 
     Returns:
@@ -129,7 +142,7 @@ def snapshot(model):
     }
 
 
-def restore(model, statistics):
+def restore(model: keras.Layer, statistics: Snapshot) -> None:
     """Puts a snapshot's statistics into a model: all of them, or none if it raises.
 
     They are matched by their paths. For a copy that Keras has named anew, the model's own name and
@@ -144,7 +157,7 @@ def restore(model, statistics):
         variable.assign(array)
 
 
-def merge(snapshots):
+def merge(snapshots: Iterable[tuple[Snapshot, float]]) -> Snapshot:
     """Statistics of several models pooled: those of all their values together.
 
     Exact for statistics that each are of so many values (Chan, Golub & LeVeque 1983): the pooled
@@ -200,7 +213,7 @@ def merge(snapshots):
     return {path: value.astype(first[path].dtype) for path, value in merged.items()}
 
 
-def difference(before, after):
+def difference(before: Snapshot, after: Snapshot) -> dict[str, tuple[float, float]]:
     """How far population statistics moved between two snapshots.
 
     Returns:
@@ -219,7 +232,7 @@ def difference(before, after):
     return moved
 
 
-def reset(model):
+def reset(model: keras.Layer) -> None:
     """Gives all population statistics of a model or layer their initial values again.
 
     Counts of skipped batches and groups of micro-batches start over, too. Scale and offset stay as
@@ -228,10 +241,7 @@ def reset(model):
     _statistics(model)  # all are built
     for layer in batch_normalizers(model):
         fresh = type(layer).from_config(layer.get_config())
-        shape = [1] * layer.input_spec.ndim
-        for axis, size in layer.input_spec.axes.items():
-            shape[axis] = size
-        fresh.build(tuple(shape))
+        fresh.build_from_config(layer.get_build_config())
         for variable, initial in zip(_variables(layer), _variables(fresh), strict=True):
             variable.assign(initial)
         if hasattr(layer, "population"):

@@ -1,0 +1,52 @@
+"""How a layer is called, changed from outside: for the layers of copies, or for a while.
+
+The `call` of one layer object is replaced, below Keras's `__call__`: it works wherever the layer
+stands, in a graph of layers, in code of a model's own, or in a wrapper, and in a tf.function.
+"""
+
+import contextlib
+import functools
+from typing import Any, Callable, Iterator
+
+import keras
+
+from bn_keras.surgery import statistics
+
+# `(layer, call, *args, **kwargs) -> outputs`, in place of `call(*args, **kwargs)`.
+Instead = Callable[..., Any]
+
+
+def redirect(layer: keras.Layer, instead: Instead) -> None:
+    """Lets every later call of a layer go through `instead`."""
+    layer.call = functools.partial(instead, layer, layer.call)
+
+
+@contextlib.contextmanager
+def redirected(layer: keras.Layer, instead: Instead) -> Iterator[None]:
+    """Lets the calls of a layer within go through `instead`."""
+    before = vars(layer).get("call")
+    redirect(layer, instead)
+    try:
+        yield
+    finally:
+        if before is None:
+            del layer.call
+        else:
+            layer.call = before
+
+
+def in_mode(
+    training: bool, layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+) -> Any:
+    """Calls a layer in a mode, whatever mode it was asked for; its statistics stay as they are.
+
+    A layer that has no argument `training` is called as it was asked to be.
+    """
+    if "training" in layer._call_signature.parameters:
+        bound = layer._call_signature.bind(*args, **kwargs)
+        bound.arguments["training"] = training
+        args, kwargs = bound.args, bound.kwargs
+    if not training or not statistics.is_batch_normalizer(layer):
+        return call(*args, **kwargs)
+    with statistics.held(layer):
+        return call(*args, **kwargs)
