@@ -14,8 +14,10 @@ import dataclasses
 import math
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from bn_keras import intervals, stats
-from bn_keras.studies import Claim, Row, Test
+from bn_keras import intervals
+from bn_keras.report.numbers import spread
+from bn_keras.report.texts import describe
+from bn_keras.study import Claim, Comparison, Row
 
 HOLDS = "holds"
 OTHER_REASON = "holds, but for another reason"
@@ -112,7 +114,7 @@ def judge(claim: Claim, rows: Iterable[Row]) -> Verdict:
 
     Args:
         claim: Claim.
-        rows: the Rows, as `Study.rows` gives them.
+        rows: the Rows, as `study.rows` gives them.
     """
     values: Dict[Tuple[str, str], Dict[int, Optional[float]]] = {}
     arms = set()
@@ -135,12 +137,11 @@ def worse_end(metric: str) -> Optional[intervals.Worse]:
     Args:
         metric: name, such as `test_accuracy`.
     """
-    if metric.startswith("steps_to_") or "loss" in metric:
-        return "high"
-    return "low" if "accuracy" in metric or metric.endswith("_rate") else None
+    worse = describe(metric).worse
+    return "high" if worse == "high" else "low" if worse == "low" else None
 
 
-def _gather(tests: Sequence[Test], values: Values, arms: Iterable[str]) -> Evidence:
+def _gather(tests: Sequence[Comparison], values: Values, arms: Iterable[str]) -> Evidence:
     results, figures = [], []
     missing: Dict[str, None] = {}
     for test in tests:
@@ -162,7 +163,7 @@ def _gather(tests: Sequence[Test], values: Values, arms: Iterable[str]) -> Evide
     )
 
 
-def _by_seed(test: Test, values: Values) -> Dict[int, Optional[bool]]:
+def _by_seed(test: Comparison, values: Values) -> Dict[int, Optional[bool]]:
     """Whether a comparison passes, by seed; None where it shows nothing."""
     mine = values.get((test.arm, test.metric), {})
     others: Mapping[int, Optional[float]] = (
@@ -174,7 +175,7 @@ def _by_seed(test: Test, values: Values) -> Dict[int, Optional[bool]]:
     }
 
 
-def _passes(test: Test, value: Optional[float], other: Optional[float]) -> Optional[bool]:
+def _passes(test: Comparison, value: Optional[float], other: Optional[float]) -> Optional[bool]:
     worse = worse_end(test.metric)
     if value is None or other is None:
         if worse is None:
@@ -186,11 +187,12 @@ def _passes(test: Test, value: Optional[float], other: Optional[float]) -> Optio
     return value >= limit if test.relation == "at least" else value <= limit
 
 
-def _text(test: Test, values: Values) -> str:
+def _text(test: Comparison, values: Values) -> str:
     """The comparison with its figures, such as `accuracy: batch .9 [.8, .9] at least none .5`."""
     def of(arm: str) -> str:
         found: List[Optional[float]] = list(values.get((arm, test.metric), {}).values())
-        return f"{arm} {stats.figure(found)}"
+        worse = worse_end(test.metric)
+        return f"{arm} {spread(found, intervals.WORST[worse] if worse else math.nan)}"
 
     against = of(test.than) if isinstance(test.than, str) else f"{test.than:g}"
     if test.factor != 1:

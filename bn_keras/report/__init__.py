@@ -5,6 +5,17 @@ it there. A new picture, table or text file is one registered function: see `fig
 and `files.py`.
 """
 
-from bn_keras.report.report import Arm, Compared, Report, make_report, outcome, write
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bn_keras.report.report import Arm, Compared, Report, make_report, outcome, write
 
 __all__ = ["Arm", "Compared", "Report", "make_report", "outcome", "write"]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads the report on first use: verdicts and registries need its small parts alone."""
+    if name not in __all__:
+        raise AttributeError(f"module 'bn_keras.report' has no attribute {name!r}")
+    return getattr(importlib.import_module("bn_keras.report.report"), name)

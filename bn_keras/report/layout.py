@@ -1,6 +1,7 @@
 """Tables and paragraphs that stay readable in any terminal: narrow, without colours, in ASCII."""
 
 import dataclasses
+import re
 import textwrap
 from typing import TYPE_CHECKING, Sequence
 
@@ -20,6 +21,8 @@ COLORS = {
     verdicts.FAILS: "red",
     verdicts.UNDECIDED: "dim",
 }
+GAP = 2  # between columns
+UNBREAKABLE = "\u00a0"
 WIDEST = 36  # a column that could be wider wraps at its words, for the sake of the others
 
 
@@ -41,15 +44,19 @@ class Columns:
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         encoding = options.encoding
         headings = [encodable(text, encoding) for text in self.headings]
-        rows = [[encodable(text, encoding) for text in cells] for cells in self.rows]
+        rows = [[_kept_together(encodable(text, encoding)) for text in cells]
+                for cells in self.rows]
         columns = [[heading, *(cells[number] for cells in rows)]
                    for number, heading in enumerate(headings)]
-        longest = [max(len(word) for text in column for word in text.split() or [""])
+        longest = [max(len(word) for text in column for line in text.splitlines()
+                       for word in line.split(" "))
                    for column in columns]
         natural = [max(len(line) for text in column for line in text.splitlines() or [""])
                    for column in columns]
         wanted = [max(word, min(line, WIDEST)) for word, line in zip(longest, natural)]
-        for group in _groups(wanted, longest, options.max_width):
+        for place, group in enumerate(_groups(wanted, longest, options.max_width)):
+            if place:
+                yield Text()
             widths = _widths([wanted[number] for number in group],
                              [longest[number] for number in group],
                              [natural[number] for number in group], options.max_width)
@@ -61,11 +68,11 @@ def _groups(wanted: list[int], longest: list[int], width: int) -> list[list[int]
 
     All in one group if their longest words fit, else as many as fit at the width that they want.
     """
-    if sum(longest) + len(longest) <= width:
+    if sum(longest) + GAP * (len(longest) - 1) <= width:
         return [list(range(len(longest)))]
     groups = [[0]]
     for number in range(1, len(wanted)):
-        taken = sum(wanted[other] + 1 for other in groups[-1])
+        taken = sum(wanted[other] + GAP for other in groups[-1])
         if len(groups[-1]) > 1 and taken + wanted[number] > width:
             groups.append([0])
         groups[-1].append(number)
@@ -74,7 +81,7 @@ def _groups(wanted: list[int], longest: list[int], width: int) -> list[list[int]
 
 def _widths(wanted: list[int], longest: list[int], natural: list[int], width: int) -> list[int]:
     """Widths that fit, none below its longest word if that is possible at all."""
-    room = width - len(wanted)
+    room = width - GAP * (len(wanted) - 1)
     widths = list(wanted)
     while sum(widths) > room:
         spare = [mine - word for mine, word in zip(widths, longest)]
@@ -98,7 +105,8 @@ def _table(
         len(_lines(cells[number], width)) > 1
         for cells in rows for number, width in zip(group, widths)
     )
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), leading=int(folded))
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
+                  leading=int(folded))
     for number, width in zip(group, widths):
         short = all(len(line) < 32 for cells in rows for line in cells[number].splitlines())
         table.add_column(
@@ -111,13 +119,19 @@ def _table(
     return table
 
 
+def _kept_together(text: str) -> str:
+    """The text with the spaces in `[.96, .97]` and `5 of 6` made unbreakable."""
+    text = re.sub(r"[\[(][^\[\]()]{,18}[\])]", lambda found: found[0].replace(" ", UNBREAKABLE), text)
+    return re.sub(r"(\d) of (\d)", rf"\1{UNBREAKABLE}of{UNBREAKABLE}\2", text)
+
+
 def _lines(text: str, width: int) -> list[str]:
-    return [line for part in text.splitlines()
+    return [line.replace(UNBREAKABLE, " ") for part in text.splitlines()
             for line in textwrap.wrap(part, max(1, width), break_on_hyphens=False) or [""]]
 
 
 def _text(lines: list[str], cell: str) -> Text:
-    text = Text("\n".join(lines), style=COLORS.get(cell, ""))
+    text = Text("\n".join(lines), style=COLORS.get(cell.replace(UNBREAKABLE, " "), ""))
     start = text.plain.find("elsewhere:")
     if start >= 0:
         text.stylize("dim", start)

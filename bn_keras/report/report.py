@@ -124,7 +124,7 @@ class Report:
         if self.judged:
             cells = [[found.claim.text, found.verdict, str(found.reason)] for found in self.judged]
             tables.append(Columns(["claim", "verdict", "why"], cells))
-        return Group(*tables)
+        return Group(*(part for table in tables for part in (table, "")))
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
         from bn_keras.report.layout import Paragraph
@@ -338,13 +338,16 @@ def _verdict(report: Report) -> Iterator[str]:
         yield "This is the quick version: it shows that all of it works, and decides little."
     if report.missing:
         told = "; ".join(f"{plain(run)} ({plain(why)})" for run, why in report.missing.items())
-        yield f"{len(report.missing)} of {len(plan.runs)} runs are missing: {told}"
+        verb = "is" if len(report.missing) == 1 else "are"
+        yield f"{len(report.missing)} of {count(len(plan.runs), 'run')} {verb} missing: {told}"
     if study.baseline is not None:
         yield from _counts(report)
         yield from (_against(report, compared) for compared in report.comparisons)
         if not report.comparisons:
-            base = plain(study.baseline)
-            absent = base if all(arm.name != study.baseline for arm in report.arms) else "an arm"
+            names = [arm.name for arm in report.arms]
+            absent = plain(study.baseline) if study.baseline not in names else (
+                "a normalizer" if study.baseline == "none" else "none"
+            )
             yield f"To compare, train {absent} too."
     for found in report.judged:
         yield f"• {found.claim.text} ({found.claim.source}): {found.verdict.upper()}"
@@ -357,7 +360,12 @@ def _verdict(report: Report) -> Iterator[str]:
 
 def _counts(report: Report) -> Iterator[str]:
     """In how many seeds the arms learned, and how far those came that did."""
-    single = all(arm.seeds == 1 for arm in report.arms)
+    settings = _settings(report.plan)
+    metric = report.plan.study.compared
+    if all(arm.seeds == 1 for arm in report.arms):
+        numbers = ", ".join(f"{plain(row.arm)} {_single(row, metric)}" for row in report.rows)
+        yield f"{settings or 'In the end'}, {plain(describe(metric).title)} of one seed: {numbers}."
+        return
     told = []
     for arm in report.arms:
         if arm.learned is None:
@@ -367,15 +375,14 @@ def _counts(report: Report) -> Iterator[str]:
         text = f"{plain(arm.name)} learned in {arm.learned} of {count(arm.seeds, 'seed')}"
         if told:
             text = f"{plain(arm.name)} in {arm.learned} of {arm.seeds}"
-        if arm.learned_interval is not None and not single:
+        if arm.learned_interval is not None:
             text += " [{}, {}]".format(*(share(end, 2) for end in arm.learned_interval))
         if arm.diverged:
             text += f" ({arm.diverged} diverged)"
         told.append(text)
-    settings = _settings(report.plan)
     if told:
         yield f"{settings}, {_listed(told)}." if settings else f"{_listed(told)}."
-    if report.plan.study.compared != ACCURACY:
+    if metric != ACCURACY:
         return
     reached = []
     for arm in report.arms:
@@ -384,8 +391,8 @@ def _counts(report: Report) -> Iterator[str]:
         if values:
             reached.append(f"{plain(arm.name)} {spread(values)}")
     if reached:
-        what = "" if single else ", median [lowest, highest]"
-        yield f"Validation accuracy of those that learned{what}: {', '.join(reached)}."
+        yield ("Validation accuracy of those that learned, median [lowest, highest]: "
+               f"{', '.join(reached)}.")
 
 
 def _against(report: Report, compared: Compared) -> str:
@@ -396,26 +403,20 @@ def _against(report: Report, compared: Compared) -> str:
     start = "" if compared.alike else " The initial weights of its pairs DIFFER."
     title = plain(describe(compared.metric).title)
     ties = f"differences in {title} up to {number(pairs.tie)} count as ties"
-    more = f"at least {pairs.more_pairs} more pairs, all won by the same arm, would decide"
+    more = (f"at least {count(pairs.more_pairs, 'more pair')}, all won by the same arm, would "
+            "decide")
     if pairs.count == 1:
-        numbers = ", ".join(
-            f"{plain(row.arm)} {spread([row.metrics.get(compared.metric)])}"
-            f" ({outcome(row)})" for row in report.rows
-            if row.arm in (compared.arm, compared.baseline)
-        )
-        return f"One pair shows no more than its numbers: {numbers}; {more}.{start}"
+        return f"One pair of {arm} and {base} is too few to tell them apart; {more}.{start}"
     up, down = ("lower", "higher") if describe(compared.metric).worse == "high" else (
         "higher", "lower"
     )
-    ahead = f"{up} in {pairs.won} of {pairs.count} pairs"
     if pairs.lost > pairs.won:
         up, down = down, up
-        ahead = f"{up} in {pairs.lost} of {pairs.count} pairs"
-    rest = [f"{down} in {min(pairs.won, pairs.lost)}" if min(pairs.won, pairs.lost) else "",
-            f"tied in {pairs.tied}" if pairs.tied else ""]
-    ahead = ", ".join([ahead, *filter(None, rest)])
+    most, least = max(pairs.won, pairs.lost), min(pairs.won, pairs.lost)
+    rest = [f"{down} in {least}"] * bool(least) + [f"tied in {pairs.tied}"] * bool(pairs.tied)
+    found = ", ".join([f"{arm} is {up} than {base} in {most} of {pairs.count} pairs", *rest])
     if pairs.p_value is None:
-        return f"{arm} is {ahead} with {base} ({ties}): too few for a test; {more}.{start}"
+        return f"{found} ({ties}): too few for a test; {more}.{start}"
     test = f"exact sign test p {p_value(pairs.p_value)}"
     tested = sum(other.adjusted_p is not None for other in report.comparisons)
     p = pairs.p_value if compared.adjusted_p is None else compared.adjusted_p
@@ -427,11 +428,16 @@ def _against(report: Report, compared: Compared) -> str:
         if pairs.median_interval is not None and all(map(math.isfinite, pairs.median_interval)):
             size += " [{}, {}]".format(*map(difference, pairs.median_interval))
         size += " in the median"
-    finding = f"{arm} is {ahead} with {base}"
     if p >= intervals.SIGNIFICANCE:
-        finding = f"No difference between {arm} and {base} is shown: {finding}"
+        found = f"No difference between {arm} and {base} is shown: {found}"
         size += f"; {more}" if pairs.more_pairs else ""
-    return f"{finding} ({test}; {ties}){size}.{start}"
+    return f"{found} ({test}; {ties}){size}.{start}"
+
+
+def _single(row: Row, metric: str) -> str:
+    value, end = row.metrics.get(metric), outcome(row)
+    shown = [] if value is None else [number(value)]
+    return " ".join(shown + [f"({end})"] * (end != FINISHED)) or "never"
 
 
 def _settings(plan: Plan) -> str:

@@ -91,7 +91,7 @@ def _share_limits(names: Sequence[str], axes: Sequence[Axes]) -> None:
     kinds: dict[str, list[Axes]] = {}
     for name, ax in zip(names, axes):
         kind = name.partition(":")[0]
-        if getattr(FIGURES.get(kind), "common_limits", False) and ax.lines:
+        if FIGURES.properties(kind).get("common_limits") and ax.lines:
             kinds.setdefault(kind, []).append(ax)
     for alike in kinds.values():
         limits = [ax.get_ylim() for ax in alike]
