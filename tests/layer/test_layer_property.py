@@ -12,13 +12,15 @@ import pytest
 import tensorflow as tf
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from make import product_of
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import reference
 
-# How many examples the fast suite draws. A mode that compiles takes some .5 s for each.
-MODES = {"eager": 60, "graph": 24, "open sizes": 24, "xla": 10, "traced, then xla": 10}
 LATER = "traced, then xla"
+# How many examples the fast run draws, and the slow one. Compiling takes some .5 s for each.
+FAST = {"eager": 40, "graph": 10, "open sizes": 10, "xla": 6, LATER: 6}
+SLOW = {"eager": 150, "graph": 50, "open sizes": 50, "xla": 25, LATER: 25}
 RANKS = (2, 3, 4, 5)
 POLICIES = ("float32", "float64", "float16", "mixed_float16", "mixed_bfloat16")
 INPUTS = ("floating", "wider", "uint8", "int32", "bool")
@@ -378,11 +380,14 @@ def covered(drawn, name):
     return {getattr(case, name) for case in drawn}
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_every_drawn_case_is_exact(mode):
-    drawn = sweep(mode, MODES[mode])
-    assert len(drawn) >= MODES[mode]
-    assert len({len(case.shape) for case in drawn}) >= len(RANKS) - 1  # ten draws may miss one
+@pytest.mark.parametrize("mode, examples", [
+    *FAST.items(),
+    *(pytest.param(mode, count, marks=pytest.mark.slow) for mode, count in SLOW.items()),
+])
+def test_every_drawn_case_is_exact(mode, examples):
+    drawn = sweep(mode, examples)
+    assert len(drawn) >= examples
+    assert len({len(case.shape) for case in drawn}) >= len(RANKS) - 1  # few draws may miss one
     assert {np.prod(case.shape) >= LARGE for case in drawn} == {False, True}
     assert covered(drawn, "trains") == {False, True}
 
@@ -453,7 +458,7 @@ def test_where_sizes_are_open_a_mask_is_taken_as_keras_takes_it():
 
 
 def test_no_mode_shrank_to_nothing():
-    assert len(MODES) == 5 and min(MODES.values()) >= 10
+    assert FAST.keys() == SLOW.keys() and len(FAST) == 5 and min(FAST.values()) >= 6
 
 
 @pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
@@ -476,8 +481,9 @@ def test_shapes_are_known_while_a_graph_with_open_sizes_is_traced(axis, renorm):
     assert seen == [[shape, shape, [8], [8]]]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("place", PLACES, ids=str)
-def test_every_place_is_exact_in_every_mode(place, mode):
-    for shape, axis in (((300, 9), 1), ((48, 31, 70), 2), ((12, 5, 7, 8), 1)):
-        check(dataclasses.replace(PLAIN, shape=shape, axis=axis, place=place), mode)
+@product_of(
+    place=PLACES, mode=list(FAST), like=[((300, 9), 1), ((48, 31, 70), 2), ((12, 5, 7, 8), 1)]
+)
+def test_every_place_is_exact_in_every_mode(place, mode, like):
+    shape, axis = like
+    check(dataclasses.replace(PLAIN, shape=shape, axis=axis, place=place), mode)
