@@ -108,8 +108,11 @@ def test_every_arm_trains_and_evaluates(model, normalizer):
     assert np.isfinite(losses).all() and losses[-5:].mean() < losses[:5].mean()
 
 
-@pytest.mark.parametrize("model", [name for name in MODELS.names() if of_numbers(name)])
-@pytest.mark.parametrize("normalizer", ["none", "batch"])
+@product_of(
+    strength=1,
+    model=[name for name in MODELS.names() if of_numbers(name)],
+    normalizer=["none", "batch"],
+)
 def test_every_model_of_numbers_trains_and_evaluates(model, normalizer, tmp_path):
     part = splits(size=4).train
     part = dataclasses.replace(part, labels=part.images.mean((1, 2, 3), dtype="float32") / 255)

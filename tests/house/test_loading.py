@@ -67,6 +67,7 @@ def test_a_fresh_process_loads_it(stored, imports):
     assert result.stdout.strip() == "loaded", result.stderr
 
 
+@pytest.mark.slow
 def test_it_loads_with_jax_and_while_threads_import_all_at_once(stored):
     code = """
 import threading, importlib, warnings

@@ -180,6 +180,7 @@ def test_the_last_batch_of_one_is_counted_in_fit():
     np.testing.assert_allclose(model.layers[0].moving_variance, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_draws_the_counter_as_a_curve_that_starts_over_with_each_seed(tmp_path):
     """Of `mnist_cnn`'s three normalizers, two have one value a channel in a batch of one."""
     images = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 1)).astype(np.uint8)
