@@ -23,6 +23,7 @@ COLORS = {
 }
 GAP = 2  # between columns
 UNBREAKABLE = "\u00a0"
+NARROW = 16  # no column is narrower if its texts are not
 WIDEST = 36  # a column that could be wider wraps at its words, for the sake of the others
 
 
@@ -54,7 +55,7 @@ class Columns:
         natural = [max(len(line) for text in column for line in text.splitlines() or [""])
                    for column in columns]
         wanted = [max(word, min(line, WIDEST)) for word, line in zip(longest, natural)]
-        for place, group in enumerate(_groups(wanted, longest, options.max_width)):
+        for place, group in enumerate(_groups(natural, longest, options.max_width)):
             if place:
                 yield Text()
             widths = _widths([wanted[number] for number in group],
@@ -63,17 +64,19 @@ class Columns:
             yield _table(headings, rows, group, widths)
 
 
-def _groups(wanted: list[int], longest: list[int], width: int) -> list[list[int]]:
+def _groups(natural: list[int], longest: list[int], width: int) -> list[list[int]]:
     """Numbers of the columns that stand side by side, the first one in every group.
 
-    All in one group if their longest words fit, else as many as fit at the width that they want.
+    All in one group if their longest words fit, else as many as fit with two or three short words a
+    line.
     """
     if sum(longest) + GAP * (len(longest) - 1) <= width:
         return [list(range(len(longest)))]
+    least = [max(word, min(line, NARROW)) for word, line in zip(longest, natural)]
     groups = [[0]]
-    for number in range(1, len(wanted)):
-        taken = sum(wanted[other] + GAP for other in groups[-1])
-        if len(groups[-1]) > 1 and taken + wanted[number] > width:
+    for number in range(1, len(least)):
+        taken = sum(least[other] + GAP for other in groups[-1])
+        if len(groups[-1]) > 1 and taken + least[number] > width:
             groups.append([0])
         groups[-1].append(number)
     return groups
@@ -120,9 +123,9 @@ def _table(
 
 
 def _kept_together(text: str) -> str:
-    """The text with the spaces in `[.96, .97]` and `5 of 6` made unbreakable."""
+    """The text with the spaces in `[.96, .97]`, `5 of 6` and `5 to 6` made unbreakable."""
     text = re.sub(r"[\[(][^\[\]()]{,18}[\])]", lambda found: found[0].replace(" ", UNBREAKABLE), text)
-    return re.sub(r"(\d) of (\d)", rf"\1{UNBREAKABLE}of{UNBREAKABLE}\2", text)
+    return re.sub(r"(\d) (of|to) (?=[\d.])", rf"\1{UNBREAKABLE}\2{UNBREAKABLE}", text)
 
 
 def _lines(text: str, width: int) -> list[str]:

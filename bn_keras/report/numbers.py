@@ -15,8 +15,6 @@ def share(value: float, digits: int = 3) -> str:
 
 def number(value: float) -> str:
     """A number in three digits, as tables show it: .953, 2.4, 836, 12,750; 5e-05 if tiny."""
-    if math.isinf(value):
-        return "never"
     if value in (0, 1, -1):
         return f"{value:g}".replace("-", "−")
     if abs(value) < 0.0005:
@@ -35,24 +33,28 @@ def difference(value: float) -> str:
     return ("+" if value > 0 else "") + number(value)
 
 
-def spread(values: Iterable[Optional[float]], missing: float = math.nan) -> str:
+def spread(
+    values: Iterable[Optional[float]], missing: float = math.nan, absent: str = "no value"
+) -> str:
     """`median [lowest, highest]` of a number a seed; one number alone where all are equal.
 
     Args:
         values: None for a run that never got the number: it diverged, or did not reach the target.
         missing: what a None counts as in the median, such as infinity for steps to a target; by
             default it is left out. Either way the text ends with how many have the number.
+        absent: the word for a median that is infinite, and for nothing but None.
 
     Returns:
-        The text; "–" where there is nothing at all, "never" where every value is None.
+        The text; "–" where there is no value and no None either.
     """
     found = list(values)
     known = sorted(value for value in found if value is not None)
     if not known:
-        return "never" if found else "–"
+        return absent if found else "–"
     counted = known if math.isnan(missing) else known + [missing] * (len(found) - len(known))
     low, high = number(known[0]), number(known[-1])
-    middle = number(float(np.median(counted)))
+    median = float(np.median(counted))
+    middle = number(median) if math.isfinite(median) else absent
     text = low if low == high == middle else f"{middle} [{low}, {high}]"
     return text if len(known) == len(found) else f"{text} ({len(known)} of {len(found)})"
 

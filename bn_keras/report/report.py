@@ -122,8 +122,9 @@ class Report:
                for headings, cells in TABLES.get(name)(self.rows, data)]
         tables = [*own, Columns(*_arms_table(self))]
         if self.judged:
-            cells = [[found.claim.text, found.verdict, str(found.reason)] for found in self.judged]
-            tables.append(Columns(["claim", "verdict", "why"], cells))
+            cells = [[found.claim.text, found.verdict,
+                      f"{found.effect.seen} of {found.effect.seeds}"] for found in self.judged]
+            tables.append(Columns(["claim", "verdict", "seen in seeds"], cells))
         return Group(*(part for table in tables for part in (table, "")))
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
@@ -437,7 +438,7 @@ def _against(report: Report, compared: Compared) -> str:
 def _single(row: Row, metric: str) -> str:
     value, end = row.metrics.get(metric), outcome(row)
     shown = [] if value is None else [number(value)]
-    return " ".join(shown + [f"({end})"] * (end != FINISHED)) or "never"
+    return " ".join(shown + [f"({end})"] * (end != FINISHED)) or "no value"
 
 
 def _settings(plan: Plan) -> str:
@@ -515,7 +516,8 @@ def _ends(arm: Arm) -> str:
 def _cell(metric: str, rows: Sequence[Row]) -> str:
     """A metric of one arm: of an accuracy, those that learned apart from all."""
     having = [row for row in rows if metric in row.metrics]
-    everyone = spread((row.metrics[metric] for row in having), _worst(metric))
+    absent = "never" if describe(metric).unit == "steps" else "no value"
+    everyone = spread((row.metrics[metric] for row in having), _worst(metric), absent)
     learned = [row.metrics[metric] for row in having if outcome(row) == LEARNED]
     if "accuracy" in metric and 0 < len(learned) < len(having):
         return f"learned: {spread(learned)}\nall: {everyone}"

@@ -52,25 +52,26 @@ def pitfalls(rows: Sequence[Row], data: Sequence[Any]) -> Laid:
     """
     costs, words = [], []
     for pitfall in data:
-        lines = []
+        before = len(costs)
         for arm in pitfall.arms:
             mine = [row for row in rows if row.arm == arm]
-            found = [_median(mine, f"pitfall/{pitfall.evaluation}/{what}") for what in BATCHES]
+            found = {what: _median(mine, f"pitfall/{pitfall.evaluation}/{what}")
+                     for what in BATCHES}
             lost = sum(row.status == DIVERGED for row in mine)
-            if set(found) == {"–"} and not lost:
+            if set(found.values()) == {"–"} and not lost:
                 continue
-            name = arm.partition(",")[0] if arm != "CNN, no BN" else arm
-            lines.append([plain(name) + (f" ({lost} of {len(mine)} diverged)" if lost else ""),
-                          *found])
+            net = plain(arm if arm == "CNN, no BN" else arm.partition(",")[0])
+            net += f" ({lost} of {len(mine)} diverged)" * bool(lost)
+            costs.append([f"{pitfall.name}: {net}", *found.values()])
             if pitfall.reported and arm == pitfall.arms[0]:
-                lines.append(["elsewhere", *(pitfall.reported.get(what, "") for what in BATCHES)])
-        if lines:
-            costs.append([pitfall.name, *map("\n".join, zip(*lines))])
+                costs.append([f"{pitfall.name}: elsewhere",
+                              *(pitfall.reported.get(what, "") for what in BATCHES)])
+        if len(costs) > before:
             words.append([pitfall.name, pitfall.see, pitfall.notice, pitfall.remedy])
     if not costs:
         return []
     return [
-        (["pitfall", "net", *BATCHES.values()], costs),
+        (["pitfall and net", *BATCHES.values()], costs),
         (["pitfall", "symptom", "how to notice", "remedy"], words),
     ]
 

@@ -31,7 +31,7 @@ def accuracy_over_rates(rows: Sequence[Row], ax: Axes, argument: Optional[str] =
     workable = float(argument or 0.9)
     looks = styles(rows)
     drawn, told, anywhere = False, 0, False
-    for arm, runs in by_arm(rows).items():
+    for place, (arm, runs) in enumerate(by_arm(rows).items()):
         seeds = [_by_rate(row) for row in runs]
         rates = sorted(set().union(*seeds))
         if not rates:
@@ -44,7 +44,7 @@ def accuracy_over_rates(rows: Sequence[Row], ax: Axes, argument: Optional[str] =
                     alpha=0.6)
             lost = [rate for rate, value in found.items() if value is None]
             anywhere = anywhere or bool(lost)
-            ax.plot(lost, [0] * len(lost), color=color, marker="x", markersize=8,
+            ax.plot(lost, [0.03 * place] * len(lost), color=color, marker="x", markersize=8,
                     markeredgewidth=1.8, linestyle="", clip_on=False, zorder=5)
         middle = np.array([
             np.median([-np.inf if found[rate] is None else found[rate]

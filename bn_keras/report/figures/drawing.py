@@ -165,7 +165,7 @@ def median_curve(
 
 def legend_below(ax: Axes) -> None:
     """A legend under the axes, where it covers nothing."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=1, fontsize=8, frameon=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=1, fontsize=8, frameon=False)
 
 
 def nothing(ax: Axes, why: str) -> Axes:

@@ -41,11 +41,12 @@ def percentiles(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -
                     label=f"{percentile}th percentile" if first else None)
             if row.status == DIVERGED and len(points):
                 ax.plot(*points[-1], color=color, marker="x", markersize=8, linestyle="")
+    ax.set_xlim(left=0)
     ax.set_xlabel("training steps")
-    ax.set_ylabel("input of one unit, last hidden layer")
+    ax.set_ylabel("input of one unit")
     ax.set_title(
-        f"{named(runs[0].arm)}: seed {runs[0].seed} bold"
-        + (f", {len(runs) - 1} more faint" if len(runs) > 1 else ""), fontsize=10,
+        f"{named(runs[0].arm)}, last hidden layer\nseed {runs[0].seed}"
+        + (f" bold, {len(runs) - 1} more faint" if len(runs) > 1 else ""), fontsize=10,
     )
     ax.grid(alpha=0.3)
     return ax
