@@ -1,6 +1,8 @@
-"""The studies as values, as commands, and the outcomes that are robust enough to assert."""
+"""The studies as values, as rows, as commands, and outcomes that are robust enough to assert."""
 
-import dataclasses
+import ast
+import fnmatch
+import inspect
 import io
 import json
 import re
@@ -10,36 +12,75 @@ import types
 
 import pytest
 from rich.console import Console
-from test_results import result
 
-from bn_keras import cli, figures, report
-from bn_keras.config import ConfigError
-from bn_keras.registry import STUDIES
-from bn_keras.results import DIVERGED, OK, Store
-from bn_keras.studies import mnist_cnn_dropout, rates, values_at
-from bn_keras.studies.learning_rates import RATES
-from bn_keras.verdicts import UNDECIDED
+from bn_keras import metrics
+from bn_keras import study as studies
+from bn_keras.expressions import names_in
+from bn_keras.plan import Plan, make_plan
+from bn_keras.registry import FIGURES, FILES, PROBES, STUDIES, TABLES
+from bn_keras.results import DIVERGED, OK
+from bn_keras.study import net_of, row_names, rows
+from bn_keras.verdicts import FAILS, HOLDS
 
 STUDY_NAMES = STUDIES.names()
+ALWAYS = ("training", "evaluation")  # probes of every run
+TEN_MINUTES = 10
 
 
 def study(name):
     return STUDIES.get(name)()
 
 
+def test_there_is_a_study_for_every_tutorial_and_for_the_plain_comparison():
+    assert len(STUDY_NAMES) >= 11 and "comparison" in STUDY_NAMES
+
+
 @pytest.mark.parametrize("name", STUDY_NAMES)
 def test_a_study_is_the_same_value_each_time_and_says_what_to_expect(name):
     one = study(name)
-    assert one.expand({}, range(3)) == study(name).expand({}, range(3))
+    assert one == study(name)
     for text in (one.question, one.source, one.duration, one.expected):
         assert text.strip() == text and text
-    assert one.seeds >= 3 and one.claims and len(one.arms) >= 2
+    number, unit = one.duration.split()
+    assert unit in ("s", "min") and float(number) < (TEN_MINUTES if unit == "min" else 600)
+    assert one.seeds >= 5 and len(one.arms) >= 2 and one.figures and one.quick
+    assert one.claims or one.baseline
+    told = inspect.getdoc(inspect.getmodule(STUDIES.get(name)))
+    assert f"python train.py{'' if name == 'comparison' else f' --study={name}'}" in told
+    assert f"{one.duration} on 2 cores" in told.replace("\n", " "), "another duration in its file"
+
+
+@pytest.mark.parametrize("name", STUDY_NAMES)
+def test_a_study_holds_data_only(name):
+    """Numbers, texts and containers of them, down to the last leaf."""
+
+    def leaves(value):
+        if hasattr(value, "__dataclass_fields__"):
+            value = vars(value)
+        if isinstance(value, dict):
+            for key, part in value.items():
+                yield from leaves(key)
+                yield from leaves(part)
+        elif isinstance(value, (tuple, list)):
+            for part in value:
+                yield from leaves(part)
+        else:
+            yield value
+
+    found = {type(leaf) for leaf in leaves(study(name))}
+    assert found <= {str, int, float, bool, type(None)} and str in found
+
+
+@pytest.mark.parametrize("name", STUDY_NAMES)
+def test_the_parts_of_a_study_fit_together_and_its_metrics_are_declared(name):
+    studies.check(study(name))
+    metrics.check(study(name))
 
 
 @pytest.mark.parametrize("name", STUDY_NAMES)
 @pytest.mark.parametrize("quick", [False, True], ids=["full", "quick"])
 def test_the_arms_of_a_study_differ_in_what_they_say_and_in_nothing_else(name, quick):
-    runs = study(name).expand({}, [0], quick)
+    runs = make_plan(name, {}, seeds=1, quick=quick).runs
     assert len({run.arm for run in runs}) == len(runs) == len({run.fingerprint() for run in runs})
     first = runs[0]
     for run in runs:
@@ -47,179 +88,225 @@ def test_the_arms_of_a_study_differ_in_what_they_say_and_in_nothing_else(name, q
             first.batch_size, first.steps, first.dataset, 0)
 
 
+def gives(run, metric):
+    """Whether a run's probes give a metric, by what they declare."""
+    if metric.startswith("pitfall/"):
+        bug = metric.split("/")[1]
+        return "pitfalls" in run.measure or f"pitfalls:{bug}" in run.measure
+    probes = (*ALWAYS, *(name.partition(":")[0] for name in run.measure))
+    declared = [name for probe in probes for name in PROBES.properties(probe).get("metrics", {})]
+    return any(fnmatch.fnmatchcase(metric, name) for name in declared)
+
+
+def draws(run, curve):
+    """Whether a run's probes give a curve."""
+    kind, _, bug = curve.partition("/validation_")
+    if bug:
+        return f"pitfall_curve:{bug}" in run.measure
+    probe = {"unit": "units", "units": "units", "loss/test": "layers"}
+    wanted = probe.get(curve, probe.get(kind.split("/")[0]))
+    return wanted is None or wanted in run.measure
+
+
+def reads(run, expression):
+    """Whether a run's probes give all that an expression reads."""
+    named, curves = names_in(expression)
+    return all(gives(run, name) for name in named) and all(draws(run, name) for name in curves)
+
+
+def has(one, runs, arm, metric):
+    """Whether the rows of an arm have a metric, once all of the runs are there."""
+    if arm in one.views:
+        return reads(runs[one.views[arm].arm], one.views[arm].metrics.get(metric, "nothing"))
+    if one.ladder is not None:
+        rates = [f"test_accuracy_at_{rate:g}" for rate in one.ladder.rates]
+        return metric in (*rates, "largest_workable_rate", f"times_{one.ladder.baseline}")
+    if metric in one.derived:
+        return reads(runs[arm], one.derived[metric])
+    return gives(runs[arm], metric)
+
+
 @pytest.mark.parametrize("name", STUDY_NAMES)
-def test_claims_and_reported_figures_are_about_arms_and_metrics_that_there_are(name):
-    """What `derive` makes of stored runs is tried in the slow tests below."""
+def test_what_a_study_shows_and_judges_is_measured_in_its_arms(name):
     one = study(name)
-    nets = set(one.arms) | {arm.rpartition(" at ")[0] for arm in one.arms}
-    nets.add(mnist_cnn_dropout.AS_WRITTEN)  # a second row of figures of the arm `batch`
+    runs = {run.arm: run for run in make_plan(name, {}, seeds=1).runs}
     for claim in one.claims:
-        assert claim.text and claim.source and bool(claim.cause) == bool(claim.otherwise)
-        for test in claim.effect + claim.cause:
-            assert test.arm in nets and test.relation in ("at least", "at most")
-            assert not isinstance(test.than, str) or test.than in nets
+        for part in claim.effect + claim.cause:
+            assert has(one, runs, part.arm, part.metric), (claim.text, part)
+            if isinstance(part.than, str):
+                assert has(one, runs, part.than, part.metric), (claim.text, part)
+    for column in (*one.columns, one.compared):
+        assert any(has(one, runs, arm, column) for arm in row_names(one)), column
     for arm, metric in one.reported:
-        assert arm in nets and metric in one.metrics
-    assert callable(getattr(figures, one.picture))
+        assert metric in one.columns and has(one, runs, arm, metric), (arm, metric)
+    for figure in one.figures:
+        kind, _, argument = figure.partition(":")
+        if kind == "curve":
+            assert any(draws(run, argument) for run in runs.values()) and metrics.describe(argument)
+        if kind == "percentiles":
+            assert draws(runs[argument], "unit/p50")
+    for arms in one.animations.values():
+        assert all("layers" in runs[arm].measure for arm in arms)
 
 
-def test_flags_take_the_place_of_a_studys_own_settings():
-    options = cli.parse_flags(
-        ["train.py", "--study=ioffe_mnist", "--steps=700", "--seeds=2", "--first_seed=5"]
+@pytest.mark.parametrize("name", STUDY_NAMES)
+def test_no_accuracy_is_compared_with_another_without_a_smallest_difference_that_counts(name):
+    for claim in study(name).claims:
+        for part in claim.effect + claim.cause:
+            if isinstance(part.than, str):
+                assert part.margin or part.factor != 1, (claim.text, part)
+
+
+@pytest.mark.parametrize("name", STUDY_NAMES)
+def test_figures_tables_and_files_are_registered(name):
+    one = study(name)
+    for registry, names in ((FIGURES, one.figures), (TABLES, one.tables), (FILES, one.files)):
+        for found in names:
+            registry.check(found.partition(":")[0])
+
+
+def test_no_study_points_to_a_document_that_a_reader_does_not_have():
+    for name in STUDY_NAMES:
+        text = inspect.getsource(inspect.getmodule(STUDIES.get(name)))
+        words = [node.value for node in ast.walk(ast.parse(text))
+                 if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+        for word in words:
+            assert not re.search(r"\b[Ss]tudy \d|found before|/work|shared/", word), (name, word)
+
+
+def synthetic(config, status, measured, curves):
+    """A stored result, as far as rows are made of it."""
+    return types.SimpleNamespace(
+        config=config, status=status, steps=800, metrics=measured, curves=curves
     )
-    runs = cli.plan_study(study("ioffe_mnist"), options)
-    assert {run.steps for run in runs} == {700} and {run.seed for run in runs} == {5, 6}
-    assert {run.batch_size for run in runs} == {60}, "a flag that was not given changed a setting"
 
 
-@pytest.mark.parametrize(
-    "flags, message",
-    [
-        (["--study=ioffe"], "unknown study 'ioffe'; known: "),
-        (["--quick"], "--quick without --study: expected a study"),
-        (["--arms=none"], "--arms without --study: expected a study"),
-        (["--study=ioffe_mnist", "--arms=none;bacth"], "received the arm 'bacth'; expected some"),
-        (["--study=ioffe_mnist", "--learning_rate=0.1"], "learning_rate: the arms of this"),
-        (["--study=ioffe_mnist", "--is_bn"], "--is_bn with --study=ioffe_mnist"),
-        (["--study=ioffe_mnist", "--normalizer=layer"], "--normalizer with --study=ioffe_mnist"),
-        (["--study=learning_rates", "--learning_rate=0.1"], "learning_rate: the arms of this"),
-        (["--study=ioffe_mnist", "--optimizer=adma"], "unknown optimizer 'adma'"),
-        (["--study=ioffe_mnist", "--batch_size=0"], "expected a whole number of at least 1"),
-    ],
-)
-def test_what_does_not_go_with_a_study_is_refused(flags, message, capsys):
-    assert cli.main(["train.py", *flags]) == 2
-    assert message in capsys.readouterr().err
-
-
-def ladder(net, accuracies, seed=0):
-    """Results of a net at RATES."""
-    return [
-        types.SimpleNamespace(
-            config=types.SimpleNamespace(arm=f"{net} at {rate:g}", seed=seed, learning_rate=rate),
-            metrics={"test_accuracy": accuracy},
-        )
-        for rate, accuracy in zip(RATES, accuracies)
-    ]
-
-
-@pytest.mark.parametrize(
-    "accuracies, largest",
-    [
-        ([0.95] * 5 + [0.1] * 4, RATES[4]),
-        ([0.95] + [0.5] + [0.95] * 7, RATES[0]),  # what works above a failure is luck
-        ([0.5, 0.89, 0.90, 0.95] + [0.1] * 5, RATES[3]),  # the lowest were too low to get there
-        ([0.5] * 9, None),
-    ],
-)
-def test_the_largest_workable_rate_is_the_last_before_a_failure(accuracies, largest):
-    row, = rates.rows(ladder("batch", accuracies), RATES, "none")
-    assert row.arm == "batch" and row.metrics["largest_workable_rate"] == largest
-    assert row.metrics["test_accuracy_at_2.4"] == accuracies[RATES.index(2.4)]
-    assert row.metrics["times_none"] is None
-
-
-def test_a_ladder_is_compared_with_that_of_the_same_seed():
-    results = [
-        run for seed, reached in ((0, 1), (1, 3))
-        for run in ladder("none", [0.95] * reached + [0.1] * (9 - reached), seed)
-        + ladder("batch", [0.95] * 6 + [0.1] * 3, seed)
-    ]
-    times = {(row.arm, row.seed): row.metrics["times_none"]
-             for row in rates.rows(results, RATES, "none")}
-    assert times == {
-        ("none", 0): 1, ("none", 1): 1,
-        ("batch", 0): pytest.approx(RATES[5] / RATES[0]),
-        ("batch", 1): pytest.approx(RATES[5] / RATES[2]),
+def found_of(name, arm, measured, curves, status=OK):
+    """The metrics in every row of one run, by the row's arm."""
+    plan = make_plan(name, {}, seeds=1, arms=[arm])
+    return {
+        row.arm: row.metrics for row in
+        rows(plan.study, [synthetic(plan.runs[0], status, measured, curves)])
     }
 
 
-def test_an_interrupted_ladder_of_rates_gives_no_largest_rate():
-    row, = rates.rows(ladder("batch", [0.95] * 3), RATES, "none")
-    assert row.metrics == {f"test_accuracy_at_{rate:g}": 0.95 for rate in RATES[:3]}
+def test_figures_that_follow_from_measured_ones_are_those_worked_out_by_hand():
+    found = found_of("ioffe_mnist", "batch at 1", {"test_accuracy": 0.5}, {
+        "accuracy/validation": [[250, 0.25], [500, 0.75]],
+        "units/median_range": [[250, 3.0], [500, 7.0]],
+    })
+    assert found == {
+        "batch at 1": {"test_accuracy": 0.5, "accuracy_at_500": 0.75, "median_range": 7.0}
+    }
+    found = found_of("bad_init_regression", "tanh batch", {
+        "test_loss": 90.0, "test_loss_population_statistics": 45.0}, {})
+    assert found["tanh batch"]["times_exact_loss"] == 2.0
+    found = found_of("not_mnist_mlp", "batch", {
+        "penalty": 3.0, "validation_accuracy_batch_statistics": 0.75,
+        "pitfall/correct/whole": 1.0, "pitfall/never_updated/whole": 0.25,
+        "pitfall/without_bn/whole": 0.5,
+    }, {"loss/train": [[500, 9.0], [1000, 1.0]], "accuracy/validation": [[1000, 0.5]]})
+    derived = {key: value for key, value in found["batch"].items() if key in
+               ("accuracy_at_500", "penalty_share_of_loss", "inference_minus_batch",
+                "lost_never_updated", "lost_without_bn")}
+    assert derived == {"penalty_share_of_loss": 0.75, "inference_minus_batch": -0.25,
+                       "lost_never_updated": 0.75, "lost_without_bn": 0.5}
+    found = found_of("pitfalls", "MLP", {
+        "pitfall/correct/whole": 0.75, "pitfall/without_bn/whole": 0.25}, {})
+    assert found["MLP"]["lost_without_bn"] == 0.5
 
 
-def test_a_step_without_an_evaluation_counts_against_diverged_runs_only():
-    curves = {"accuracy/validation": [[250, 0.5], [500, 0.6]]}
-
-    def found(status, steps):
-        run = types.SimpleNamespace(curves=curves, status=status, steps=steps)
-        return values_at(run, "accuracy/validation", (250, 400, 500, 750), "accuracy")
-
-    assert found(OK, 800) == {"accuracy_at_250": 0.5, "accuracy_at_500": 0.6}
-    assert found(DIVERGED, 700) == {
-        "accuracy_at_250": 0.5, "accuracy_at_500": 0.6, "accuracy_at_750": None
+def test_the_net_as_written_has_a_row_of_its_own():
+    correct = {"pitfall/correct/whole": 0.9, "pitfall/correct/1": 0.8, "pitfall/correct/loss": 2.0}
+    written = {"pitfall/as_written/whole": 0.7, "pitfall/as_written/1": 0.1,
+               "pitfall/as_written/loss": 3.0}
+    found = found_of("mnist_cnn_dropout", "batch", {**correct, **written}, {
+        "accuracy/train": [[10, 0.5]], "accuracy/validation": [[50, 0.3], [100, 0.4]],
+        "accuracy/validation_as_written": [[50, 0.6]],
+    })
+    assert found == {
+        "batch": {**correct, **written, "train_accuracy_at_10": 0.5, "accuracy_at_50": 0.3,
+                  "accuracy_at_100": 0.4, "accuracy_in_one_batch": 0.9, "accuracy_one_by_one": 0.8,
+                  "loss_in_one_batch": 2.0},
+        "batch, as written": {"accuracy_at_50": 0.6, "accuracy_in_one_batch": 0.7,
+                              "accuracy_one_by_one": 0.1, "loss_in_one_batch": 3.0},
     }
 
 
-def synthetic(config, status):
-    """A result of a run, of one that diverged at once, or of one evaluated at other steps."""
-    names = ("loss/train", "accuracy/train", "loss/validation", "accuracy/validation", "loss/test",
-             "units/median_range", "unit/p15", "unit/p50", "unit/p85")
-    curves = {name: [[3, 0.5], [7, 0.625]] for name in names} if status == OK else {}
-    lost = 0.5 if status == OK else None
-    metrics = {
-        "test_loss": lost, "validation_loss": lost, "test_accuracy": 0.5, "penalty": lost,
-        "validation_accuracy": 0.5, "validation_accuracy_batch_statistics": None,
-        "one_at_a_time_accuracy": 0.5, "best_validation_accuracy": 0.5, "start_no_gradient": 0.0,
-        "steps_to_90_percent": None, "pitfall/images": 480.0, "pitfall/correct/whole": 0.5,
-    }
-    return dataclasses.replace(
-        result(), config=config, status=status, steps=7, metrics=metrics, curves=curves
-    )
+@pytest.mark.parametrize("name", STUDY_NAMES)
+@pytest.mark.parametrize("status", [OK, DIVERGED])
+def test_rows_can_be_made_of_whatever_was_left_behind(name, status):
+    """Of runs without any metric or curve."""
+    plan = make_plan(name, {}, seeds=2)
+    found = rows(plan.study, [synthetic(run, status, {}, {}) for run in plan.runs])
+    arms = {run.arm if plan.study.ladder is None else net_of(run.arm) for run in plan.runs}
+    assert {row.arm for row in found} - set(plan.study.views) == arms
+    for row in found:
+        assert set(row.metrics.values()) <= {None}
+
+
+def judged(claim, cause=True):
+    """Rows of ten seeds in which a claim's effect, and its cause or not, are seen."""
+    found = {}
+    for part in claim.effect + claim.cause:
+        right = part.relation == "at least"
+        if part in claim.cause and not cause:
+            right = not right
+        for seed in range(10):
+            mine = found.setdefault((part.arm, seed), {})
+            if not isinstance(part.than, str):
+                mine.setdefault(part.metric, part.than + (1000 if right else -1000))
+            else:
+                mine.setdefault(part.metric, 1000.0 if right else 1.0)
+                found.setdefault((part.than, seed), {}).setdefault(
+                    part.metric, 1.0 if right else 1000.0)
+    return [studies.Row(arm, seed, OK, measured) for (arm, seed), measured in found.items()]
+
+
+def one_sided(claim):
+    """Whether no metric of an arm is bounded from both sides."""
+    parts = claim.effect + claim.cause
+    return len({(part.arm, part.metric) for part in parts}) == len(parts)
+
+
+CLAIMS = [(name, claim) for name in STUDY_NAMES for claim in study(name).claims if one_sided(claim)]
+
+
+@pytest.mark.parametrize("name, claim", CLAIMS, ids=[claim.text[:40] for _, claim in CLAIMS])
+def test_ten_seeds_can_decide_a_claim(name, claim):
+    from bn_keras.verdicts import judge
+
+    assert judge(claim, judged(claim)).verdict == HOLDS
+    if claim.cause:
+        assert judge(claim, judged(claim, cause=False)).verdict not in (HOLDS, FAILS)
 
 
 @pytest.mark.parametrize("name", STUDY_NAMES)
 @pytest.mark.parametrize("part", ["all arms", "one arm", "last arm"])
 @pytest.mark.parametrize("status", [OK, DIVERGED])
-def test_a_report_can_be_made_of_whatever_was_left_behind(name, part, status, tmp_path):
+def test_a_report_can_be_made_of_whatever_was_left_behind(name, part, status):
     """Of diverged runs without a point in their curves, of steps that no claim is about."""
-    runs = study(name).expand({}, range(2))
-    if part != "all arms":
-        arm = runs[0 if part == "one arm" else -1].arm
-        runs = [run for run in runs if run.arm == arm]
-    store = Store(tmp_path)
-    store.write_study(name, False)
-    store.write_plan(runs)
-    for run in runs:
-        store.add(synthetic(run, status))
-    summary, picture = report.write(store)
-    assert picture.startswith(b"\x89PNG")
+    from test_results import result
+
+    from bn_keras import report
+
+    whole = make_plan(name, {}, seeds=2)
+    arms = {"all arms": (), "one arm": whole.runs[:1], "last arm": whole.runs[-1:]}[part]
+    plan = make_plan(name, {}, seeds=2, arms=[run.arm for run in arms])
+    left = {"validation_loss": 0.5, "test_loss": 0.5, "validation_accuracy": 0.5,
+            "test_accuracy": 0.5, "steps_to_90_percent": None}
+    results = [
+        result(config=run, status=status, steps=7,
+               metrics=left if status == OK else dict.fromkeys(left),
+               curves={"accuracy/validation": [[3, 0.5], [7, 0.625]]} if status == OK else {})
+        for run in plan.runs
+    ]
+    made = report.make_report(plan, results)
     told = io.StringIO()
-    Console(file=told, width=200).print(summary.table(), summary.verdict)
-    *_, arms, _ = summary.table().renderables
-    known = {metric.replace("_", " ") for row in summary.rows for metric in row.metrics}
-    assert {column.header for column in arms.columns} <= {"arm", "seeds", *known}, "an empty column"
-    for found in summary.judged:
-        assert found.claim.text in told.getvalue().replace("\n", " ")
-        assert found.effect.seeds <= 2
-        assert found.verdict == UNDECIDED  # two seeds
-        arms = {test.arm for test in found.claim.effect}
-        assert found.effect.seeds and arms <= {row.arm for row in summary.rows}, "judged, but not run"
-
-
-def test_some_arms_alone_can_be_asked_for_and_then_be_given_what_they_share():
-    options = cli.parse_flags(
-        ["train.py", "--study=ioffe_mnist", "--arms=none; batch", "--seeds=1", "--momentum=0.5"]
-    )
-    runs = cli.plan_study(study("ioffe_mnist"), options)
-    assert [(run.arm, run.momentum) for run in runs] == [("none", 0.5), ("batch", 0.5)]
-
-
-def test_an_arm_may_not_be_overridden():
-    with pytest.raises(ConfigError, match="normalizer: the arms of this study differ in it"):
-        study("ioffe_mnist").expand({"normalizer": "layer"}, [0])
-
-
-def test_other_settings_get_another_folder_and_more_seeds_the_same(tmp_path):
-    def folder(*flags):
-        options = cli.parse_flags(
-            ["train.py", "--study=ioffe_mnist", f"--logdir={tmp_path}", *flags]
-        )
-        return cli.make_work_dir(options, cli.plan_study(study("ioffe_mnist"), options))
-
-    assert folder() == folder("--seeds=7") != folder("--steps=100")
-    assert "quick" in folder("--quick").name
+    Console(file=told, width=200).print(made.table(), made.verdict)
+    assert json.loads(made.to_json())
+    for run in plan.runs[:1]:
+        assert (run.arm if plan.study.ladder is None else net_of(run.arm)) in told.getvalue()
 
 
 def test_the_list_tells_of_every_study_and_loads_no_tensorflow():
@@ -253,36 +340,37 @@ def test_the_quick_version_runs_reports_and_is_not_repeated(name, tmp_path):
     content = json.loads((folder / "results.json").read_text())
     judged = {claim["claim"] for claim in content["claims"]}
     claims = [claim for claim in one.claims if claim.text in judged]
-    assert len(claims) == len(content["claims"]) >= 1
+    assert len(claims) == len(content["claims"]) and (claims or not one.claims)
     for claim in claims:
         assert claim.text in output
-    metrics = {metric for row in content["rows"] for metric in row["metrics"]}
-    wanted = {test.metric for claim in claims for test in claim.effect + claim.cause}
-    for metric in {*one.metrics, *wanted} - metrics:  # of later steps, of a whole ladder
+    found = {metric for row in content["rows"] for metric in row["metrics"]}
+    wanted = {part.metric for claim in claims for part in claim.effect + claim.cause}
+    for metric in {*one.columns, *wanted} - found:  # of later steps, of a whole ladder
         assert re.search(r"_at_[\d.]+$|^largest_workable_rate$|^times_none$", metric), metric
     for claim in claims:
-        assert {test.arm for test in claim.effect} <= {row["arm"] for row in content["rows"]}
+        assert {part.arm for part in claim.effect} <= {row["arm"] for row in content["rows"]}
     assert (folder / "picture.png").stat().st_size > 10_000
     status, output, _ = run(f"--study={name}", "--quick", logdir=tmp_path)
     assert status == 0 and "loading TensorFlow" not in output
-    assert Store(folder).study() == {"name": name, "quick": True}
+    plan = Plan.from_json((folder / "plan.json").read_text())
+    assert plan == make_plan(name, {}, quick=True) and folder.name == plan.folder_name()
 
 
 @pytest.mark.slow
 def test_the_largest_workable_rate_is_several_times_as_high_with_bn(tmp_path):
-    """Ratio at least 3; at 2.4 with BN at least .88, without at most .3: in each of five seeds."""
-    status, output, folder = run("--study=learning_rates", "--seeds=5", logdir=tmp_path)
+    """Ratio at least 3; at 2.4 with BN at least .88, without at most .3: five seeds each."""
+    status, output, folder = run("--study=learning_rates", logdir=tmp_path)
     assert status == 0, output
     verdicts = {c["claim"]: c["verdict"] for c in json.loads(
         (folder / "results.json").read_text())["claims"]}
-    assert verdicts["BN allows a learning rate several times as high"] == "holds"
+    assert verdicts["BN allows a learning rate three times as high, at least"] == HOLDS
 
 
 @pytest.mark.slow
 def test_bn_is_far_ahead_after_500_steps_of_the_papers_net(tmp_path):
     """At rate .1 and momentum .9: at least .85 against at most .40, in each of three seeds."""
     status, output, folder = run(
-        "--study=ioffe_mnist", "--arms=none;batch", "--steps=500", logdir=tmp_path
+        "--study=ioffe_mnist", "--arms=none;batch", "--steps=500", "--seeds=3", logdir=tmp_path
     )
     assert status == 0, output
     rows = json.loads((folder / "results.json").read_text())["rows"]

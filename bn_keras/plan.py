@@ -1,0 +1,296 @@
+"""A study with its overrides and seeds as runs: what is trained, in which groups, in which folder.
+
+No TensorFlow: mistakes in flags answer before it is loaded.
+"""
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+
+from bn_keras import metrics
+from bn_keras import study as studies
+from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig
+from bn_keras.registry import (
+    DATASETS,
+    LOSSES,
+    MODELS,
+    NORMALIZERS,
+    OPTIMIZERS,
+    PROBES,
+    STUDIES,
+    Registry,
+)
+from bn_keras.study import Study
+
+# The settings that are registered names. A dataset or a probe may have an argument, NAME:ARGUMENT.
+REGISTRIES: Dict[str, Registry] = {
+    "model": MODELS,
+    "normalizer": NORMALIZERS,
+    "loss": LOSSES,
+    "dataset": DATASETS,
+    "optimizer": OPTIMIZERS,
+    "measure": PROBES,
+}
+MOST_RUNS = 32  # in a stack: the indices of all steps and the activations must fit in memory
+MOST_SEEDS = 10_000
+# Settings in which the runs of one stack may differ: each run has its own weights and batches.
+_OWN_IN_A_STACK = ("arm", "seed", "initializer", "bias", "batch_order")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a work directory is about.
+
+    Attributes:
+        name: the study's registered name, "comparison" for the plain one.
+        quick: whether it is the study's short version.
+        study: Study, with the arms that are trained.
+        runs: RunConfigs, arm by arm, each in the order of its seeds.
+    """
+
+    name: str
+    quick: bool
+    study: Study
+    runs: Tuple[RunConfig, ...]
+
+    def folder_name(self) -> str:
+        """Name of the folder for runs of these settings, whatever their arms and seeds."""
+        first, full = self.runs[0], _study(self.name)
+        varied = {name for settings in full.arms.values() for name in settings} | {"arm", "seed"}
+        shared = {
+            name: value for name, value in dataclasses.asdict(first).items() if name not in varied
+        }
+        text = json.dumps([self.name, self.quick, shared], sort_keys=True)
+        readable = self.name
+        if _takes_normalizers(self.name):  # such folders differ in little else
+            readable = f"{first.model}-{first.dataset}-{first.optimizer}-{first.learning_rate:g}"
+        readable += "-quick" if self.quick else ""
+        digest = hashlib.sha256(text.encode()).hexdigest()[:6]
+        return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', readable)[:80]}-{digest}"
+
+    def merged(self, other: "Plan") -> "Plan":
+        """The plan of the runs of both, for one folder; of a run in both, this one's counts.
+
+        Raises:
+            ValueError: the other plan belongs into another folder.
+        """
+        if self.folder_name() != other.folder_name():
+            raise ValueError(
+                f"received plans for {self.folder_name()} and {other.folder_name()}; expected two "
+                "for the same folder"
+            )
+        mine = {_key(run) for run in self.runs}
+        more = [run for run in other.runs if _key(run) not in mine]
+        return _plan(self.name, self.quick, [*self.runs, *more])
+
+    def to_json(self) -> str:
+        """The plan as a text that `from_json` reads back."""
+        runs = [dataclasses.asdict(run) for run in self.runs]
+        content = {"study": self.name, "quick": self.quick, "runs": runs}
+        return json.dumps(content, indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Plan":
+        """The plan in a text.
+
+        Raises:
+            ValueError: the text is damaged, or from a version in which the study had other arms.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"the plan is no JSON text: {error}") from error
+        if not isinstance(content, dict) or set(content) != {"study", "quick", "runs"}:
+            raise ValueError("the plan has other parts than study, quick and runs")
+        name, quick, runs = content["study"], content["quick"], content["runs"]
+        if type(name) is not str or type(quick) is not bool or type(runs) is not list:
+            raise ValueError(
+                f"the plan has study={name!r}, quick={quick!r} and runs of type "
+                f"{type(runs).__name__}; expected a name, true or false, and a list"
+            )
+        for run in runs:
+            if not isinstance(run, dict) or set(run) != set(RUN_FIELDS):
+                raise ValueError(
+                    "a run of the plan has other settings than this version's RunConfig"
+                )
+        configs = [RunConfig(**run) for run in runs]
+        if not configs or len({_key(run) for run in configs}) < len(configs):
+            raise ValueError(
+                f"the plan has {len(configs)} runs, some of them twice or none at all; expected "
+                "each arm and seed once"
+            )
+        return _plan(STUDIES.check(name), quick, configs)
+
+
+def make_plan(
+    name: str,
+    overrides: Mapping[str, Any],
+    *,
+    seeds: Optional[int] = None,
+    first_seed: int = 0,
+    quick: bool = False,
+    arms: Sequence[str] = (),
+    normalizers: Optional[Sequence[str]] = None,
+) -> Plan:
+    """Expands a study into runs.
+
+    Args:
+        name: of the study; "comparison" for the plain one.
+        overrides: settings by field of RunConfig, in place of the study's own in every arm.
+        seeds: how many; None for the study's own number.
+        first_seed: seeds count up from here.
+        quick: whether to take the study's short version.
+        arms: the only arms to train; none named means all, or those of the short version.
+        normalizers: the arms of a study that takes any, such as "comparison".
+
+    Raises:
+        ConfigError: settings that do not exist, do not go together or differ between the arms.
+        UnknownName: the message lists the known names.
+    """
+    STUDIES.check(name)
+    if normalizers is not None and not _takes_normalizers(name):
+        raise ConfigError(
+            f"normalizers={', '.join(normalizers)} with the study {name!r}, which has arms of its "
+            f"own; expected some of them instead: {'; '.join(_study(name).arms)}"
+        )
+    if normalizers is not None and not normalizers:
+        raise ConfigError("normalizers: received none; expected at least one name")
+    for normalizer in normalizers or ():
+        NORMALIZERS.check(normalizer)
+    study = _study(name, normalizers)
+    studies.check(study)
+    metrics.check(study)
+    _check_overrides(study, overrides)
+    if seeds is None:
+        seeds = study.quick_seeds if quick else study.seeds
+    if type(seeds) is not int or not 1 <= seeds <= MOST_SEEDS:
+        raise ConfigError(f"seeds={seeds!r}: expected a whole number from 1 to {MOST_SEEDS:,}")
+    chosen = tuple(arms) or (study.quick_arms if quick else ()) or tuple(study.arms)
+    for arm in chosen:
+        if arm not in study.arms:
+            known = "; ".join(study.arms)
+            raise ConfigError(f"received the arm {arm!r}; expected some of: {known}")
+    base = {**study.base, **(study.quick if quick else {}), **overrides}
+    runs = [
+        _run({**base, **study.arms[arm], "arm": arm, "seed": seed})
+        for arm in chosen for seed in range(first_seed, first_seed + seeds)
+    ]
+    for run in runs:
+        _check_names(run)
+    return _plan(name, quick, runs)
+
+
+def groups(runs: Iterable[RunConfig]) -> List[List[List[RunConfig]]]:
+    """Groups of stacks of runs.
+
+    The runs of a stack are trained side by side in one graph. The stacks of a group share that
+    graph and come one after another; groups can run at the same time.
+    """
+    graphs: Dict[str, Dict[str, List[RunConfig]]] = {}
+    for run in runs:
+        key = _stack_key(run) if stacks(run) else run.fingerprint()
+        graphs.setdefault(run.graph_key(), {}).setdefault(key, []).append(run)
+    return [
+        [
+            alike[start:start + MOST_RUNS]
+            for alike in by_key.values() for start in range(0, len(alike), MOST_RUNS)
+        ]
+        for by_key in graphs.values()
+    ]
+
+
+def stacks(run: RunConfig) -> bool:
+    """Whether runs of this configuration can stand side by side in one graph.
+
+    The model must have an axis for them, and the normalizer must take every channel by itself, so
+    that it cannot mix up the runs. mixed_float16 couples them: one loss scale would serve all, and
+    a gradient that overflows in one run would skip the step of every other.
+    """
+    return (
+        bool(MODELS.properties(run.model).get("stacks"))
+        and bool(NORMALIZERS.properties(run.normalizer).get("channelwise"))
+        and run.dtype_policy != "mixed_float16"
+    )
+
+
+def _stack_key(run: RunConfig) -> str:
+    """Equal for runs that can stand in one stack: they differ in nothing but what each has own."""
+    # Only plain SGD takes each run's own rate.
+    own = [*_OWN_IN_A_STACK, *(["learning_rate"] if run.optimizer == "sgd" else [])]
+    defaults = {name: RUN_FIELDS[name].default for name in own}
+    return dataclasses.replace(run, **defaults).fingerprint()
+
+
+def _takes_normalizers(name: str) -> bool:
+    """Whether the study makes an arm of any normalizer."""
+    return bool(STUDIES.properties(name).get("normalizers"))
+
+
+def _study(name: str, normalizers: Optional[Sequence[str]] = None) -> Study:
+    make = STUDIES.get(name)
+    study: Study = make() if normalizers is None else make(normalizers)
+    return study
+
+
+def _plan(name: str, quick: bool, runs: Sequence[RunConfig]) -> Plan:
+    """The plan of these runs, in the order of the study's arms.
+
+    Raises:
+        ConfigError: a run that is not of the study.
+    """
+    trained = list(dict.fromkeys(run.arm_name for run in runs))
+    study = _study(name, trained if _takes_normalizers(name) else None)
+    for run in runs:
+        settings: Any = study.arms.get(run.arm_name)
+        if settings is None or dataclasses.replace(run, **settings) != run:
+            raise ConfigError(
+                f"the study {name!r} has no arm {run.arm_name!r} with these settings, as planned "
+                "by another version; train it again in a new folder"
+            )
+    arms = {arm: settings for arm, settings in study.arms.items() if arm in trained}
+    places = {arm: place for place, arm in enumerate(arms)}
+    ordered = sorted(runs, key=lambda run: (places[run.arm_name], run.seed))
+    return Plan(name, quick, dataclasses.replace(study, arms=arms), tuple(ordered))
+
+
+def _key(run: RunConfig) -> Tuple[str, int]:
+    return run.arm_name, run.seed
+
+
+def _run(settings: Mapping[str, Any]) -> RunConfig:
+    unknown = sorted(set(settings) - set(RUN_FIELDS))
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], RUN_FIELDS, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise ConfigError(
+            f"unknown setting {unknown[0]!r}{hint}; expected fields of RunConfig: "
+            f"{', '.join(RUN_FIELDS)}"
+        )
+    return RunConfig(**settings)
+
+
+def _check_overrides(study: Study, overrides: Mapping[str, Any]) -> None:
+    for name, instead in (
+        ("seed", "seeds and first_seed"), ("arm", "arms"), ("normalizer", "normalizers"),
+    ):
+        if name in overrides:
+            raise ConfigError(f"{name}={overrides[name]!r}: expected {instead} in its place")
+    varied = {name for settings in study.arms.values() for name in settings} & set(overrides)
+    if varied:
+        raise ConfigError(
+            f"{', '.join(sorted(varied))}: the arms of this study differ in it; expected other "
+            "settings"
+        )
+
+
+def _check_names(run: RunConfig) -> None:
+    for field, registry in REGISTRIES.items():
+        value = getattr(run, field)
+        for name in value if isinstance(value, tuple) else [value]:
+            if name is not None:
+                registry.check(
+                    name.partition(":")[0] if field in ("dataset", "measure") else name
+                )
