@@ -1,9 +1,11 @@
-"""Data: the shipped files against published sums, broken files, real TFDS sets on disk."""
+"""Data: the shipped files against published sums, IDX files of every name, good and broken."""
 
 import gzip
 import re
 import shutil
 import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -155,86 +157,203 @@ def test_images_without_their_labels_are_refused(folder):
         data.load(f"idx:{folder}", validation_size=5)
 
 
-@pytest.fixture(scope="module")
-def tfds_folder(tmp_path_factory):
-    """MNIST, really prepared by TFDS's own builder from the shipped files."""
-    folder = tmp_path_factory.mktemp("tfds")
-    return folder, data.load("tfds:mnist", data_dir=str(folder))
+# --- names of IDX files -------------------------------------------------------------------------
 
 
-# TFDS 4.9 opens files and event loops that it leaves to the garbage collector.
-quiet_tfds = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
+def rename(folder, pattern, replacement):
+    for path in sorted(folder.iterdir()):
+        path.rename(folder / re.sub(pattern, replacement, path.name))
 
 
-@pytest.mark.slow
-@quiet_tfds
-def test_tfds_mnist_is_prepared_without_a_network_and_equal_to_the_shipped(tfds_folder, shipped):
-    folder, splits = tfds_folder
-    assert int(splits.test.images.sum(dtype=np.int64)) == 264_923_200
-    images = np.concatenate([splits.validation.images, splits.train.images])
-    assert int(images.sum(dtype=np.int64)) == 1_567_298_545
-    labels = np.concatenate([splits.validation.labels, splits.train.labels])
-    assert np.bincount(labels).tolist() == TRAIN_COUNTS
-    left = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    assert left < 30e6, "the extracted scratch files were left behind"
+NAMES = {
+    "dots": (r"-(idx\d)", r".\1"),
+    "dots and gzip": (r"-(idx\d.*?)(\.gz)?$", r".\1\2"),
+    "EMNIST": (r"^(train|t10k)", r"emnist-letters-\1"),
+    "EMNIST's test": (r"^(train|t10k)(.*)", lambda m: f"emnist-letters-{m[1][:5]}{m[2]}".replace(
+        "t10k", "test")),
+    "underscores": ("-", "_"),
+    "gzip without its suffix": (r"\.gz$", ""),
+    "plain with the suffix": (r"^(t10k.*)$", r"\1.gz"),
+}
 
 
-@pytest.mark.slow
-@quiet_tfds
-def test_a_damaged_tfds_set_is_named_with_the_remedy(tfds_folder, tmp_path):
-    folder = tmp_path / "tfds"
-    shutil.copytree(tfds_folder[0], folder)
-    (path,) = folder.rglob("mnist-train.tfrecord*")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
-    with pytest.raises(DataError, match=f"{folder}.* cannot be read .*prepare the set again"):
-        data.load("tfds:mnist", data_dir=str(folder))
+@pytest.mark.parametrize("case", NAMES)
+def test_the_names_that_tools_give_idx_files_are_known(case, folder):
+    expected = data.load(f"idx:{folder}", validation_size=5)
+    before = sorted(path.name for path in folder.iterdir())
+    rename(folder, *NAMES[case])
+    assert sorted(path.name for path in folder.iterdir()) != before
+    splits = data.load(f"idx:{folder}", validation_size=5)
+    assert splits.digest() == expected.digest() and not splits.notes
 
 
-@quiet_tfds
-@pytest.mark.parametrize(
-    "name, message",
-    [
-        ("tfds:cifar10", r"tfds:cifar10: not prepared in .*download_and_prepare\(\)"),
-        ("tfds:cifar_10", "no such set .*did you mean .*cifar10"),
-        ("tfds:", "no set named"),
-        ("tfds:mnist/nosuchconfig", "tfds:mnist/nosuchconfig: "),
-    ],
-)
-def test_a_tfds_set_that_is_not_there_is_refused_at_once(name, message, tmp_path):
-    with pytest.raises(DataError, match=message):
-        data.load(name, data_dir=str(tmp_path))
-    assert not any(tmp_path.iterdir()), "something was written"
+def test_of_several_sets_in_a_folder_one_is_named(folder):
+    expected = data.load(f"idx:{folder}", validation_size=5)
+    for path in sorted(folder.iterdir()):
+        shutil.copy(path, folder / f"emnist-letters-{path.name}")
+        path.rename(folder / f"emnist-digits-{path.name}")
+    with pytest.raises(DataError, match="holds the sets emnist-digits, emnist-letters; name one"):
+        data.load(f"idx:{folder}", validation_size=5)
+    splits = data.load("idx:emnist-letters", str(folder), validation_size=5)
+    assert splits.digest() == expected.digest()
+    with pytest.raises(DataError, match="emnist-byclass: no such folder"):
+        data.load(f"idx:{folder}/emnist-byclass")
 
 
-@quiet_tfds
-@pytest.mark.parametrize(
-    "features, message",
-    [
-        ({"image": (None, None, 3), "label": 2}, r"images of shape \(None, None, 3\)"),
-        ({"text": None, "label": 2}, "an 'image' of one fixed shape"),
-    ],
-    ids=["varying shape", "no image"],
-)
-def test_an_unfit_tfds_set_is_refused_with_its_features(features, message, tmp_path):
-    import tensorflow as tf
-    import tensorflow_datasets as tfds
+def test_the_usual_names_come_before_others_and_unpacked_files_before_packed_ones(folder):
+    expected = data.load(f"idx:{folder}", validation_size=5)
+    for path in sorted(folder.iterdir()):
+        (folder / f"other-{path.name}").write_bytes(b"")
+        if path.suffix != ".gz":
+            path.with_name(f"{path.name}.gz").write_bytes(b"")
+    assert data.load(f"idx:{folder}", validation_size=5).digest() == expected.digest()
 
-    kinds = {}
-    for name, value in features.items():
-        kinds[name] = (
-            tfds.features.ClassLabel(num_classes=value) if name == "label"
-            else tfds.features.Text() if name == "text" else tfds.features.Image(shape=value)
-        )
-    example = {
-        "image": np.zeros((4, 4, 3), np.uint8), "label": 1, "text": "a",
-    }
-    examples = tf.data.Dataset.from_tensors({name: example[name] for name in features})
-    tfds.dataset_builders.store_as_tfds_dataset(
-        name="unfit", version="1.0.0", data_dir=tmp_path,
-        features=tfds.features.FeaturesDict(kinds),
-        split_datasets={"train": examples, "test": examples},
+
+def test_a_missing_idx_file_is_named_with_what_the_folder_holds(folder):
+    path = folder / FILES["test images"]
+    path.rename(folder / "images \x1b[31m")
+    path.mkdir()
+    with pytest.raises(DataError) as refusal:
+        data.load(f"idx:{folder}")
+    message = str(refusal.value)
+    assert f"{path}[.gz]: missing (test images)" in message
+    assert r"the folder holds images \x1b[31m, t10k-images-idx3-ubyte" in message
+    assert message.isprintable()
+
+
+def test_a_folder_without_idx_files_is_refused(tmp_path):
+    with pytest.raises(DataError, match="missing .train images.; the folder holds nothing;"):
+        data.load(f"idx:{tmp_path}")
+    for number in range(20):
+        (tmp_path / f"file{number:02}").touch()
+    with pytest.raises(DataError, match="holds file00, .*, file07, …; name a folder"):
+        data.load(f"idx:{tmp_path}")
+    with pytest.raises(DataError, match="file03: not a folder"):
+        data.load(f"idx:{tmp_path}/file03")
+    with pytest.raises(DataError, match="no folder named"):
+        data.load("idx:")
+
+
+@pytest.mark.parametrize("dataset", ["idx:folder", "mnist"])
+def test_files_that_may_not_be_read_are_named(dataset, folder, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    where = mnist.SHIPPED if dataset == "mnist" else folder
+    monkeypatch.setattr("io.open", refuse)  # pathlib's
+    monkeypatch.setattr("builtins.open", refuse)
+    with pytest.raises(DataError, match=f"{where}/train-.*: cannot be read .*Permission denied"):
+        data.load(dataset.replace("folder", str(folder)))
+    monkeypatch.setattr("os.listdir", refuse)
+    if dataset != "mnist":
+        with pytest.raises(DataError, match=f"{folder}: cannot be read .*Permission denied"):
+            data.load(f"idx:{folder}")
+
+
+# --- sizes and labels of IDX files --------------------------------------------------------------
+
+
+def test_test_images_of_another_size_are_refused_with_both(folder):
+    (folder / FILES["test images"]).write_bytes(idx_file(np.zeros((8, 5, 4))))
+    with pytest.raises(DataError) as refusal:
+        data.load(f"idx:{folder}")
+    assert (
+        "train-images-idx3-ubyte.gz: (4, 5) pixels an image, but (5, 4) in t10k-images-idx3-ubyte"
+        in str(refusal.value)
     )
-    with pytest.raises(DataError, match=message):
-        data.load("tfds:unfit", data_dir=str(tmp_path))
+
+
+HEAD = struct.pack(">HBBIII", 0, 8, 3, 8, 4, 5)
+
+
+@pytest.mark.parametrize(
+    "head, message",
+    [
+        (HEAD, "holds more than 160 values; its header announces 160"),
+        (b"", "starts with 00000000"),
+        (struct.pack(">HBBIII", 0, 8, 3, 100 * 2**20, 32, 32), "expected 1 to 4294967296 in a"),
+        (gzip.compress(HEAD + bytes(160)), "holds more than 160 values"),
+    ],
+    ids=["few announced", "zeros", "all announced", "behind a gzip"],
+)
+def test_a_file_of_100_gb_is_refused_at_once(head, message, folder):
+    path = folder / FILES["test images"]
+    path.write_bytes(head)
+    with open(path, "r+b") as stream:
+        stream.truncate(100 * 2**30)  # sparse: it takes no space
+    tracemalloc.start()
+    with pytest.raises(DataError, match=f"{re.escape(str(path))}: .*{message}"):
+        data.load(f"idx:{folder}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ((8, 4, 5), "holds more than 160 values"),
+        ((8, 3000, 3000), "72000000 values; expected 1 to 67108864 in a file of"),
+        ((2**16, 2**10, 2**10), "68719476736 values; expected 1 to 67108864 in a file of"),
+    ],
+    ids=["few announced", "all announced", "more announced"],
+)
+def test_a_gzip_bomb_is_refused_by_its_header(shape, message, folder):
+    path = folder / FILES["test images"]
+    packer = zlib.compressobj(wbits=31)
+    content = packer.compress(struct.pack(">HBBIII", 0, 8, 3, *shape))
+    zeros = bytes(2**20)
+    content += b"".join(packer.compress(zeros) for _ in range(70)) + packer.flush()
+    path.write_bytes(content)
+    assert len(content) < 2**18
+    tracemalloc.start()
+    with pytest.raises(DataError, match=f"{re.escape(str(path))}: .*{message}"):
+        data.load(f"idx:{folder}")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_blank_images_are_no_gzip_bomb(folder):
+    blank = np.zeros((8, 4, 5))
+    (folder / FILES["test images"]).write_bytes(gzip.compress(idx_file(blank)))
+    assert not data.load(f"idx:{folder}", validation_size=5).test.images.any()
+
+
+def write_labels(folder, train, test):
+    (folder / f"{FILES['train labels']}.gz").write_bytes(gzip.compress(idx_file(np.array(train))))
+    (folder / FILES["test labels"]).write_bytes(idx_file(np.array(test)))
+
+
+@pytest.mark.parametrize(
+    "train, test, classes, said",
+    [
+        (np.arange(20) % 3, np.arange(8) % 3, 3, None),
+        (np.arange(20) % 2, np.arange(8) % 3, 3, None),
+        (np.arange(20) % 3 + 1, np.arange(8) % 3 + 1, 3, "1 to 3; .* classes 0 to 2"),
+        (np.arange(20) % 2 * 7, np.arange(8) % 2 * 7, 2, "0, 7; .* classes 0 to 1"),
+        (np.arange(20) % 4 + 1, np.arange(8) % 2 * 8 + 1, 5, "1 to 4, 9; .* classes 0 to 4"),
+        (np.arange(20) * 2, np.arange(8) * 2, 20, "0, 2, 4, 6, 8, 10, 12, …, 38; .* 0 to 19"),
+    ],
+    ids=["from 0", "one of test alone", "from 1", "a gap", "gap and from 1", "many gaps"],
+)
+def test_labels_become_classes_from_0_and_a_change_is_said(train, test, classes, said, folder):
+    write_labels(folder, train, test)
+    splits = data.load(f"idx:{folder}", validation_size=20 - 1)
+    assert splits.classes == classes
+    found = np.unique(np.concatenate([train, test]))
+    np.testing.assert_array_equal(found[splits.test.labels], test)
+    labels = np.concatenate([splits.validation.labels, splits.train.labels])
+    assert sorted(found[labels]) == sorted(train)
+    assert splits.test.labels.dtype == splits.train.labels.dtype == np.int32
+    if said is None:
+        assert splits.notes == ()
+    else:
+        (note,) = splits.notes
+        assert re.search(f"{folder}: its labels are {said}", note) and note.isprintable()
+
+
+def test_labels_of_one_class_are_refused(folder):
+    write_labels(folder, [7] * 20, [7] * 8)
+    with pytest.raises(DataError, match=f"{folder}: every label is 7; expected .* two classes"):
+        data.load(f"idx:{folder}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from bn_keras.data.mnist import SHIPPED, check_canonical
 from bn_keras.data.reading.files import MAX_BYTES, resolve
 from bn_keras.data.reading.pixels import to_pixels
-from bn_keras.data.splits import DataError, Source, Split
+from bn_keras.data.splits import DataError, Source, Split, printable
 from bn_keras.registry import DATASETS
 
 # TFDS asks another site for a set of a namespace, as in huggingface:mnist; a version is no name.
@@ -61,15 +61,22 @@ def tfds(argument: str, data_dir: Optional[str]) -> Source:
 
 
 def _told(error: Exception) -> str:
-    """The first line of an error, or its kind if it says nothing."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:300] if lines else type(error).__name__
+    """The first line of an error, without TensorFlow's names of operations, or its kind."""
+    lines = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip().splitlines()
+    return lines[0].strip(" .")[:300] if lines else type(error).__name__
 
 
 def _builder(tensorflow_datasets: Any, argument: str, folder: Optional[str]) -> Any:
+    place = os.path.join(folder or "", re.split("[/:]", argument)[0])
+    damaged = (
+        f"the files in {place} are damaged: delete that folder and prepare the set again"
+        if folder and os.path.isdir(place) else ""
+    )
     try:
         return tensorflow_datasets.builder(argument, data_dir=folder)
     except tensorflow_datasets.core.registered.DatasetNotFoundError as error:
+        if damaged:
+            raise DataError(f"tfds:{argument}: files are missing; {damaged}.") from error
         known = tensorflow_datasets.list_builders()
         near = difflib.get_close_matches(argument, known, n=3)
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
@@ -78,10 +85,9 @@ def _builder(tensorflow_datasets: Any, argument: str, folder: Optional[str]) -> 
             "see tensorflow_datasets.list_builders()."
         ) from error
     except Exception as error:  # an unknown config or version, or damaged files of a prepared set
-        place = os.path.join(folder or "~/tensorflow_datasets", re.split("[/:]", argument)[0])
+        hint = f" If the name is right, {damaged}." if damaged else ""
         raise DataError(
-            f"tfds:{argument}: {_told(error)}. If the name is right, the files in {place} are "
-            "damaged: delete that folder and prepare the set again."
+            f"tfds:{argument}: {_told(error)}; expected tfds:NAME or tfds:NAME/CONFIG.{hint}"
         ) from error
 
 
@@ -95,7 +101,8 @@ def _command(argument: str, folder: Optional[str]) -> str:
 
 def _prepare_mnist(tensorflow_datasets: Any, builder: Any) -> None:
     check_canonical(SHIPPED)  # a missing file would send TFDS to the network
-    print(f"preparing {builder.data_path} from the shipped files, once (about 20 s)", flush=True)
+    place = printable(str(builder.data_path))
+    print(f"preparing {place} from the shipped files, once (about 20 s)", flush=True)
     try:
         with tempfile.TemporaryDirectory() as scratch:
             builder.download_and_prepare(
@@ -106,7 +113,7 @@ def _prepare_mnist(tensorflow_datasets: Any, builder: Any) -> None:
             )
     except Exception as error:  # OSError, or TensorFlow's own
         raise DataError(
-            f"tfds:mnist: cannot be prepared in {builder.data_path} ({_told(error)}); name by "
+            f"tfds:mnist: cannot be prepared in {place} ({_told(error)}); name by "
             "--data_dir a folder that can be written, with 100 MB free."
         ) from error
 
@@ -146,8 +153,7 @@ def _read(
     stop = 0
     for batch in tensorflow_datasets.as_numpy(batches):
         start, stop = stop, stop + len(batch["label"])
-        if stop <= count:
-            images[start:stop], labels[start:stop] = batch["image"], batch["label"]
-    if not stop == count > 0:
+        images[start:stop], labels[start:stop] = batch["image"], batch["label"]
+    if stop != count:  # TFDS checks this too; the rest of `images` would be what the memory held
         raise ValueError(f"it announces {count} {split} examples and holds {stop}")
     return images, labels

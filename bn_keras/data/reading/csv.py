@@ -19,8 +19,8 @@ MAX_LINE = 2**20  # characters; a row of 300 x 300 pixels still fits
 MIN_ROWS = 10  # fewer leave no test image
 FIELD = re.compile(r" *0*[0-9]{1,3} *")
 NO_HEADER = (
-    "it has no header line, so its first column is taken as the label; if the label is the last "
-    "one, add a header line: pixel0,pixel1,…,label."
+    "no header line names its columns, so the first one is taken as the label; if the label is the "
+    "last one, put a header line on top: pixel0,pixel1,…,label."
 )
 
 

@@ -15,10 +15,23 @@ def resolve(path: str, data_dir: Optional[str] = None) -> pathlib.Path:
     Args:
         path: absolute or relative to `data_dir`; `~` and `~user` stand for home folders.
         data_dir: folder; None means the working directory.
+
+    Raises:
+        DataError: no path of this machine: an unknown user, an address, or a NUL in it.
     """
-    # os.path answers where pathlib raises: to an unknown ~user, to a NUL, to a name too long.
-    base = os.path.expanduser(data_dir or "")
-    return pathlib.Path(os.path.abspath(os.path.join(base, os.path.expanduser(path))))
+    steps = []
+    for step in (data_dir or "", path):
+        home = os.path.expanduser(step)  # of an unknown user's it leaves the ~
+        if home.startswith("~"):
+            user = home.split("/")[0]
+            raise DataError(
+                f"{step}: there is no user {user[1:]!r} with a home folder; expected a full path, "
+                f"or ./{user} for a folder of that name."
+            )
+        if "\0" in step or "://" in step:
+            raise DataError(f"{step}: not a path; expected a file or folder of this machine.")
+        steps.append(home)
+    return pathlib.Path(os.path.abspath(os.path.join(*steps)))
 
 
 def find_file(dataset: str, argument: str, data_dir: Optional[str], content: str) -> pathlib.Path:
