@@ -1,12 +1,23 @@
 """Population statistics that are recomputed are those of all examples, at fixed weights."""
 
+import collections
+import contextlib
+import functools
+
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from zoo import NAMES, ZOO, Cell, as_array, inputs_of
 
 from bn_keras import BatchNorm
-from bn_keras.surgery.recalibrate import recalibrate
-from bn_keras.surgery.statistics import batch_normalizers
+from bn_keras.normalizers.conditional import ConditionalBatchNorm
+from bn_keras.normalizers.frozen import FrozenBatchNorm
+from bn_keras.normalizers.ghost import GhostBatchNorm
+from bn_keras.normalizers.renorm import BatchRenorm
+from bn_keras.surgery.dependencies import order_of_calls
+from bn_keras.surgery.recalibrate import recalibrate, recalibrate_in_one_pass
+from bn_keras.surgery.statistics import batch_normalizers, snapshot
 
 KINDS = [BatchNorm, keras.layers.BatchNormalization]
 
@@ -83,3 +94,477 @@ def test_a_model_without_normalization_comes_back_as_it_is():
 def test_no_examples_are_refused():
     with pytest.raises(ValueError, match="received 0 examples"):
         recalibrate(net(BatchNorm), data(0, 3))
+
+
+# ---------------------------------------------------------------- any kind of model
+
+
+def shaken(model):
+    """Weights and statistics that are not the initial ones."""
+    rng = np.random.default_rng(1)
+    for variable in model.variables:
+        if "float" in variable.dtype:
+            variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    return model
+
+
+@contextlib.contextmanager
+def recorded(model):
+    """Yields a dict: layer's number → what goes into its calls, (values, channels) arrays."""
+    found = collections.defaultdict(list)
+    layers = batch_normalizers(model)
+
+    def record(number, call, inputs, *args, mask=None, **kwargs):
+        rows = as_array(inputs).reshape(-1, inputs.shape[-1])
+        found[number].append(rows if mask is None else rows[as_array(mask).ravel() > 0])
+        return call(inputs, *args, **kwargs)
+
+    for number, layer in enumerate(layers):
+        layer.call = functools.partial(record, number, layer.call)
+    yield found
+    for layer in layers:
+        del layer.call
+
+
+KINDS_OF_MODEL = dict(zip(NAMES, ZOO))
+# Their normalizers stand behind themselves, which has tests of its own; Keras does not know of the
+# layer in a lambda.
+OWN_TESTS = {"shared", "wrapped", "in_a_lambda"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in OWN_TESTS])
+def test_what_a_layer_holds_is_what_goes_into_it_in_any_kind_of_model(name):
+    model, x = shaken(KINDS_OF_MODEL[name]()), inputs_of(name)
+    kept = [layer for layer in batch_normalizers(model) if not layer.trainable]
+    copy = recalibrate(model, x, batch_size=4)
+    assert type(copy) is type(model)
+    with recorded(copy) as found:
+        copy(x, training=False)
+    layers = list(zip(batch_normalizers(copy), batch_normalizers(model), strict=True))
+    assert layers and len(kept) == (2 if name == "frozen" else 0)
+    for number, (layer, original) in enumerate(layers):
+        rows = np.concatenate(found[number]).astype(np.float64) if found[number] else None
+        if original in kept or rows is None:
+            np.testing.assert_array_equal(layer.moving_mean, original.moving_mean)
+            continue
+        coarse = {"rtol": 1e-2} if name == "mixed_precision" else {"rtol": 1e-4, "atol": 1e-5}
+        np.testing.assert_allclose(layer.moving_mean, rows.mean(0), **coarse)
+        np.testing.assert_allclose(layer.moving_variance, rows.var(0), **coarse)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "in_a_lambda"])
+def test_neither_batches_nor_old_statistics_nor_a_second_time_make_a_difference(name):
+    model, x = shaken(KINDS_OF_MODEL[name]()), inputs_of(name)
+    exact = snapshot(recalibrate(model, x))
+    for layer in batch_normalizers(model):
+        if layer.trainable:
+            layer.moving_mean.assign(layer.moving_mean * -3.0)
+            layer.moving_variance.assign(layer.moving_variance * 9.0)
+    again = snapshot(recalibrate(model, x, batch_size=2))
+    for path, value in exact.items():
+        np.testing.assert_allclose(again[path], value, rtol=1e-4, atol=1e-4, err_msg=path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_layer_that_is_called_on_two_inputs_gets_the_statistics_of_both(kind):
+    inputs, others = keras.Input((3,)), keras.Input((3,))
+    norm = kind()
+    model = shaken(keras.Model([inputs, others], [norm(inputs), norm(others)]))
+    x, y = data(10, 3), data(10, 3, seed=1) + 7
+    batches = Counted([[x[:4], y[:4]], [x[4:], y[4:]]])
+    layer, = batch_normalizers(recalibrate(model, batches))
+    both = np.concatenate([x, y]).astype(np.float64)
+    np.testing.assert_allclose(layer.moving_mean, both.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(layer.moving_variance, both.var(0), rtol=1e-5)
+    assert batches.passes == 1
+
+
+def test_calls_behind_one_another_are_taken_in_turn():
+    """norm(dense(norm(x))): the second call sees the first one's outputs by its own statistics."""
+    inputs = keras.Input((3,))
+    norm, dense = BatchNorm(), keras.layers.Dense(3)
+    model = shaken(keras.Model(inputs, norm(dense(norm(inputs)))))
+    x = data(11, 3).astype(np.float64)
+    gamma, beta, kernel, bias = (
+        w.numpy().astype(np.float64) for w in (norm.gamma, norm.beta, dense.kernel, dense.bias)
+    )
+    first = (x - x.mean(0)) / np.sqrt(x.var(0) + norm.epsilon) * gamma + beta
+    both = np.concatenate([x, first @ kernel + bias])
+    layer, = batch_normalizers(recalibrate(model, x.astype(np.float32), batch_size=4))
+    np.testing.assert_allclose(layer.moving_mean, both.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance, both.var(0), rtol=1e-4)
+
+
+def test_the_cell_of_a_recurrent_layer_gets_the_statistics_of_all_time_steps():
+    model = keras.Sequential([keras.Input((3, 2)), keras.layers.RNN(Cell())])
+    shaken(model)
+    cell = model.layers[0].cell
+    cell.dense.kernel.assign(cell.dense.kernel * 0.2)
+    x = data(9, 3, 2).astype(np.float64)
+    kernel, bias, gamma, beta = (
+        w.numpy().astype(np.float64)
+        for w in (cell.dense.kernel, cell.dense.bias, cell.norm.gamma, cell.norm.beta)
+    )
+    seen, steps = [], []
+    for step in range(3):  # each behind the statistics of the steps before
+        state = np.zeros((9, 3))
+        steps = [x[:, t] @ kernel + bias for t in range(step + 1)]
+        for t in range(step + 1):
+            inputs = steps[t] + state
+            if t < step:
+                rows = np.concatenate(seen)
+                state = (inputs - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-3) * gamma + beta
+        seen.append(inputs)
+    rows = np.concatenate(seen)
+    layer, = batch_normalizers(recalibrate(model, x.astype(np.float32), batch_size=4))
+    np.testing.assert_allclose(layer.moving_mean, rows.mean(0), rtol=1e-3)
+    np.testing.assert_allclose(layer.moving_variance, rows.var(0), rtol=1e-3)
+    with pytest.raises(ValueError, match="stands behind itself, and was called more often"):
+        open_steps = keras.Sequential([keras.Input((None, 2)), keras.layers.RNN(Cell())])
+        recalibrate(open_steps, [data(4, 2, 2), data(4, 3, 2)])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_wrapper_over_time_steps_gets_the_statistics_of_all_of_them(kind):
+    model = keras.Sequential([keras.Input((4, 3)), keras.layers.TimeDistributed(kind())])
+    x = data(7, 4, 3)
+    layer, = batch_normalizers(recalibrate(shaken(model), x, batch_size=3))
+    np.testing.assert_allclose(layer.moving_mean, x.mean((0, 1)), rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance, x.var((0, 1)), rtol=1e-4)
+
+
+# ---------------------------------------------------------------- passes
+
+
+class Counted:
+    """An iterable of batches that counts how often it is read to its end."""
+
+    def __init__(self, batches):
+        self.batches, self.passes = batches, 0
+
+    def __iter__(self):
+        yield from self.batches
+        self.passes += 1
+
+
+def branches(width, depth):
+    """Residual blocks, each of `width` branches of `depth` normalizers; three blocks."""
+    inputs = x = keras.Input((3,))
+    for _ in range(3):
+        ends = []
+        for _ in range(width):
+            end = x
+            for _ in range(depth):
+                end = keras.layers.Dense(3, activation="tanh")(BatchNorm()(end))
+            ends.append(end)
+        x = keras.layers.add([x, *ends])
+    return keras.Model(inputs, BatchNorm()(x))
+
+
+def test_there_are_as_many_passes_as_the_longest_chain_has_layers():
+    model, x = shaken(branches(width=4, depth=2)), data(8, 3)
+    batches = Counted([x[:5], x[5:]])
+    copy = recalibrate(model, batches)
+    assert len(batch_normalizers(model)) == 25 and batches.passes == 7
+    with recorded(copy) as found:
+        copy(x, training=False)
+    for number, layer in enumerate(batch_normalizers(copy)):
+        np.testing.assert_allclose(layer.moving_mean, found[number][0].mean(0), atol=1e-4)
+
+
+def test_a_branch_of_another_length_waits_for_no_other():
+    """A short branch is done while a long one goes on; what joins both comes behind both."""
+    inputs = keras.Input((3,))
+    long = BatchNorm(name="b")(BatchNorm(name="a")(inputs))
+    short = BatchNorm(name="c")(inputs)
+    model = keras.Model(inputs, BatchNorm(name="d")(keras.layers.add([long, short])))
+    x = data(8, 3)
+    layers = batch_normalizers(model)
+    passes = order_of_calls(model, layers, x)
+    assert [sorted(layer.name for layer, _ in one) for one in passes] == [["a", "c"], ["b"], ["d"]]
+
+
+def test_a_condition_that_another_layer_makes_counts_as_its_input():
+    """gamma of the second layer comes from behind a third one: the fourth is behind all."""
+    inputs = keras.Input((3,))
+    gamma = BatchNorm(name="third")(BatchNorm(name="first")(inputs))
+    x = ConditionalBatchNorm(name="second")(inputs, gamma=gamma)
+    model = keras.Model(inputs, BatchNorm(name="fourth")(x))
+    passes = order_of_calls(model, batch_normalizers(model), data(8, 3))
+    assert [layer.name for layer, _ in passes[-1]] == ["fourth"] and len(passes) == 3
+
+
+class Eager(keras.Model):
+    """Looks at numbers, which no graph has."""
+
+    def __init__(self):
+        super().__init__()
+        self.norms = [BatchNorm(), BatchNorm()]
+
+    def call(self, x):
+        sign = float(keras.ops.convert_to_numpy(x).sum() > 0)
+        return self.norms[1](self.norms[0](x)) * sign
+
+
+def test_a_model_that_has_no_graph_is_taken_in_the_order_of_its_calls():
+    model, x = Eager(), data(8, 3)
+    model(x)
+    copy = recalibrate(shaken(model), x)
+    with recorded(copy) as found:
+        copy(x)
+    for number, layer in enumerate(batch_normalizers(copy)):
+        np.testing.assert_allclose(layer.moving_mean, found[number][0].mean(0), atol=1e-4)
+
+
+class Compiled(keras.Model):
+    """Runs a part of itself in a graph of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = BatchNorm(name="inside")
+
+    @tf.function
+    def call(self, x):
+        return self.norm(x)
+
+
+def test_a_layer_inside_a_graph_of_the_model_is_refused_by_name():
+    model = Compiled()
+    model(data(4, 3))
+    with pytest.raises(ValueError, match="'inside' is called inside a tf.function of the model"):
+        recalibrate(model, data(4, 3))
+
+
+# ---------------------------------------------------------------- kinds of data
+
+
+class Sequence(keras.utils.PyDataset):
+    """Batches by their numbers."""
+
+    def __init__(self, x):
+        super().__init__()
+        self.x = x
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, number):
+        return self.x[4 * number:4 * number + 4], np.zeros(4)
+
+
+def batched(*arrays):
+    return tf.data.Dataset.from_tensor_slices(arrays if len(arrays) > 1 else arrays[0]).batch(5)
+
+
+FORMS = {
+    "array": lambda x: x,
+    "tensor": tf.constant,
+    "dataset of x": batched,
+    "dataset of (x, y)": lambda x: batched(x, x[:, 0]),
+    "dataset of (x, y, w)": lambda x: batched(x, x[:, 0], x[:, 1]),
+    "shuffled dataset": lambda x: tf.data.Dataset.from_tensor_slices(x).shuffle(12).batch(5),
+    "list of batches": lambda x: [x[:5], x[5:5], x[5:]],
+    "list of (x, y)": lambda x: [(x[:5], x[:5, 0]), (x[5:], x[5:, 0])],
+    "as torch's loaders": lambda x: [[x[:5], x[:5, 0]], [x[5:], x[5:, 0]]],
+    "PyDataset": Sequence,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("surgery", [recalibrate, recalibrate_in_one_pass])
+def test_examples_come_in_any_form(form, surgery):
+    x, model = data(12, 3), net(BatchNorm)
+    first, second = batch_normalizers(surgery(model, FORMS[form](x)))
+    one, other = batch_normalizers(recalibrate(model, x))
+    np.testing.assert_allclose(first.moving_variance, one.moving_variance, rtol=1e-4)
+    if surgery is recalibrate:
+        np.testing.assert_allclose(second.moving_variance, other.moving_variance, rtol=1e-4)
+
+
+PAIRS = {
+    "list of arrays": lambda x, y: [x, y],
+    "tuple of arrays": lambda x, y: (x, y),
+    "dict of arrays": lambda x, y: {"one": x, "other": y},
+    "batches of lists": lambda x, y: [([x[:5], y[:5]], x[:5]), ([x[5:], y[5:]], x[5:])],
+    "batches of dicts": lambda x, y: [
+        {"one": x[:5], "other": y[:5]}, {"one": x[5:], "other": y[5:]},
+    ],
+    "dataset of pairs": lambda x, y: batched(x, y),
+    "dataset of (pair, labels)": lambda x, y: tf.data.Dataset.from_tensor_slices(
+        ((x, y), x)).batch(5),
+    "dataset of (dict, labels)": lambda x, y: tf.data.Dataset.from_tensor_slices(
+        ({"one": x, "other": y}, x)).batch(5),
+}
+
+
+class Two(keras.Model):
+    """Takes a list or dict of two inputs; no graph of layers says so."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = BatchNorm()
+
+    def call(self, inputs):
+        one, other = inputs.values() if isinstance(inputs, dict) else inputs
+        return self.norm(one + 2 * other)
+
+
+@pytest.mark.parametrize("form", PAIRS)
+@pytest.mark.parametrize("graph", [True, False], ids=["functional", "subclassed"])
+def test_two_inputs_come_in_any_form(form, graph):
+    x, y = data(12, 3), data(12, 3, seed=1)
+    is_dict = "dict" in form
+    if graph:
+        one, other = keras.Input((3,), name="one"), keras.Input((3,), name="other")
+        outputs = BatchNorm()(one + 2 * other)
+        model = keras.Model({"one": one, "other": other} if is_dict else [one, other], outputs)
+    else:
+        model = Two()
+        model({"one": x, "other": y} if is_dict else [x, y])
+    layer, = batch_normalizers(recalibrate(model, PAIRS[form](x, y), batch_size=5))
+    np.testing.assert_allclose(layer.moving_mean, (x + 2 * y).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance, (x + 2 * y).var(0), rtol=1e-4)
+
+
+def test_a_generator_does_for_one_pass_and_is_refused_for_more():
+    x = data(9, 3)
+    flat = keras.Sequential([keras.Input((3,)), BatchNorm()])
+    layer, = batch_normalizers(recalibrate(flat, (x[i:i + 4] for i in range(0, 9, 4))))
+    np.testing.assert_allclose(layer.moving_variance, x.var(0), rtol=1e-4)
+    with pytest.raises(ValueError, match="a generator, which can be read once; 2 normalizers"):
+        recalibrate(net(BatchNorm), (x[i:i + 4] for i in range(0, 9, 4)))
+    first, _ = batch_normalizers(
+        recalibrate_in_one_pass(net(BatchNorm), (x[i:i + 4] for i in range(0, 9, 4)))
+    )
+    kernel, bias = net(BatchNorm).get_weights()[:2]
+    np.testing.assert_allclose(first.moving_variance, (x @ kernel + bias).var(0), rtol=1e-4)
+
+    class Once:
+        def __init__(self):
+            self.batches = iter([x])
+
+        def __iter__(self):
+            return self.batches
+
+    with pytest.raises(ValueError, match="the Once gave no batches when it was read again"):
+        recalibrate(net(BatchNorm), Once())
+
+
+BAD = {
+    "no batches": (lambda: [], {}, ValueError, "received 0 examples"),
+    "empty dataset": (lambda: batched(data(4, 3)).take(0), {}, ValueError, "received 0 examples"),
+    "endless": (lambda: batched(data(4, 3)).repeat(), {}, ValueError, "Dataset without an end"),
+    "a word": (lambda: "x.npy", {}, TypeError, "received a str; expected an array"),
+    "a number": (lambda: 3, {}, TypeError, "received a int; expected an array"),
+    "no size": (lambda: data(4, 3), {"batch_size": 0}, ValueError, "batch_size=0; expected"),
+    "half": (lambda: data(4, 3), {"batch_size": 2.5}, ValueError, "batch_size=2.5; expected"),
+}
+
+
+@pytest.mark.parametrize("make, settings, error, text", BAD.values(), ids=BAD)
+@pytest.mark.parametrize("surgery", [recalibrate, recalibrate_in_one_pass])
+def test_what_is_no_training_set_is_named(make, settings, error, text, surgery):
+    with pytest.raises(error, match=f"^{surgery.__name__}: .*{text}"):
+        surgery(net(BatchNorm), make(), **settings)
+
+
+def test_arrays_of_different_lengths_and_models_that_are_none_are_named():
+    one, other = keras.Input((3,)), keras.Input((3,))
+    model = keras.Model([one, other], BatchNorm()(one + other))
+    with pytest.raises(ValueError, match=r"received arrays of \[4, 5\] examples"):
+        recalibrate(model, [data(4, 3), data(5, 3)])
+    with pytest.raises(TypeError, match="recalibrate: received a BatchNorm"):
+        recalibrate(BatchNorm(), data(4, 3))
+    with pytest.raises(ValueError, match="recalibrate: .* is not built"):
+        recalibrate(keras.Sequential([BatchNorm()]), data(4, 3))
+
+
+# ---------------------------------------------------------------- kinds of layers
+
+
+@pytest.mark.parametrize("make", [
+    BatchRenorm, functools.partial(keras.layers.BatchNormalization, renorm=True),
+    functools.partial(BatchNorm, renorm=True),
+], ids=["variant", "keras", "argument"])
+def test_renorm_goes_on_from_the_new_statistics(make):
+    """Set alone, the moving variance would be lost to the next update, made of moving_stddev."""
+    model = shaken(keras.Sequential([keras.Input((3,)), make(momentum=1.0, renorm_momentum=1.0)]))
+    x = data(20, 3)
+    layer, = batch_normalizers(recalibrate(model, x))
+    stddev = np.sqrt(x.var(0) + layer.epsilon)
+    for name, value in (("moving_mean", x.mean(0)), ("moving_variance", x.var(0)),
+                        ("moving_stddev", stddev), ("renorm_mean", x.mean(0)),
+                        ("renorm_stddev", stddev)):
+        np.testing.assert_allclose(getattr(layer, name), value, rtol=1e-5, err_msg=name)
+    layer(x[:5] * 3, training=True)  # with a momentum of 1 nothing moves
+    np.testing.assert_allclose(layer.moving_variance, x.var(0), rtol=1e-4)
+
+
+VARIANTS = {
+    "ghost": functools.partial(GhostBatchNorm, virtual_batch_size=3),
+    "conditional": ConditionalBatchNorm,
+    "frozen affine": functools.partial(FrozenBatchNorm, freeze="affine"),
+    "unbiased": functools.partial(BatchNorm, unbiased_variance=True, debias=True),
+    "axis 1": functools.partial(BatchNorm, axis=1),
+    "float64": functools.partial(BatchNorm, dtype="float64"),
+}
+
+
+@pytest.mark.parametrize("make", VARIANTS.values(), ids=VARIANTS)
+def test_every_variant_gets_the_statistics_of_its_channels(make):
+    model = shaken(keras.Sequential([keras.Input((3, 3)), make()]))
+    x = data(20, 3, 3)
+    layer, = batch_normalizers(recalibrate(model, x, batch_size=7))
+    axes = (0, 2) if layer.axis == 1 else (0, 1)
+    np.testing.assert_allclose(layer.moving_mean, x.mean(axes), rtol=1e-4)
+    np.testing.assert_allclose(layer.moving_variance, x.var(axes), rtol=1e-4)
+
+
+def test_layers_whose_statistics_training_leaves_alone_are_left_alone():
+    frozen = BatchNorm()
+    model = keras.Sequential([
+        keras.Input((4,)), frozen, FrozenBatchNorm(freeze="statistics"),
+        keras.layers.GroupNormalization(2), keras.layers.LayerNormalization(), BatchNorm(),
+    ])
+    frozen.trainable = False
+    shaken(model)
+    copy, x = recalibrate(model, data(9, 4)), data(9, 4)
+    for old, new in zip(model.layers[:-1], copy.layers[:-1], strict=True):
+        for one, other in zip(old.weights, new.weights, strict=True):
+            np.testing.assert_array_equal(one, other, err_msg=one.path)
+    before = keras.Model(model.inputs, model.layers[-2].output)(x, training=False)
+    np.testing.assert_allclose(copy.layers[-1].moving_mean, as_array(before).mean(0), rtol=1e-4)
+
+
+# ---------------------------------------------------------------- in one pass
+
+
+@pytest.mark.parametrize("kind", [*KINDS, BatchRenorm], ids=["ours", "keras", "renorm"])
+def test_one_pass_pools_what_batches_in_training_mode_give(kind):
+    model, x = net(kind), data(23, 3)
+    batches = Counted([x[:8], x[8:]])
+    copy = recalibrate_in_one_pass(model, batches)
+    assert batches.passes == 1
+    first, second = batch_normalizers(copy)
+    dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
+    norm = batch_normalizers(model)[0]
+    z = x.astype(np.float64) @ dense[0].kernel.numpy() + dense[0].bias.numpy()
+    np.testing.assert_allclose(first.moving_mean, z.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(first.moving_variance, z.var(0), rtol=1e-4)
+    if kind is BatchRenorm:  # normalizes with its moving statistics, too
+        return
+    parts = [
+        (part - part.mean(0)) / np.sqrt(part.var(0) + norm.epsilon) * norm.gamma.numpy()
+        + norm.beta.numpy() for part in (z[:8], z[8:])
+    ]
+    z = np.tanh(np.concatenate(parts)) @ dense[1].kernel.numpy() + dense[1].bias.numpy()
+    np.testing.assert_allclose(second.moving_mean, z.mean(0), rtol=1e-4)
+    np.testing.assert_allclose(second.moving_variance, z.var(0), rtol=1e-4)
+
+
+def test_one_pass_leaves_out_dropout_and_comes_close_with_large_batches():
+    model = net(BatchNorm, inner=lambda x: keras.layers.Dropout(0.5)(keras.ops.tanh(x)))
+    x = data(600, 3)
+    exact, near = snapshot(recalibrate(model, x)), snapshot(recalibrate_in_one_pass(model, x, 200))
+    for path, value in exact.items():
+        np.testing.assert_allclose(near[path], value, rtol=0.02, atol=0.02, err_msg=path)

@@ -1,5 +1,7 @@
 """Batch normalization and its activation as one layer."""
 
+from typing import Any, Callable, Optional, Union
+
 import keras
 from keras import activations
 
@@ -21,7 +23,9 @@ class ActivatedBatchNorm(BatchNorm):
         *args, **kwargs: as for BatchNorm.
     """
 
-    def __init__(self, *args, activation=None, **kwargs):
+    def __init__(
+        self, *args: Any, activation: Union[str, Callable[..., Any], None] = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.activation = activations.get(activation)
 
@@ -33,9 +37,12 @@ class ActivatedBatchNorm(BatchNorm):
         return {**super().get_config(), "activation": activations.serialize(self.activation)}
 
 
-@NORMALIZERS.register("activated", channelwise=True)
-def activated(channels, name, *, momentum, epsilon, dtype):
-    """Batch normalization with a relu of its own, whatever activation the net puts behind it."""
+@NORMALIZERS.register("activated")
+def activated(
+    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str,
+    activation: Optional[str] = None,
+) -> keras.Layer:
+    """Batch normalization and the net's own activation in one layer."""
     return ActivatedBatchNorm(
-        activation="relu", momentum=momentum, epsilon=epsilon, name=name, dtype=dtype
+        activation=activation, momentum=momentum, epsilon=epsilon, name=name, dtype=dtype
     )

@@ -78,7 +78,9 @@ class ConditionalBatchNorm(BatchNorm):
         return ops.reshape(value, shape)
 
 
-@NORMALIZERS.register("conditional", channelwise=True)
-def conditional(channels, name, *, momentum, epsilon, dtype):
+@NORMALIZERS.register("conditional")
+def conditional(
+    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
+) -> keras.Layer:
     """Batch normalization without learned scale and offset: what nobody passes is 1 and 0."""
     return ConditionalBatchNorm(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)

@@ -35,6 +35,7 @@ class FrozenBatchNorm(BatchNorm):
             )
         self.freeze = freeze
         self.trains_affine = freeze != "affine"
+        self.moves_statistics = freeze != "statistics"  # asked by `surgery.statistics`
 
     def call(self, inputs, training=None, mask=None, update_statistics=True):
         """As BatchNorm's; in inference mode throughout where the statistics are frozen."""
@@ -46,16 +47,20 @@ class FrozenBatchNorm(BatchNorm):
         return {**super().get_config(), "freeze": self.freeze}
 
 
-@NORMALIZERS.register("frozen_statistics", channelwise=True)
-def frozen_statistics(channels, name, *, momentum, epsilon, dtype):
+@NORMALIZERS.register("frozen_statistics")
+def frozen_statistics(
+    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
+) -> keras.Layer:
     """No normalization at all, from the start: gamma and beta of a BatchNorm, learning."""
     return FrozenBatchNorm(
         freeze="statistics", momentum=momentum, epsilon=epsilon, name=name, dtype=dtype
     )
 
 
-@NORMALIZERS.register("frozen_affine", channelwise=True)
-def frozen_affine(channels, name, *, momentum, epsilon, dtype):
+@NORMALIZERS.register("frozen_affine")
+def frozen_affine(
+    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
+) -> keras.Layer:
     """Batch normalization whose gamma stays 1 and whose beta stays 0."""
     return FrozenBatchNorm(
         freeze="affine", momentum=momentum, epsilon=epsilon, name=name, dtype=dtype

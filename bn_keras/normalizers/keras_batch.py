@@ -5,8 +5,10 @@ import keras
 from bn_keras.registry import NORMALIZERS
 
 
-@NORMALIZERS.register("keras_batch", channelwise=True)
-def keras_batch(channels, name, *, momentum, epsilon, dtype):
+@NORMALIZERS.register("keras_batch")
+def keras_batch(
+    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
+) -> keras.Layer:
     """`keras.layers.BatchNormalization`."""
     return keras.layers.BatchNormalization(
         momentum=momentum, epsilon=epsilon, name=name, dtype=dtype

@@ -89,8 +89,10 @@ class BatchRenorm(BatchNorm):
         return {"rmax": rmax, "rmin": None if rmax is None else 1 / rmax, "dmax": dmax}
 
 
-@NORMALIZERS.register("renorm", channelwise=True)
-def renorm(channels, name, *, momentum, epsilon, dtype):
+@NORMALIZERS.register("renorm")
+def renorm(
+    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
+) -> keras.Layer:
     """Batch renormalization at the paper's bounds, 3 and 5, reached within 150 updates."""
     return BatchRenorm(
         rmax=Ramp(1.0, 3.0, 50, 150), dmax=Ramp(0.0, 5.0, 50, 150), renorm_momentum=momentum,

@@ -50,3 +50,22 @@ def in_mode(
         return call(*args, **kwargs)
     with statistics.held(layer):
         return call(*args, **kwargs)
+
+
+def infer(model: keras.Model, inputs: Any) -> Any:
+    """The outputs of a model in inference mode, whether or not it takes a mode."""
+    mode = {"training": False} if "training" in model._call_signature.parameters else {}
+    return model(inputs, **mode)
+
+
+def input_count(model: keras.Model) -> int:
+    """How many tensors a model takes, from its graph or from its first call; 1 if nobody knows."""
+    if getattr(model, "inputs", None):
+        return len(model.inputs)
+    shape = (model.get_build_config() or {}).get("input_shape")
+    if isinstance(shape, dict):
+        return len(shape)
+    several = isinstance(shape, (list, tuple)) and shape and all(
+        isinstance(size, (list, tuple)) for size in shape
+    )
+    return len(shape) if several else 1

@@ -2,58 +2,193 @@
 
 A reader recalibrates a trained model to see how it would do with right statistics: the weights stay
 as they are, so a better score afterwards is the moving averages' fault and not the training's.
+`recalibrate` is exact, and reads the examples as often as normalizers stand behind one another;
+`recalibrate_in_one_pass` is the usual approximation.
 """
 
+import collections
 import contextlib
+import itertools
+import math
+from typing import Any, Iterable, Iterator
 
 import keras
 import numpy as np
 
 from bn_keras.batch_norm import functional
-from bn_keras.surgery.statistics import batch_normalizers
+from bn_keras.surgery import calls, copies, statistics
+from bn_keras.surgery.dependencies import order_of_calls
+
+BATCH_SIZE = 1000
+NO_CALL = -1
+DATA = (
+    "an array, a list, tuple or dict of arrays for a model of several inputs, a tf.data.Dataset "
+    "or another iterable of batches x, (x, y) or (x, y, sample_weight)"
+)
 
 
-def recalibrate(model, inputs, batch_size=1000):
+def recalibrate(model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE) -> keras.Model:
     """A copy of a model whose population statistics are those of the given examples.
 
-    Layer by layer in the order of the calls, each behind layers that are done already: the moving
-    mean and the (biased) moving variance become mean and variance of what goes into the layer, in
-    inference mode. Masked positions do not count. The result does not depend on `batch_size`.
+    Each layer behind layers that are done already: its moving mean and (biased) moving variance
+    become mean and variance of what goes into it in inference mode. Batch renormalization gets the
+    standard deviation that belongs to them as well, so that training goes on from there. Masked
+    positions do not count. The result depends neither on `batch_size` nor on the old statistics.
+
+    The examples go through the model once for all layers that do not stand behind one another, so
+    as often as the longest chain of normalizers has members. A layer that is called several times
+    gets the statistics of all its calls together; if one of its calls stands behind another one,
+    they are taken one after the other, each behind what the calls before it gave, in a pass each.
+
+    Frozen layers (`trainable=False`, or frozen statistics), layers that the examples never reach
+    and layers that keep no population statistics stay as they are.
 
     Args:
-        model: a functional or Sequential keras.Model, nested models included.
-        inputs: array of examples, (n, ...); the training set.
-        batch_size: how many go through the model at once.
+        model: a built keras.Model of any kind; what `copy_model` cannot copy is named.
+        inputs: the training set: an array of examples, (n, ...); a list, tuple or dict of arrays
+            for a model of several inputs; a tf.data.Dataset or another iterable of batches, each x,
+            (x, y) or (x, y, sample_weight), of which x is taken. Each pass must give the same
+            examples, in any order. A generator can be read once only, so it does for a model whose
+            normalizers do not stand behind one another.
+        batch_size: examples of an array that go through the model at once.
 
     Returns:
         A new model with the same weights and names, not compiled; equal to the given one where that
         has no batch normalization.
 
     Raises:
-        ValueError: there are no examples, or the model is neither functional nor Sequential.
+        TypeError: no model or no examples of these kinds, or the model cannot be copied.
+        ValueError: the model is not built; there are no examples, infinitely many, or arrays of
+            different lengths; a generator for several passes; a layer inside a tf.function.
     """
-    if not len(inputs):
-        raise ValueError("recalibrate: received 0 examples; expected at least 1.")
-    copy = keras.models.clone_model(model)
-    copy.set_weights(model.get_weights())
-    for layer in _in_order_of_calls(copy, inputs[:1]):
-        seen = _Moments(layer)
-        with _watched(layer, seen):
-            for start in range(0, len(inputs), batch_size):
-                copy(inputs[start:start + batch_size], training=False)
-        layer.moving_mean.assign(seen.mean)
-        layer.moving_variance.assign(seen.variance)
+    copy, layers = _start(model, "recalibrate")
+    source = _Source(copy, inputs, batch_size, "recalibrate")
+    passes = order_of_calls(copy, layers, source.first)
+    source.will_be_read(len(passes))
+    pooled = {id(layer): _Moments(layer) for layer in layers}
+    # Layers that take a pass for each call: all batches must call them as often as the first one.
+    limits = collections.Counter(
+        id(layer) for now in passes for layer, number in now if number is not None
+    )
+    for now in passes:
+        with _measured(copy, layers, pooled, now, limits) as forward:
+            for batch in source:
+                forward(batch)
+        for layer in {id(layer): layer for layer, _ in now}.values():
+            _assign(layer, pooled[id(layer)])
     return copy
 
 
-def _in_order_of_calls(model, inputs):
-    """The normalizing layers, each once, as they come when the model is called."""
-    called = []
+def recalibrate_in_one_pass(
+    model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE
+) -> keras.Model:
+    """A copy of a model whose population statistics are pooled from batches in training mode.
+
+    The usual approximation (`update_bn` of stochastic weight averaging): every normalizer uses the
+    statistics of its batch, and gets the mean and variance of all that went into it. It reads the
+    examples once, so that a generator does. It differs from `recalibrate` behind the first
+    normalizer, which hands on what it normalized with each batch's statistics in place of the
+    population's: the result depends on the batches, the less the larger they are. Unlike
+    PyTorch's, it pools exactly, the spread of the batches' means included, weighs batches by their
+    sizes, and leaves dropout out.
+
+    Args: as for `recalibrate`; batches of at least 100 examples or so come close to it.
+
+    Returns:
+        As `recalibrate`.
+
+    Raises:
+        TypeError: as `recalibrate`.
+        ValueError: as `recalibrate`.
+    """
+    name = "recalibrate_in_one_pass"
+    copy, layers = _start(model, name)
+    source = _Source(copy, inputs, batch_size, name)
+    pooled = {id(layer): _Moments(layer) for layer in layers}
+    with _measured(copy, layers, pooled, None, {}) as forward:
+        for batch in source:
+            forward(batch)
+    for layer in layers:
+        _assign(layer, pooled[id(layer)])
+    return copy
+
+
+def _start(model, caller):
+    """The copy, and its layers whose statistics are to be computed."""
+    copies.check_model(model, caller)
+    copy = copies.copy_model(model)
+    return copy, [
+        layer for layer in copy._flatten_layers() if statistics.moves_statistics(layer)
+    ]
+
+
+@contextlib.contextmanager
+def _measured(model, layers, pooled, now, limits):
+    """Lets what goes into some calls of some layers be added to their moments.
+
+    Args:
+        model, layers: the copy and its layers.
+        pooled: id of a layer → its _Moments.
+        now: the calls that count, as `order_of_calls` gives them; None for all of them, in
+            training mode.
+        limits: id of a layer → the most calls in a forward pass that there may be.
+
+    Yields:
+        `(batch) -> None`, a forward pass.
+    """
+    counted = {id(layer): number for layer, number in now or [(layer, None) for layer in layers]}
+    seen: collections.Counter[int] = collections.Counter()
+
+    def instead(layer, call, /, *args, **kwargs):
+        if counted.get(id(layer), NO_CALL) in (None, seen[id(layer)]):
+            pooled[id(layer)].add(*_inputs_and_mask(layer, args, kwargs))
+        seen[id(layer)] += 1
+        if seen[id(layer)] > limits.get(id(layer), math.inf):
+            raise ValueError(
+                f"recalibrate: {layer.name!r} stands behind itself, and was called more often in a "
+                f"later batch than the {limits[id(layer)]} times in the first one; expected the "
+                "same number of calls, such as time steps, in all batches, or "
+                "recalibrate_in_one_pass."
+            )
+        return calls.in_mode(now is None, layer, call, *args, **kwargs)
+
+    def forward(batch):
+        seen.clear()
+        calls.infer(model, batch)
+
     with contextlib.ExitStack() as stack:
-        for layer in batch_normalizers(model):
-            stack.enter_context(_watched(layer, lambda *_, layer=layer: called.append(layer)))
-        model(inputs, training=False)
-    return list(dict.fromkeys(called))
+        for layer in layers:
+            stack.enter_context(calls.redirected(layer, instead))
+        yield forward
+
+
+def _inputs_and_mask(layer, args, kwargs):
+    """What a call normalizes, and the mask that it heeds."""
+    arguments = layer._call_signature.bind(*args, **kwargs).arguments
+    inputs = next(iter(arguments.values()))
+    if "mask" not in layer._call_signature.parameters:
+        return inputs, None
+    mask = arguments.get("mask")
+    return inputs, getattr(inputs, "_keras_mask", None) if mask is None else mask
+
+
+def _assign(layer, moments):
+    """Gives a layer the statistics that were computed for it; none if nothing reached it."""
+    if not np.any(moments.count):
+        return
+    stddev = np.sqrt(moments.variance + getattr(layer, "epsilon", 0.0))
+    values = {
+        "moving_mean": moments.mean, "moving_variance": moments.variance,
+        # Batch renormalization: training normalizes with the last two, and makes the next moving
+        # variance of the first one.
+        "moving_stddev": stddev, "renorm_mean": moments.mean, "renorm_stddev": stddev,
+    }
+    for name, value in values.items():
+        variable = getattr(layer, name, None)
+        if isinstance(variable, keras.Variable):
+            old = np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
+            reached = np.broadcast_to(moments.count > 0, value.shape)
+            variable.assign(np.where(reached, value, old).reshape(variable.shape))
 
 
 class _Moments:
@@ -64,37 +199,138 @@ class _Moments:
     """
 
     def __init__(self, layer):
-        self._axis = layer.axis
-        self._count, self.mean, self.variance = 0, 0.0, 0.0
+        self._layer = layer
+        self.count, self.mean, self.variance = np.zeros(()), np.zeros(()), np.zeros(())
 
-    def __call__(self, inputs, mask=None):
-        found = functional.moments(inputs, axis=self._axis, mask=mask)
-        mean, variance = (np.asarray(value, np.float64) for value in found)
-        count = int(functional.count(inputs, axis=self._axis, mask=mask))
-        if not count:
-            return
-        total = self._count + count
-        share = count / total
+    def add(self, inputs, mask=None):
+        """Takes in the values of a batch."""
+        axis = getattr(self._layer, "axis", -1)
+        found = functional.moments(inputs, axis=axis, mask=mask)
+        count = functional.count(inputs, axis=axis, mask=mask)
+        try:
+            mean, variance, count = (np.asarray(value, np.float64) for value in (*found, count))
+        except (NotImplementedError, TypeError):
+            raise ValueError(
+                f"recalibrate: {self._layer.name!r} is called inside a tf.function of the model, "
+                "where its inputs cannot be read; expected a model that runs eagerly, for example "
+                "after tf.config.run_functions_eagerly(True)."
+            ) from None
+        total = self.count + count
+        share = count / np.maximum(total, 1)
         distance = mean - self.mean
         self.variance = (
             (1 - share) * self.variance + share * variance + share * (1 - share) * distance**2
         )
         self.mean = self.mean + share * distance
-        self._count = total
+        self.count = total
 
 
-@contextlib.contextmanager
-def _watched(layer, see):
-    """Lets `see(inputs, mask)` look at every call of a layer."""
-    call = layer.call
+class _Source:
+    """The inputs of a model in batches, as often as they are asked for.
 
-    def watching(inputs, *args, mask=None, **kwargs):
-        see(inputs, mask)
-        # Not every normalizer takes a mask.
-        return call(inputs, *args, **kwargs, **({} if mask is None else {"mask": mask}))
+    Args:
+        model: the model that takes them.
+        inputs, batch_size: as for `recalibrate`.
+        caller: its name, for messages.
+    """
 
-    layer.call = watching
-    try:
-        yield
-    finally:
-        del layer.call
+    def __init__(self, model, inputs, batch_size, caller):
+        self._caller = caller
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                f"{caller}: batch_size={batch_size!r}; expected a number of examples of at least 1."
+            )
+        self._expected = calls.input_count(model)
+        self._once = False
+        whole = isinstance(inputs, (list, tuple)) and len(inputs) == self._expected > 1
+        whole = whole and all(map(_is_array, inputs))
+        if whole or isinstance(inputs, dict) or _is_array(inputs):
+            self._batches = _Slices(inputs, batch_size, caller)
+        elif isinstance(inputs, keras.utils.PyDataset):
+            self._batches = _Indexed(inputs)
+        elif isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+            raise TypeError(f"{caller}: received a {type(inputs).__name__}; expected {DATA}.")
+        else:
+            cardinality = getattr(inputs, "cardinality", None)
+            if cardinality is not None and int(cardinality()) == -1:
+                raise ValueError(
+                    f"{caller}: received a tf.data.Dataset without an end; expected one pass over "
+                    "the examples, such as dataset.take(steps_per_epoch)."
+                )
+            self._batches, self._once = inputs, iter(inputs) is inputs
+        batches = iter(self._batches)
+        self.first = next((batch for batch in map(self._x, batches) if _length(batch)), None)
+        if self.first is None:
+            raise ValueError(f"{caller}: received 0 examples; expected at least 1.")
+        if self._once:
+            self._rest = batches
+
+    def will_be_read(self, times):
+        """Raises if the batches cannot be read that often."""
+        if self._once and times > 1:
+            raise ValueError(
+                f"{self._caller}: received a {type(self._batches).__name__}, which can be read "
+                f"once; {times} normalizers of this model stand behind one another, which takes "
+                f"{times} passes. Expected {DATA} that can be read again, or "
+                "recalibrate_in_one_pass."
+            )
+
+    def __iter__(self) -> Iterator[Any]:
+        read = 0
+        if self._once:
+            batches = itertools.chain([self.first], map(self._x, self._rest))
+        else:
+            batches = map(self._x, self._batches)
+        for batch in batches:
+            if _length(batch):
+                read += 1
+                yield batch
+        if not read:
+            raise ValueError(
+                f"{self._caller}: the {type(self._batches).__name__} gave no batches when it was "
+                f"read again; expected {DATA} that can be read several times."
+            )
+
+    def _x(self, batch):
+        """The inputs in a batch: Keras's convention is x, (x,), (x, y) or (x, y, w)."""
+        if isinstance(self._batches, _Slices) or not isinstance(batch, (tuple, list)):
+            return batch
+        # A batch of several inputs without labels: a single array would not do for the model.
+        if len(batch) == self._expected > 1 and all(map(_is_array, batch)):
+            return batch
+        return keras.utils.unpack_x_y_sample_weight(tuple(batch))[0]
+
+
+class _Slices:
+    """Consecutive batches of arrays."""
+
+    def __init__(self, arrays, size, caller):
+        lengths = {len(array) for array in keras.tree.flatten(arrays)}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"{caller}: received arrays of {sorted(lengths)} examples; expected equally many."
+            )
+        self._arrays, self._size, self._length = arrays, size, lengths.pop() if lengths else 0
+
+    def __iter__(self):
+        for start in range(0, self._length, self._size):
+            part = slice(start, start + self._size)
+            yield keras.tree.map_structure(lambda array: array[part], self._arrays)
+
+
+class _Indexed:
+    """The batches of a keras.utils.PyDataset."""
+
+    def __init__(self, dataset):
+        self._dataset = dataset
+
+    def __iter__(self):
+        return (self._dataset[number] for number in range(self._dataset.num_batches))
+
+
+def _is_array(x):
+    return hasattr(x, "shape")
+
+
+def _length(batch):
+    return len(keras.tree.flatten(batch)[0])
