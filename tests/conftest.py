@@ -2,10 +2,17 @@
 
 import os
 
+import pytest
+
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The tests run in several processes; in each, a second thread would take another one's core.
 os.environ.setdefault("TF_NUM_INTRAOP_THREADS", "1")
 
-from bn_keras.diagnostics.conformance.replicas import make_logical_devices  # noqa: E402
 
-make_logical_devices()
+def pytest_configure(config: pytest.Config) -> None:
+    """Makes two replicas possible, before anything uses TensorFlow."""
+    starts_workers = config.getoption("numprocesses", None) and not hasattr(config, "workerinput")
+    if not starts_workers:  # a process that only hands out tests can do without TensorFlow
+        from bn_keras.diagnostics.conformance.replicas import make_logical_devices
+
+        make_logical_devices()

@@ -46,6 +46,7 @@ def attack(folder, body, *arguments, **settings):
     return status, {one["probe"]: (one["verdict"], one["evidence"]) for one in told["probes"]}
 
 
+@pytest.mark.slow
 def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(tmp_path):
     body = (
         "if os.path.exists('once'):\n"
