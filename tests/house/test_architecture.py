@@ -116,8 +116,8 @@ def test_a_module_loads_without_tensorflow():
     result = subprocess.run(
         [sys.executable, "-c", code, *WITHOUT_TENSORFLOW], capture_output=True, text=True
     )
-    assert result.stderr == ""
     assert result.stdout.splitlines() == [f"{module} []" for module in WITHOUT_TENSORFLOW]
+    assert result.stderr == ""
 
 
 def test_only_the_kernels_use_raw_tensorflow_in_the_layer():
