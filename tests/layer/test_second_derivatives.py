@@ -81,13 +81,17 @@ def test_examples_may_be_mapped_one_by_one_in_inference(shape, in_graph):
     np.testing.assert_allclose(found, layer(x, training=False), atol=1e-6)
 
 
-@pytest.mark.parametrize("in_graph", [False, True], ids=["eager", "graph"])
-@pytest.mark.parametrize("shape", [SHAPES["dense"], SHAPES["conv"]], ids=["dense", "conv"])
-@pytest.mark.parametrize(
+@product_of(
+    shape=[SHAPES["dense"], SHAPES["conv"]],
+    in_graph={"eager": False, "graph": True},
     # In training, examples depend on each other: their Jacobians by themselves mean nothing.
-    "what, training", [("jacobian", True), ("jacobian", False), ("batch_jacobian", False)]
+    derivative={
+        "training": ("jacobian", True), "inference": ("jacobian", False),
+        "each example": ("batch_jacobian", False),
+    },
 )
-def test_jacobians_are_those_of_keras(shape, in_graph, what, training):
+def test_jacobians_are_those_of_keras(shape, in_graph, derivative):
+    what, training = derivative
     x = data(shape)
     found = []
     for kind in (BatchNorm, keras.layers.BatchNormalization):
