@@ -182,8 +182,8 @@ def header_of(kind, pixels=9):
 
 
 @pytest.mark.parametrize("kind", [
-    "quoted", "in capitals", "class", "pandas numbers", "label last", "class last, quoted", "none",
-    "escape codes",
+    "quoted", "in capitals", "class", "pandas numbers", "label last", "class last, quoted",
+    "none", "escape codes",
 ])
 def test_the_header_and_the_place_of_the_label_may_differ(kind, tmp_path):
     values, header = table(), header_of(kind)

@@ -67,10 +67,11 @@ def _told(error: Exception) -> str:
 
 
 def _builder(tensorflow_datasets: Any, argument: str, folder: Optional[str]) -> Any:
-    place = os.path.join(folder or "", re.split("[/:]", argument)[0])
+    name = re.split("[^a-z0-9_]", argument)[0]
+    place = os.path.join(folder or tensorflow_datasets.core.constants.DATA_DIR, name)
     damaged = (
         f"the files in {place} are damaged: delete that folder and prepare the set again"
-        if folder and os.path.isdir(place) else ""
+        if name and os.path.isdir(place) else ""
     )
     try:
         return tensorflow_datasets.builder(argument, data_dir=folder)
