@@ -2,7 +2,7 @@
 
 import sys
 
-from bn_keras.cli import main
+from bn_keras.commands.train import script
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(script())

@@ -49,7 +49,8 @@ def _whole(lowest: int, highest: int) -> Rule:
     )
 
 
-def _names(value: Any) -> Tuple[str, ...]:
+def names_of(value: Any) -> Tuple[str, ...]:
+    """Names in a text with commas between, or in a sequence."""
     parts: Iterable[str] = value.split(",") if isinstance(value, str) else value
     return tuple(name.strip() for name in parts if name.strip())
 
@@ -65,7 +66,7 @@ STEPS = _whole(1, 1_000_000)  # the indices of all batches of a run lie in memor
 INDEX = _whole(0, 2**31 - 1)
 TEXT = Rule(str, (str,), lambda v: True, "a text")
 NAMES = Rule(
-    _names, (tuple, list), lambda v: all(isinstance(name, str) for name in v),
+    names_of, (tuple, list), lambda v: all(isinstance(name, str) for name in v),
     "names with commas between",
 )
 

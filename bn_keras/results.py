@@ -1,21 +1,22 @@
 """What a run gave, and the work directory that keeps it through crashes.
 
-    WORK_DIR/plan.json                  what the last command asked for
-    WORK_DIR/study.json                 the study that it is of, if any
+    WORK_DIR/plan.json                  the study and its runs
     WORK_DIR/runs/ARM/seed_0.json       one finished run; present means complete
     WORK_DIR/runs/ARM/seed_0.csv        its curves, to open in a spreadsheet
-    WORK_DIR/runs/ARM/seed_0.npz        what its layers saw, epoch by epoch, if captured
+    WORK_DIR/runs/ARM/seed_0.npz        what its layers saw, if that was measured
     WORK_DIR/tensorboard/ARM/seed_0/    its TensorBoard events
+    WORK_DIR/results.json, picture.png  the report; results.csv has its numbers, one a line
 """
 
 import csv
 import dataclasses
 import io
 import json
+import math
 import os
 import pathlib
 import tempfile
-import zipfile
+from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -45,21 +46,67 @@ class RunResult:
     status: str
     steps: int
     seconds: float
-    metrics: dict
-    curves: dict
+    metrics: Dict[str, Optional[float]]
+    curves: Dict[str, List[List[Any]]]
     start: str
-    versions: dict
-    data: str = ""
+    versions: Dict[str, str]
+    data: str
 
-    def to_json(self):
+    def to_json(self) -> str:
         """The result as a text that `from_json` reads back."""
         return json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False)
 
     @classmethod
-    def from_json(cls, text):
-        """The result in a text; raises ValueError or TypeError on any other text."""
-        fields = json.loads(text)
-        return cls(**{**fields, "config": RunConfig(**fields["config"])})
+    def from_json(cls, text: str) -> "RunResult":
+        """The result in a text.
+
+        Raises:
+            ValueError: it is no result of this version; the message names the part that is wrong.
+        """
+        try:
+            fields = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(fields, dict) or set(fields) != names:
+            raise ValueError(f"expected the fields {', '.join(sorted(names))}")
+        for name, fits in _CHECKS.items():
+            if not fits(fields[name]):
+                raise ValueError(f"{name} is damaged")
+        try:
+            return cls(**{**fields, "config": RunConfig(**fields["config"])})
+        except TypeError as error:
+            raise ValueError(f"config is of another version ({error})") from error
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
+
+
+def _is_curve(points: Any) -> bool:
+    return isinstance(points, list) and all(
+        isinstance(point, list) and len(point) == 2 and type(point[0]) is int
+        and (point[1] is None or _is_number(point[1])) for point in points
+    )
+
+
+_CHECKS = {
+    "config": lambda value: isinstance(value, dict),
+    "status": lambda value: value in (OK, DIVERGED),
+    "steps": lambda value: type(value) is int and value >= 0,
+    "seconds": lambda value: _is_number(value) and value >= 0,
+    "metrics": lambda value: isinstance(value, dict) and all(
+        number is None or _is_number(number) for number in value.values()
+    ),
+    "curves": lambda value: isinstance(value, dict) and all(map(_is_curve, value.values())),
+    "start": lambda value: isinstance(value, str),
+    "versions": _is_texts,
+    "data": lambda value: isinstance(value, str),
+}
 
 
 class Store:
@@ -69,78 +116,67 @@ class Store:
         work_dir: folder; made on first write.
     """
 
-    def __init__(self, work_dir):
+    def __init__(self, work_dir: Union[str, pathlib.Path]):
         self.work_dir = pathlib.Path(work_dir)
 
-    def run_name(self, config):
+    def run_name(self, config: RunConfig) -> str:
         """Path of a run below `runs/` and `tensorboard/`, such as `batch/seed_0`."""
         return f"{config.arm_name}/seed_{config.seed}"
 
-    def find(self, config):
-        """The stored result of exactly this configuration, or None."""
+    def look_up(
+        self, config: RunConfig, data: Optional[str] = None
+    ) -> Tuple[Optional[RunResult], str]:
+        """The stored result of exactly this configuration, and why there is none.
+
+        Args:
+            config: RunConfig.
+            data: digest of the examples that it must have been trained on; None for any.
+
+        Returns:
+            `(result, "")`, or `(None, reason)`, the reason in words.
+        """
         path = self._path(config, ".json")
         try:
             result = RunResult.from_json(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
-            return None
-        return result if result.config == config else None
+        except FileNotFoundError:
+            return None, "not finished"
+        except (OSError, ValueError) as error:
+            return None, f"{path} cannot be read: {error}"
+        if result.config != config:
+            return None, f"{path} is of other settings"
+        if data is not None and result.data != data:
+            return None, f"{path} is of other data"
+        return result, ""
 
-    def add(self, result):
+    def find(self, config: RunConfig, data: Optional[str] = None) -> Optional[RunResult]:
+        """The stored result of exactly this configuration, or None; arguments as for `look_up`."""
+        return self.look_up(config, data)[0]
+
+    def add(self, result: RunResult) -> None:
         """Stores a result and its curves as CSV; the JSON, written last, marks it complete."""
         write_atomically(self._path(result.config, ".csv"), _curves_csv(result.curves))
         write_atomically(self._path(result.config, ".json"), result.to_json())
 
-    def add_frames(self, config, frames):
+    def add_frames(self, config: RunConfig, frames: Mapping[str, Any]) -> None:
         """Stores what the layers of a run saw, a dict of arrays; to be called before `add`."""
         packed = io.BytesIO()
         np.savez_compressed(packed, **frames)
         write_atomically(self._path(config, ".npz"), packed.getvalue())
 
-    def frames(self, config):
+    def frames(self, config: RunConfig) -> Optional[Dict[str, np.ndarray]]:
         """What `add_frames` was given for a run, or None where there is nothing readable."""
         try:
             # Through memory: of a damaged file NumPy would leave the handle open.
             with np.load(io.BytesIO(self._path(config, ".npz").read_bytes())) as stored:
                 return dict(stored)
-        except (FileNotFoundError, ValueError, EOFError, zipfile.BadZipFile):
+        except Exception:  # a damaged archive fails in a dozen ways, and pictures can do without
             return None
 
-    def write_plan(self, configs):
-        """Notes which runs the work directory's report is about."""
-        plan = [dataclasses.asdict(config) for config in configs]
-        write_atomically(self.work_dir / "plan.json", json.dumps(plan, indent=1))
-
-    def write_study(self, name, quick):
-        """Notes which study the work directory is of, before its plan."""
-        write_atomically(self.work_dir / "study.json", json.dumps({"name": name, "quick": quick}))
-
-    def study(self):
-        """`{"name", "quick"}` of the study that the work directory is of, or None."""
-        try:
-            return json.loads((self.work_dir / "study.json").read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-
-    def planned(self):
-        """The planned configurations.
-
-        Raises:
-            FileNotFoundError: the folder is no work directory.
-            ValueError: its plan cannot be read.
-        """
-        plan = json.loads((self.work_dir / "plan.json").read_text(encoding="utf-8"))
-        return [RunConfig(**config) for config in plan]
-
-    def results(self):
-        """Stored results of the planned runs, in the plan's order."""
-        found = [self.find(config) for config in self.planned()]
-        return [result for result in found if result is not None]
-
-    def _path(self, config, suffix):
+    def _path(self, config: RunConfig, suffix: str) -> pathlib.Path:
         return self.work_dir / "runs" / (self.run_name(config) + suffix)
 
 
-def write_atomically(path, content):
+def write_atomically(path: Union[str, pathlib.Path], content: Union[str, bytes]) -> None:
     """Writes a text or bytes so that the file is, at any moment, the old one or the new one."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,8 +194,8 @@ def write_atomically(path, content):
         raise
 
 
-def _curves_csv(curves):
-    rows = {}
+def _curves_csv(curves: Mapping[str, List[List[Any]]]) -> str:
+    rows: Dict[int, Dict[str, Any]] = {}
     columns = {name: name.replace("/", "_") for name in curves}
     for name, points in curves.items():
         for step, value in points:

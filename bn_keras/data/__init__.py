@@ -4,13 +4,13 @@ A dataset is asked for as `name` or `name:argument`, such as `mnist`, `tfds:fash
 `idx:FOLDER` or `csv:PATH`. Readers of file formats are in `reading/`.
 """
 
-from typing import Optional
+from typing import Optional, Tuple
 
 from bn_keras.data.reading.files import resolve
 from bn_keras.data.splits import DataError, Source, Split, Splits, check, make_splits
 from bn_keras.registry import DATASETS
 
-__all__ = ["DataError", "Source", "Split", "Splits", "load", "place"]
+__all__ = ["DataError", "Source", "Split", "Splits", "absolute", "load"]
 
 
 def load(
@@ -46,20 +46,17 @@ def load(
         ) from error
 
 
-def place(dataset: str, data_dir: Optional[str] = None) -> str:
-    """Where a dataset is read from, the same from every working directory.
+def absolute(dataset: str, data_dir: Optional[str] = None) -> Tuple[str, Optional[str]]:
+    """`(dataset, data_dir)` that name the same data from every working directory.
 
     Args:
         dataset, data_dir: as for `load`.
 
-    Returns:
-        `name:/absolute/path` for a dataset that is read from a path, such as idx:FOLDER; the name
-        alone, or `name in /absolute/path` with a `data_dir`, for one that is not, such as mnist.
-
     Raises:
         UnknownName: no such dataset.
+        DataError: a path that cannot be resolved, such as one of an unknown ~user.
     """
     name, _, argument = dataset.partition(":")
-    if getattr(DATASETS.get(name), "takes_path", False):
-        return f"{name}:{resolve(argument, data_dir)}"
-    return dataset if data_dir is None else f"{dataset} in {resolve(data_dir)}"
+    if argument and DATASETS.properties(DATASETS.check(name)).get("takes_path"):
+        return f"{name}:{resolve(argument, data_dir)}", None
+    return dataset, None if data_dir is None else str(resolve(data_dir))

@@ -8,9 +8,11 @@ import collections
 import dataclasses
 import json
 import os
-import sys
+from typing import Sequence
 
+from bn_keras.commands.console import make_console, printable, refuse, say
 from bn_keras.diagnostics.severity import CONVENIENCE, SEVERITIES
+from bn_keras.registry import COMMANDS
 
 DESCRIPTION = """Asks a batch normalization layer some fifty questions.
 
@@ -28,7 +30,12 @@ Exit status: 0 nothing failed, 1 something failed, 2 the layer could not be judg
 MOST_CHARACTERS = 300  # of an evidence
 
 
-def main(arguments):
+@COMMANDS.register(
+    "conformance", usage="conformance LAYER [flags]",
+    does="is a batch normalization layer right? LAYER is keras.layers.BatchNormalization, "
+    "bn_keras.BatchNorm, or module:Class of your own; conformance --help lists the flags",
+)
+def main(arguments: Sequence[str]) -> int:
     """Judges the layer that the arguments name; returns the exit status."""
     try:
         options = _parser().parse_args(arguments)
@@ -49,7 +56,7 @@ def main(arguments):
     try:
         judgements = _collect(judging.judge(options.layer, only, options.timeout))
     except judging.Refused as refusal:
-        return _refuse(_plain(str(refusal), lines=True))
+        return refuse("bn-keras conformance", refusal, lines=True)
     except judging.Silence as silence:
         return _refuse(f"TensorFlow could not be loaded: {silence}")
     except KeyboardInterrupt:
@@ -59,7 +66,7 @@ def main(arguments):
     counted = SEVERITIES[: SEVERITIES.index(options.fail_on) + 1]
     status = int(any(one.severity in counted for one in failed))
     if options.json:
-        print(json.dumps({
+        say(json.dumps({
             "layer": options.layer,
             "status": status,
             "fail_on": options.fail_on,
@@ -67,15 +74,13 @@ def main(arguments):
             "probes": [dataclasses.asdict(one) for one in judgements],
         }, indent=1))
         return status
-    from bn_keras.cli import make_console
-
     console = make_console()
     console.print(_table(judgements))
     for one in failed:
         _print_failure(console, one)
-    print(f"{options.layer}: {_summary(_counts(judgements))}")
+    say(f"{options.layer}: {_summary(_counts(judgements))}")
     if failed and not status:
-        print(f"exit status 0: none of them is as severe as {options.fail_on}")
+        say(f"exit status 0: none of them is as severe as {options.fail_on}")
     return status
 
 
@@ -124,8 +129,7 @@ def _seconds(text):
 
 
 def _refuse(text):
-    print(f"bn-keras conformance: {text}", file=sys.stderr)
-    return 2
+    return refuse("bn-keras conformance", text)
 
 
 def _collect(judgements):
@@ -140,10 +144,9 @@ def _collect(judgements):
     return found
 
 
-def _plain(text, lines=False):
-    """Text without control characters, which could overwrite what a terminal shows."""
-    kept = "".join(c if c.isprintable() or (lines and c == "\n") else " " for c in text)
-    return kept if lines or len(kept) <= MOST_CHARACTERS else kept[:MOST_CHARACTERS] + "…"
+def _plain(text):
+    kept = printable(text)
+    return kept if len(kept) <= MOST_CHARACTERS else kept[:MOST_CHARACTERS] + "…"
 
 
 def _counts(judgements):

@@ -1,0 +1,198 @@
+"""From a plan to its report: what commands, notebooks and tests call. Prints nothing.
+
+    report = experiment.run(plan.make_plan("comparison", {"steps": 50}, seeds=6))
+
+`prepare`, `train` and `report` are its three parts, for callers that have something to say between.
+"""
+
+import dataclasses
+import os
+import pathlib
+import sys
+import tempfile
+import threading
+from typing import Callable, Dict, Iterator, Optional, Tuple, Union
+
+from bn_keras import data, executors
+from bn_keras.config import ConfigError, DataSettings, RunConfig
+from bn_keras.data import Splits
+from bn_keras.native_log import quiet_native_log
+from bn_keras.plan import Plan, groups
+from bn_keras.report.report import Report, write
+from bn_keras.results import RunResult, Store, write_atomically
+from bn_keras.writers import Writer
+
+PLAN = "plan.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """A plan with its data and its folder.
+
+    Attributes:
+        plan: the Plan that was asked for.
+        store: Store of its work directory.
+        missing: its runs that are not stored, or were trained on other data.
+        notes: sentences on what was assumed when the data were read.
+    """
+
+    plan: Plan
+    store: Store
+    missing: Tuple[RunConfig, ...]
+    notes: Tuple[str, ...]
+    splits: Dict[DataSettings, Splits] = dataclasses.field(repr=False)
+
+    def load(self, config: RunConfig) -> Splits:
+        """The data of a run."""
+        return self.splits[config.part(DataSettings)]
+
+
+def run(
+    plan: Plan, logdir: Union[str, pathlib.Path] = "runs", workers: Optional[int] = None
+) -> Report:
+    """Trains what is not stored yet, and reports on all of it.
+
+    Args:
+        plan: Plan.
+        logdir: folder in which the plan's work directory is made.
+        workers: as for `train`.
+
+    Raises:
+        ConfigError, DataError, OSError: as for `prepare` and `train`.
+    """
+    work = prepare(plan, logdir)
+    for _ in train(work, workers):
+        pass
+    return report(work.store)
+
+
+def prepare(plan: Plan, logdir: Union[str, pathlib.Path] = "runs") -> Work:
+    """Reads the data of a plan and makes its work directory; TensorFlow is not loaded.
+
+    Args:
+        plan: Plan.
+        logdir: folder in which the work directory is made.
+
+    Raises:
+        ConfigError: settings that do not go together, or a folder that cannot be written to.
+        DataError: missing, altered or unfit data.
+    """
+    splits: Dict[DataSettings, Splits] = {}
+    for config in plan.runs:
+        settings = config.part(DataSettings)
+        if settings not in splits:
+            splits[settings] = data.load(
+                settings.dataset, settings.data_dir, settings.train_size,
+                settings.validation_size, settings.test_size,
+            )
+        _check_sizes(plan, config, splits[settings])
+    store = Store(_make_folder(pathlib.Path(logdir), plan.folder_name()))
+    write_atomically(store.work_dir / PLAN, _with_stored_runs(plan, store).to_json())
+    missing = tuple(
+        config for config in plan.runs
+        if store.find(config, splits[config.part(DataSettings)].digest()) is None
+    )
+    notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
+    return Work(plan, store, missing, notes, splits)
+
+
+def train(
+    work: Work,
+    workers: Optional[int] = None,
+    show: Optional[Callable[[str, int], Writer]] = None,
+) -> Iterator[RunResult]:
+    """Trains the missing runs.
+
+    Args:
+        work: as `prepare` made it.
+        workers: how many graphs are trained at the same time; None for as many as there are cores.
+        show: as for `runner.Runner`.
+
+    Yields:
+        Each run's RunResult as soon as it is stored.
+
+    Raises:
+        ConfigError: settings that do not go together, known once the model is built.
+        OSError: a result could not be stored; those before it are.
+    """
+    if not work.missing:
+        return
+    workers = workers_of(work.plan, workers)
+    # One core a run wastes less than all cores on each op of one run after the other. It follows
+    # from the plan, not from what is missing: a command that goes on computes the same digits.
+    if "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, _cores() // workers)))
+    with quiet_native_log():
+        from bn_keras import runner
+
+        runner.start_devices()
+    stop = threading.Event()
+    train_stack = runner.Runner(work.load, work.store, show, stop)
+    for found in executors.in_threads(train_stack, groups(work.missing), workers, stop):
+        for result in found:
+            work.store.add(result)
+            yield result
+
+
+def report(store: Store) -> Report:
+    """Writes and returns the report of a work directory; arguments and errors as `report.write`.
+
+    In a process that has trained, TensorBoard's folder gets picture and verdict as well.
+    """
+    found = write(store)
+    if "tensorflow" in sys.modules:
+        from bn_keras.writers import tensorboard
+
+        picture = (store.work_dir / "picture.png").read_bytes()
+        tensorboard.write_comparison(
+            store.work_dir / "tensorboard" / "comparison", picture, found.verdict
+        )
+    return found
+
+
+def workers_of(plan: Plan, workers: Optional[int] = None) -> int:
+    """How many graphs of a plan are trained at the same time, if at most `workers` may be."""
+    return min(len(groups(plan.runs)), workers or _cores())
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _check_sizes(plan: Plan, config: RunConfig, splits: Splits) -> None:
+    if config.batch_size > len(splits.train):
+        raise ConfigError(
+            f"batch_size={config.batch_size}: the dataset has {len(splits.train)} training "
+            f"images; expected at most {len(splits.train)}."
+        )
+    numbers = splits.train.labels.dtype.kind == "f"
+    if numbers and "accuracy" in plan.study.compared and plan.study.baseline is not None:
+        raise ConfigError(
+            f"dataset={config.dataset}: its labels are numbers, and this comparison is one of "
+            "accuracies; expected a dataset of classes, or --study=bad_init_regression"
+        )
+
+
+def _make_folder(logdir: pathlib.Path, name: str) -> pathlib.Path:
+    try:
+        path = logdir.expanduser() / name
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, RuntimeError) as error:  # RuntimeError: no such ~user
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"logdir={str(logdir)!r}: cannot be written to ({reason}); name another folder."
+        ) from error
+    return path
+
+
+def _with_stored_runs(plan: Plan, store: Store) -> Plan:
+    """The plan with the runs that the folder has of earlier plans, so that a report shows all."""
+    try:
+        earlier = Plan.from_json((store.work_dir / PLAN).read_text(encoding="utf-8"))
+        return plan.merged(earlier)
+    except (OSError, ValueError):
+        return plan  # there is none, or it is damaged or of another version
