@@ -204,12 +204,11 @@ def write(store: Store) -> Report:
     plan = Plan.from_json((store.work_dir / "plan.json").read_text(encoding="utf-8"))
     results, missing = [], {}
     for run in plan.runs:
-        result = store.find(run)
-        if result is not None:
+        result, reason = store.look_up(run)
+        if result is None:
+            missing[_named(run)] = reason
+        else:
             results.append(result)
-            continue
-        path = store.work_dir / "runs" / f"{store.run_name(run)}.json"
-        missing[_named(run)] = f"{path} is of another run" if path.exists() else "not finished"
     if not results:
         raise FileNotFoundError(f"{store.work_dir}: no finished run yet")
     rows = _with_frames(store, plan, results, studies.rows(plan.study, results))
