@@ -111,15 +111,21 @@ def _table(
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
                   leading=int(folded))
     for number, width in zip(group, widths):
-        short = all(len(line) < 32 for cells in rows for line in cells[number].splitlines())
+        figures = number and all(map(_is_figure, (cells[number] for cells in rows)))
         table.add_column(
             Text("\n".join(_lines(headings[number], width))), width=width,
-            justify="right" if number and short else "left",
+            justify="right" if figures else "left", overflow="fold",
         )
     for cells in rows:
         table.add_row(*(_text(_lines(cells[number], width), cells[number])
                         for number, width in zip(group, widths)))
     return table
+
+
+def _is_figure(cell: str) -> bool:
+    """Whether a cell has a number, or says that there is none, in lines that are all short."""
+    none = cell in ("", "–", "-", "never", "no value", "constant")
+    return none or any(map(str.isdigit, cell)) and all(len(line) < 32 for line in cell.splitlines())
 
 
 def _kept_together(text: str) -> str:
@@ -155,4 +161,4 @@ class Paragraph:
                 line, options.max_width, subsequent_indent=indent, break_on_hyphens=False,
                 break_long_words=False,  # a path is to be copied whole
             )
-            yield Text("\n".join(wrapped), style=self.style, overflow="fold", no_wrap=True)
+            yield Text("\n".join(wrapped), style=self.style, overflow="fold")

@@ -60,7 +60,8 @@ def picture(rows: Sequence[Row], names: Sequence[str], title: str) -> bytes:
     columns = min(len(names), MOST_COLUMNS)
     height = math.ceil(len(names) / columns)
     width, panel = PANEL_INCHES
-    figure = Figure(figsize=(width * columns, panel * height + 0.4), layout="constrained")
+    figure = Figure(figsize=(width * columns, panel * height + 0.4))
+    figure.set_layout_engine("constrained", wspace=0.06)
     axes = figure.subplots(height, columns, squeeze=False).ravel()
     for ax in axes[len(names):]:
         ax.remove()
