@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from make import product_of
+from make import covering, product_of
 
 from bn_keras import BatchNorm, runner
 from bn_keras.config import RunConfig
@@ -94,18 +94,29 @@ def of_numbers(model):
     return MODELS.get(model).loss == "squared"
 
 
-@product_of(
-    strength=1,
-    model=[name for name in MODELS.names() if not of_numbers(name)],
-    normalizer=NORMALIZERS.names(),
-)
-def test_every_arm_trains_and_evaluates(model, normalizer):
+def assert_learns(model, normalizer):
     run = config(model=model, normalizer=normalizer, learning_rate=1e-4)
     graph = runner._Graph(run, splits())
     graph.reset(run)
     batches = np.arange(40).reshape(5, 8)
     losses = np.concatenate([graph.trainer.train(batches).loss for _ in range(6)])
     assert np.isfinite(losses).all() and losses[-5:].mean() < losses[:5].mean()
+
+
+CLASSIFIERS = [name for name in MODELS.names() if not of_numbers(name)]
+ARMS = covering({"model": CLASSIFIERS, "normalizer": NORMALIZERS.names()}, strength=1)
+
+
+@pytest.mark.parametrize("model, normalizer", [tuple(arm.values()) for arm in ARMS])
+def test_every_model_and_every_normalizer_learns(model, normalizer):
+    assert_learns(model, normalizer)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("normalizer", NORMALIZERS.names())
+@pytest.mark.parametrize("model", ["mnist_cnn", "deep_mlp"])
+def test_every_normalizer_learns_in_a_convolutional_and_in_a_dense_net(model, normalizer):
+    assert_learns(model, normalizer)
 
 
 @product_of(
