@@ -23,7 +23,7 @@ RUNS = {
 
 
 class Residual(layers.Layer):
-    """Asks a tensor which way to go, and hands its mode on by position."""
+    """Asks a tensor which way to go, and hands its mode on."""
 
     def __init__(self, kind, **kwargs):
         super().__init__(**kwargs)
@@ -35,7 +35,7 @@ class Residual(layers.Layer):
 
     def call(self, x, training=False):
         x = keras.ops.cond(keras.ops.sum(x) > 1e9, lambda: -x, lambda: x * 1)
-        return x + self.norm(self.dense(x), training)
+        return x + self.norm(self.dense(x), training=training)
 
 
 def made(name):

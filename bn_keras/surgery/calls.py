@@ -6,7 +6,7 @@ stands, in a graph of layers, in code of a model's own, or in a wrapper, and in 
 
 import contextlib
 import functools
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, NoReturn
 
 import keras
 
@@ -69,3 +69,38 @@ def input_count(model: keras.Model) -> int:
         isinstance(size, (list, tuple)) for size in shape
     )
     return len(shape) if several else 1
+
+
+def inputs_and_mask(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    """What a call of a normalizer normalizes, and the mask that it heeds or None."""
+    arguments = layer._call_signature.bind(*args, **kwargs).arguments
+    inputs = next(iter(arguments.values()))
+    if "mask" not in layer._call_signature.parameters:
+        return inputs, None
+    mask = arguments.get("mask")
+    return inputs, getattr(inputs, "_keras_mask", None) if mask is None else mask
+
+
+def check_readable(layer: keras.Layer, inputs: Any) -> None:
+    """Raises unless the inputs of a layer have values, which they have not inside a graph.
+
+    Raises:
+        ValueError: they have none.
+    """
+    try:
+        keras.ops.convert_to_numpy(inputs)
+    except Exception:  # each backend has its own error
+        refuse_graph(layer)
+
+
+def refuse_graph(layer: keras.Layer) -> NoReturn:
+    """Raises for a layer that cannot be looked at because the model calls it in a graph.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(
+        f"{layer.name!r} is called inside a tf.function of the model, where its inputs cannot be "
+        "read; expected a model that runs eagerly, for example after "
+        "tf.config.run_functions_eagerly(True)."
+    )

@@ -33,8 +33,16 @@ def order_of_calls(model: keras.Model, layers: list[keras.Layer], inputs: Any) -
 
     Returns:
         A list of passes. Layers that the model does not call are in none.
+
+    Raises:
+        ValueError: a layer is called inside a tf.function of the model.
     """
-    made, behind = _traced(model, layers, inputs) or _called(model, layers, inputs)
+    made, behind = _traced(model, layers, inputs)
+    if behind is None:
+        seen, (made, behind) = made, _called(model, layers, inputs)
+        for layer in seen:  # a graph of the model's own, once traced, calls its layers no more
+            if not any(layer is other for other in made):
+                calls.refuse_graph(layer)
     numbers = {id(layer): number for number, layer in enumerate(layers)}
     places = [numbers[id(layer)] for layer in made]
     called = list(dict.fromkeys(places))
@@ -73,6 +81,7 @@ def _called(model, layers, inputs):
     made = []
 
     def instead(layer, call, /, *args, **kwargs):
+        calls.check_readable(layer, calls.inputs_and_mask(layer, args, kwargs)[0])
         made.append(layer)
         return call(*args, **kwargs)
 
@@ -84,11 +93,11 @@ def _called(model, layers, inputs):
 def _traced(model, layers, inputs):
     """The same from the graph of a forward pass, each behind what its inputs are made of.
 
-    None where there is no graph, or where a layer is called in a loop or a branch of it, which may
-    run as often as it likes.
+    The second is None where there is no graph, or where a layer is called in a loop or a branch of
+    it, which may run as often as it likes.
     """
     if keras.backend.backend() != "tensorflow":
-        return None
+        return [], None
     import tensorflow as tf
 
     made, sources, results = [], [], {}
@@ -96,9 +105,7 @@ def _traced(model, layers, inputs):
     def instead(layer, call, /, *args, **kwargs):
         number = len(made)
         made.append(layer)
-        given = [x for x in keras.tree.flatten((args, kwargs)) if tf.is_tensor(x)]
-        given += [x._keras_mask for x in given if getattr(x, "_keras_mask", None) is not None]
-        sources.append(given)
+        sources.append([x for x in calls.inputs_and_mask(layer, args, kwargs) if tf.is_tensor(x)])
         outputs = keras.tree.map_structure(tf.identity, call(*args, **kwargs))
         results.update({y.op.name: number for y in keras.tree.flatten(outputs)})
         return outputs
@@ -110,9 +117,9 @@ def _traced(model, layers, inputs):
                 lambda x: calls.infer(model, x), autograph=False
             ).get_concrete_function(signature).graph
     except Exception:  # whatever the model does that no graph can
-        return None
+        return [], None
     if any(x.graph is not graph for given in sources for x in given):
-        return None
+        return made, None
     behind = {}  # name of an operation → calls that it stands behind; operations come in order
     for operation in graph.get_operations():
         before = [x.op for x in operation.inputs] + operation.control_inputs

@@ -38,7 +38,8 @@ def recalibrate(model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE) -
     The examples go through the model once for all layers that do not stand behind one another, so
     as often as the longest chain of normalizers has members. A layer that is called several times
     gets the statistics of all its calls together; if one of its calls stands behind another one,
-    they are taken one after the other, each behind what the calls before it gave, in a pass each.
+    as in an RNN cell, they are taken one after the other, each behind what the calls before it
+    gave, in a pass each. (Keras's RNN calls its cell twice for the first time step.)
 
     Frozen layers (`trainable=False`, or frozen statistics), layers that the examples never reach
     and layers that keep no population statistics stay as they are.
@@ -141,7 +142,7 @@ def _measured(model, layers, pooled, now, limits):
 
     def instead(layer, call, /, *args, **kwargs):
         if counted.get(id(layer), NO_CALL) in (None, seen[id(layer)]):
-            pooled[id(layer)].add(*_inputs_and_mask(layer, args, kwargs))
+            pooled[id(layer)].add(*calls.inputs_and_mask(layer, args, kwargs))
         seen[id(layer)] += 1
         if seen[id(layer)] > limits.get(id(layer), math.inf):
             raise ValueError(
@@ -160,16 +161,6 @@ def _measured(model, layers, pooled, now, limits):
         for layer in layers:
             stack.enter_context(calls.redirected(layer, instead))
         yield forward
-
-
-def _inputs_and_mask(layer, args, kwargs):
-    """What a call normalizes, and the mask that it heeds."""
-    arguments = layer._call_signature.bind(*args, **kwargs).arguments
-    inputs = next(iter(arguments.values()))
-    if "mask" not in layer._call_signature.parameters:
-        return inputs, None
-    mask = arguments.get("mask")
-    return inputs, getattr(inputs, "_keras_mask", None) if mask is None else mask
 
 
 def _assign(layer, moments):
@@ -205,16 +196,10 @@ class _Moments:
     def add(self, inputs, mask=None):
         """Takes in the values of a batch."""
         axis = getattr(self._layer, "axis", -1)
+        calls.check_readable(self._layer, inputs)
         found = functional.moments(inputs, axis=axis, mask=mask)
         count = functional.count(inputs, axis=axis, mask=mask)
-        try:
-            mean, variance, count = (np.asarray(value, np.float64) for value in (*found, count))
-        except (NotImplementedError, TypeError):
-            raise ValueError(
-                f"recalibrate: {self._layer.name!r} is called inside a tf.function of the model, "
-                "where its inputs cannot be read; expected a model that runs eagerly, for example "
-                "after tf.config.run_functions_eagerly(True)."
-            ) from None
+        mean, variance, count = (np.asarray(value, np.float64) for value in (*found, count))
         total = self.count + count
         share = count / np.maximum(total, 1)
         distance = mean - self.mean

@@ -291,6 +291,75 @@ def test_a_conditional_layer_names_a_shape_that_does_not_fit(name):
         ConditionalBatchNorm()(data((5, 3)), **{name: data((4,))})
 
 
+# ---------------------------------------------------------------- renorm in every dtype
+
+BOUNDS = {
+    "default": {},
+    "ramps": {"rmax": Ramp(1, 3, 0, 2), "dmax": Ramp(0, 5, 0, 2)},
+    "numbers": {"rmax": 1.5, "dmax": 0.25},
+    "no bounds": {"rmax": None, "dmax": None},
+    "keras schedule": {
+        "rmax": keras.optimizers.schedules.PiecewiseConstantDecay([0], [1.0, 1.5]), "dmax": 0.5,
+    },
+}
+ACCURATE = {"float64": 1e-12, "float32": 1e-5, "mixed_bfloat16": 0.06, "float16": 0.02,
+            "mixed_float16": 0.02, "bfloat16": 0.06}
+
+
+def renormed(batches, rmax, dmax, momentum, epsilon):
+    """Outputs of algorithm 1 over some batches, in float64; bounds as functions of the updates."""
+    mean, stddev, outputs = np.zeros(3), np.ones(3), []
+    for updates, x in enumerate(batches):
+        sigma = np.sqrt(x.var(0) + epsilon)
+        r = np.clip(sigma / stddev, 1 / rmax(updates), rmax(updates))
+        d = np.clip((x.mean(0) - mean) / stddev, -dmax(updates), dmax(updates))
+        outputs.append((x - x.mean(0)) / sigma * r + d)
+        mean = momentum * mean + (1 - momentum) * x.mean(0)
+        stddev = momentum * stddev + (1 - momentum) * sigma
+    return outputs
+
+
+def bound(value, infinite):
+    """A bound as a function of the updates, by arithmetic of the test's own."""
+    if value is None:
+        return lambda updates: infinite
+    if isinstance(value, Ramp):
+        start, stop, begin, end = value.get_config().values()
+        return lambda updates: np.interp(updates, [begin, end], [start, stop])
+    if callable(value):
+        return lambda updates: 1.0 if updates <= 0 else 1.5
+    return lambda updates: value
+
+
+@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
+@pytest.mark.parametrize("dtype", ACCURATE)
+@pytest.mark.parametrize("name", BOUNDS)
+def test_renorm_is_its_formula_in_every_dtype(name, dtype, how):
+    layer = BatchRenorm(momentum=0.9, renorm_momentum=0.5, dtype=dtype, **BOUNDS[name])
+    layer.build((None, 3))
+    layer.gamma.assign([1.0, -2.0, 0.5])
+    layer.beta.assign([0.0, 1.0, -1.0])
+
+    def step(x):
+        return layer(x, training=True)
+
+    if how != "eager":
+        step = tf.function(step, jit_compile=how == "xla")
+    batches = [tf.cast(data((16, 3), seed), layer.compute_dtype) for seed in range(4)]
+    found = [step(x) for x in batches]
+    assert {y.dtype.name for y in found} == {layer.compute_dtype}
+    bounds = {"rmax": 1.0, "dmax": 0.0, **BOUNDS[name]}  # the default ramps rise later
+    expected = renormed(
+        [tf.cast(x, "float64").numpy() for x in batches], bound(bounds["rmax"], np.inf),
+        bound(bounds["dmax"], np.inf), 0.5, layer.epsilon,
+    )
+    for y, wanted in zip(found, expected, strict=True):
+        wanted = wanted * [1.0, -2.0, 0.5] + [0.0, 1.0, -1.0]
+        np.testing.assert_allclose(
+            tf.cast(y, "float64"), wanted, rtol=ACCURATE[dtype], atol=ACCURATE[dtype]
+        )
+
+
 # ---------------------------------------------------------------- frozen
 
 
