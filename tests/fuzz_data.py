@@ -1,16 +1,19 @@
-"""Damages good files at random for a while: `python fuzz_data.py csv|idx|pickle SECONDS`.
+"""Damages good files at random for a while: `python fuzz_data.py csv|idx|pickle|tfds SECONDS`.
 
 Anything but DataError ends the process: another exception, a crash, a refused allocation. So does
-one file that takes longer than LIMIT seconds. Prints how many files were read and refused.
+one file that takes longer than LIMIT seconds, and a message that is long or not printable. Prints
+how many files were read and refused.
 """
 
 import collections
+import contextlib
 import csv
 import gzip
 import io
 import pathlib
 import pickle
 import resource
+import shutil
 import signal
 import struct
 import sys
@@ -26,20 +29,31 @@ from bn_keras.data.idx import FILES
 MEMORY = 1 << 30  # bytes of address space beyond what the imports took
 LIMIT = 5  # seconds a file; it takes milliseconds
 TOKENS = {
-    "csv": [b",", b"\n", b"\r", b"\0", b'"', b"-1", b"256", b"nan", b"1.5", b"\xff",
+    "csv": [b"\x1b[2J", b"class", b";", b"\xe2\x80\xae", b",", b"\n", b"\r", b"\0", b'"', b"-1",
+            b"256", b"nan", b"1.5", b"\xff",
             b"\xef\xbb\xbf", b"9" * 5000, b" ", b"label", b"," * 300],
-    "idx": [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\x08\x03", b"\x7f", b"\x1f\x8b", b"\0" * 64],
+    "idx": [b"\0\0\x08\x01", b"\x1f\x8b\x08\x18",
+            b"\xff\xff\xff\xff", b"\0\0\0\0", b"\0\0\x08\x03", b"\x7f", b"\x1f\x8b", b"\0" * 64],
     "pickle": [bytes([code]) for code in b"(.012FIJKLMNPQRSTUVXabcdeghijloqrstu}]"]
     + [bytes([code]) for code in range(0x80, 0x99)]
     + [b"\xff\xff\xff\x7f", b"\xff" * 8, b"cos\nsystem\n", b"cnumpy\ndtype\n", b"\x8a\xff", b"O8"],
+    # Texts in JSON; the records themselves are guarded by checksums.
+    "tfds": [b"", b"-1", b"0", b"1", b"8", b"9" * 30, b"null", b"../..", b"\\u001b[2J", b"train",
+             b"test", b"image", b"label", b"int64", b"float32", b"string", b"png", b"1.0.0", b"\0",
+             b'": {"a": 1}, "', b'", "', b'": "'],
 }
 
 
 def csv_files(rng):
-    stream = io.StringIO()
-    rows = rng.integers(0, 256, (12, 10))
-    csv.writer(stream).writerows([["label"] + [f"pixel{n}" for n in range(9)], *rows.tolist()])
-    return [{"train.csv": stream.getvalue().encode()}]
+    rows = rng.integers(0, 256, (12, 10)).tolist()
+    pixels = [f"pixel{n}" for n in range(9)]
+    texts = []
+    for header in ([["label", *pixels]], [], [[*pixels, "class"]]):
+        stream = io.StringIO()
+        csv.writer(stream, lineterminator="\n").writerows([*header, *rows])
+        texts.append(stream.getvalue())
+    texts.append(texts[0].replace("pixel", '"pixel"').replace("\n", "\r\n"))
+    return [{"train.csv": text.encode()} for text in texts]
 
 
 def idx_files(rng):
@@ -49,7 +63,9 @@ def idx_files(rng):
         header = struct.pack(f">HBB{len(shape)}I", 0, 8, len(shape), *shape)
         files[file] = header + rng.integers(0, 10, shape, np.uint8).tobytes()
     zipped = {f"{file}.gz": gzip.compress(content) for file, content in files.items()}
-    return [files, zipped]
+    dotted = {file.replace("-idx", ".idx"): content for file, content in files.items()}
+    two = {f"{name}-{file}": content for name in "ab" for file, content in zipped.items()}
+    return [files, zipped, dotted, dict(zip(files, zipped.values())), two]
 
 
 def pickle_files(rng):
@@ -60,11 +76,43 @@ def pickle_files(rng):
     return [{"notMNIST.pickle": pickle.dumps(arrays, protocol=protocol)} for protocol in range(6)]
 
 
+def tfds_files(rng):
+    import tensorflow as tf
+    import tensorflow_datasets as tfds
+
+    images = rng.integers(0, 256, (20, 2, 2, 1)).astype(np.uint8)
+    examples = tf.data.Dataset.from_tensor_slices({"image": images, "label": np.arange(20) % 3})
+    with tempfile.TemporaryDirectory() as folder:
+        with contextlib.redirect_stdout(sys.stderr):
+            tfds.dataset_builders.store_as_tfds_dataset(
+                name="tiny", version="1.0.0", data_dir=folder,
+                features=tfds.features.FeaturesDict({
+                    "image": tfds.features.Image(shape=(2, 2, 1)),
+                    "label": tfds.features.ClassLabel(num_classes=3),
+                }),
+                split_datasets={"train": examples, "test": examples},
+            )
+        root = pathlib.Path(folder)
+        return [{
+            str(path.relative_to(root)): path.read_bytes()
+            for path in root.rglob("*") if path.is_file()
+        }]
+
+
 KINDS = {
     "csv": (csv_files, "csv:train.csv"),
     "idx": (idx_files, "idx:."),
     "pickle": (pickle_files, "notmnist:notMNIST.pickle"),
+    "tfds": (tfds_files, "tfds:tiny"),
 }
+
+
+def damaged_json(content, tokens, rng):
+    """The content with one or two of its texts, keys and values, replaced."""
+    pieces = content.split(b'"')
+    for _ in range(rng.integers(1, 3)):
+        pieces[1 + 2 * rng.integers(len(pieces) // 2)] = tokens[rng.integers(len(tokens))]
+    return b'"'.join(pieces)
 
 
 def damaged(content, tokens, rng):
@@ -92,28 +140,36 @@ def damaged(content, tokens, rng):
 def main(kind, seconds):
     """Damages and reads until the time is over; the n-th damage follows from n alone."""
     warnings.simplefilter("error")
+    if kind == "tfds":  # it leaves files and event loops to the garbage collector
+        warnings.simplefilter("ignore")
     make, dataset = KINDS[kind]
+    originals = make(np.random.default_rng(0))
     used = int(pathlib.Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     counts = collections.Counter()
     end = time.monotonic() + seconds
     with tempfile.TemporaryDirectory() as folder:
-        originals = make(np.random.default_rng(0))
         while time.monotonic() < end:
             number = counts.total()
             rng = np.random.default_rng(number)
             files = dict(originals[number % len(originals)])
-            file = sorted(files)[rng.integers(len(files))]
-            files[file] = damaged(files[file], TOKENS[kind], rng)
+            names = [name for name in sorted(files) if kind != "tfds" or name.endswith(".json")]
+            file = names[rng.integers(len(names))]
+            damage = damaged_json if kind == "tfds" else damaged
+            files[file] = damage(files[file], TOKENS[kind], rng)
             for path in pathlib.Path(folder).iterdir():
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             for other, content in files.items():
-                pathlib.Path(folder, other).write_bytes(content)
+                path = pathlib.Path(folder, other)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
             signal.alarm(LIMIT)  # ends the process: a loop inside C would not see an exception
             try:
-                data.load(dataset, data_dir=folder, validation_size=1)
+                splits = data.load(dataset, data_dir=folder, validation_size=1)
+                assert "".join([splits.digest(), *splits.notes]).isprintable()
                 counts["read"] += 1
-            except data.DataError:
+            except data.DataError as error:
+                assert str(error).isprintable() and len(str(error)) < 1500, error
                 counts["refused"] += 1
             except BaseException:
                 print(f"file {number}: {files[file]!r}", file=sys.stderr)

@@ -197,7 +197,7 @@ def test_the_header_and_the_place_of_the_label_may_differ(kind, tmp_path):
     assert splits.digest() == expected.digest()
     if kind in ("none", "pandas numbers"):
         (note,) = splits.notes
-        assert note.startswith(f"{path}: no header line names its columns, so the first one is taken")
+        assert note.startswith(f"{path}: no header line names its columns, so the first one is")
     else:
         assert splits.notes == ()
 
@@ -545,15 +545,18 @@ def test_a_gzipped_file_takes_the_memory_of_what_it_holds_and_not_of_what_it_ann
 # --- any file at all ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("kind", ["csv", "idx", "pickle"])
-def test_randomly_damaged_files_are_read_or_refused_within_time_and_memory(kind):
+@pytest.mark.parametrize("kind, seconds, least", [
+    ("csv", 2, 100), ("idx", 2, 100), ("pickle", 2, 100),
+    pytest.param("tfds", 15, 50, marks=pytest.mark.slow),
+])
+def test_randomly_damaged_files_are_read_or_refused_within_time_and_memory(kind, seconds, least):
     result = subprocess.run(
-        [sys.executable, str(HERE / "fuzz_data.py"), kind, "2"], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": str(HERE.parent)}, timeout=30,
+        [sys.executable, str(HERE / "fuzz_data.py"), kind, str(seconds)], capture_output=True,
+        text=True, env={**os.environ, "PYTHONPATH": str(HERE.parent)}, timeout=30 + 5 * seconds,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     read, refused = map(int, result.stdout.split())
-    assert read > 0 and refused > 100, "hardly anything was tried"
+    assert read > 0 and refused > least, "hardly anything was tried"
 
 
 # --- the toy regression -------------------------------------------------------------------------
