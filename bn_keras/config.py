@@ -165,17 +165,18 @@ class TrainingSettings:
     """How the net is trained."""
 
     optimizer: str = setting(
-        "adam", "what the tutorials use", TEXT, graph=True, plugin=True
+        "sgd", "plain: no state that luck could build up; the tutorials take adam", TEXT,
+        graph=True, plugin=True,
     )
     learning_rate: float = setting(
-        0.05, "high enough that the net without BN fails and the one with BN learns",
-        POSITIVE, graph=False,
+        3.0, "thirty times what is usual with SGD: of 36 seeds without BN none learned, with it all "
+        "did", POSITIVE, graph=False,
     )
     batch_size: int = setting(
         64, "the tutorial's; a batch statistic over 64 images is steady", COUNT, graph=True
     )
     steps: int = setting(
-        250, "enough for BN to pass 95 % on MNIST", STEPS, graph=False
+        100, "enough for BN to pass 94 % on MNIST", STEPS, graph=False
     )
     epochs: Optional[float] = setting(
         None, "unset: steps decides; a fraction such as 0.5 is fine", EPOCHS, graph=False
@@ -201,7 +202,7 @@ class LoggingSettings:
         10, "steps between two rows of the CSV and two points of a curve", COUNT, graph=False
     )
     eval_interval: int = setting(
-        25, "steps between two validations and two histograms", COUNT, graph=False
+        20, "steps between two validations and two histograms", COUNT, graph=False
     )
     curve_size: int = setting(
         500, "validation images behind a point of the curve; the final figures use all", COUNT,
