@@ -86,6 +86,7 @@ def upper_bound(count: int, total: int) -> float:
     Raises:
         ValueError: the counts are impossible.
     """
+    _check_counts("upper_bound", count, total)
     return 1 - lower_bound(total - count, total)
 
 
