@@ -99,7 +99,7 @@ def fit(build, dtype, splits, batch_size):
 def ours(model, dtype, splits, batch_size, normalizer="batch"):
     """`(steps) -> seconds a step` of training with this package."""
     built = build_model(RunConfig(model=model, dtype_policy=dtype, normalizer=normalizer), splits)
-    loss = LOSSES.get(MODELS.get(model).loss)
+    loss = LOSSES.get(MODELS.properties(model)["loss"])
     trainer = loop.Trainer(
         built, loss, FusedAdam(1e-3), splits.train.images, splits.train.labels
     )
@@ -107,7 +107,8 @@ def ours(model, dtype, splits, batch_size, normalizer="batch"):
 
     def run(steps):
         started = time.perf_counter()
-        trainer.train(loop.batch_indices(len(splits.train), batch_size, steps, rng))
+        indices = loop.batch_indices(len(splits.train), batch_size, steps, rng)
+        trainer.train(indices[:, :, np.newaxis])
         return (time.perf_counter() - started) / steps
 
     return run
