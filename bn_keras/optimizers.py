@@ -124,7 +124,7 @@ def exclude_from_weight_decay(
         if isinstance(layer, NORMALIZERS) or hasattr(layer, "moving_mean")
         or weight.name in SPARED or weight.name.endswith("_bias")
     ]
-    before = getattr(inner, "_exclude_from_weight_decay", set())
+    before: set[Any] = getattr(inner, "_exclude_from_weight_decay", set())
     pattern = getattr(inner, "_exclude_from_weight_decay_pattern", None)
     inner.exclude_from_weight_decay(
         var_list=spared, var_names=None if pattern is None else [pattern.pattern]

@@ -133,6 +133,22 @@ def test_refresh_reaches_nested_weights_in_a_traced_graph_too(kind, how):
     assert_close(flat(calls["fresh"](x)), flat(model(x, training=False)))
 
 
+@pytest.mark.parametrize("how", RUNS)
+@pytest.mark.parametrize("kind", [BatchNorm, BN, BatchRenorm], ids=["ours", "keras", "renorm"])
+def test_a_call_moves_no_statistics_so_that_the_next_one_gives_the_same(kind, how):
+    """Batch renormalization would otherwise hand a batch's statistics to the next one."""
+    settings = {"rmax": None, "dmax": None} if kind is BatchRenorm else {}
+    model = keras.Sequential([keras.Input((3,)), kind(momentum=0.1, **settings)])
+    if kind is BatchRenorm:
+        model.layers[0].renorm_mean.assign([1.0, 2.0, 3.0])
+    copy, x = BatchStatisticsModel(model), tf.constant(inputs_of(""))
+    call = RUNS[how](lambda x: copy(x))
+    ones = flat(call(x))
+    call(3 * x + 1)
+    assert_close(flat(call(x)), ones, atol=0, rtol=0)
+    assert_close([v.numpy() for v in copy._copy.variables], [v.numpy() for v in model.variables])
+
+
 def test_the_gap_of_a_nested_model_is_its_true_one():
     """Population statistics 3 deviations off behind a nested and a shared normalizer."""
     inputs, other = keras.Input((3,)), keras.Input((3,))

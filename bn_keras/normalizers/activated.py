@@ -29,11 +29,13 @@ class ActivatedBatchNorm(BatchNorm):
         super().__init__(*args, **kwargs)
         self.activation = activations.get(activation)
 
-    def call(self, inputs, training=None, mask=None, update_statistics=True):
+    def call(
+        self, inputs: Any, training: Any = None, mask: Any = None, update_statistics: Any = True
+    ) -> Any:
         """As BatchNorm's, activated."""
         return self.activation(super().call(inputs, training, mask, update_statistics))
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "activation": activations.serialize(self.activation)}
 
 

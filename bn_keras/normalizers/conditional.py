@@ -4,12 +4,16 @@ De Vries et al. (2017), "Modulating early visual processing by language": anothe
 embedding of the class for example, predicts them.
 """
 
+from typing import Any, Optional
+
 import keras
 from keras import ops
 
 from bn_keras.batch_norm import functional
 from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
+
+Shape = tuple[Optional[int], ...]
 
 
 @keras.saving.register_keras_serializable(package="bn_keras")
@@ -35,15 +39,19 @@ class ConditionalBatchNorm(BatchNorm):
         ValueError: gamma or beta of another shape.
     """
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, center=False, scale=False, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, center=False, scale=False)  # type: ignore[misc]
 
-    def build(self, inputs_shape, gamma_shape=None, beta_shape=None):
+    def build(
+        self, inputs_shape: Shape, gamma_shape: Optional[Shape] = None,
+        beta_shape: Optional[Shape] = None,
+    ) -> None:
         super().build(inputs_shape)
 
-    def call(
-        self, inputs, gamma=None, beta=None, training=None, mask=None, update_statistics=True
-    ):
+    def call(  # type: ignore[override]  # gamma and beta stand next to the inputs
+        self, inputs: Any, gamma: Any = None, beta: Any = None, training: Any = None,
+        mask: Any = None, update_statistics: Any = True,
+    ) -> Any:
         """Normalizes, then scales and shifts as told."""
         outputs = super().call(inputs, training, mask, update_statistics)
         if gamma is None and beta is None:
@@ -55,10 +63,13 @@ class ConditionalBatchNorm(BatchNorm):
             wide = wide + self._broadcast("beta", beta, wide)
         return ops.cast(wide, outputs.dtype)
 
-    def compute_output_shape(self, inputs_shape, gamma_shape=None, beta_shape=None):
+    def compute_output_shape(
+        self, inputs_shape: Shape, gamma_shape: Optional[Shape] = None,
+        beta_shape: Optional[Shape] = None,
+    ) -> Shape:
         return inputs_shape
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["center"], config["scale"]
         return config

@@ -1,5 +1,7 @@
 """Half a freeze: the population statistics, or gamma and beta. `trainable=False` freezes both."""
 
+from typing import Any
+
 import keras
 
 from bn_keras.batch_norm.layer import BatchNorm
@@ -26,7 +28,7 @@ class FrozenBatchNorm(BatchNorm):
         ValueError: another word.
     """
 
-    def __init__(self, *args, freeze, **kwargs):
+    def __init__(self, *args: Any, freeze: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if freeze not in PARTS:
             raise ValueError(
@@ -37,13 +39,15 @@ class FrozenBatchNorm(BatchNorm):
         self.trains_affine = freeze != "affine"
         self.moves_statistics = freeze != "statistics"  # asked by `surgery.statistics`
 
-    def call(self, inputs, training=None, mask=None, update_statistics=True):
+    def call(
+        self, inputs: Any, training: Any = None, mask: Any = None, update_statistics: Any = True
+    ) -> Any:
         """As BatchNorm's; in inference mode throughout where the statistics are frozen."""
         if self.freeze == "statistics":
             training = False
         return super().call(inputs, training, mask, update_statistics)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "freeze": self.freeze}
 
 

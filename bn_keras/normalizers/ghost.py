@@ -4,6 +4,8 @@ Hoffer, Hubara & Soudry (2017), "Train longer, generalize better", algorithm 1. 
 the noise that small batches' statistics bring; ghosts keep it.
 """
 
+from typing import Any, Optional
+
 import keras
 from keras import ops
 
@@ -35,7 +37,9 @@ class GhostBatchNorm(BatchNorm):
         ValueError: a size below 1, axis 0, or settings that ghosts do not go with.
     """
 
-    def __init__(self, *args, virtual_batch_size=None, **kwargs):
+    def __init__(
+        self, *args: Any, virtual_batch_size: Optional[int] = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         if virtual_batch_size is not None and virtual_batch_size < 1:
             raise ValueError(
@@ -49,7 +53,7 @@ class GhostBatchNorm(BatchNorm):
             )
         self.virtual_batch_size = virtual_batch_size
 
-    def build(self, input_shape):
+    def build(self, input_shape: tuple[Optional[int], ...]) -> None:
         super().build(input_shape)
         if self.virtual_batch_size is not None and self.axis % len(input_shape) == 0:
             raise ValueError(
@@ -57,7 +61,7 @@ class GhostBatchNorm(BatchNorm):
                 "axis than 0, along which the ghosts lie."
             )
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "virtual_batch_size": self.virtual_batch_size}
 
     def _freedom(self, x, count):
@@ -98,11 +102,11 @@ class _GhostSums(functional.Sums):
         rows = ops.arange(ops.shape(x)[0])
         self._ghost_of_row = ops.minimum(rows // size, ghosts - 1)
 
-    def total(self, values):
+    def total(self, values: Any) -> Any:
         sums = ops.sum(values, self._positions)
         return ops.segment_sum(sums, self._ghost_of_row, self._ghosts)
 
-    def spread(self, per_channel):
+    def spread(self, per_channel: Any) -> Any:
         shape = [-1] + [1] * (len(self.x.shape) - 1)
         shape[self.axis] = self.x.shape[self.axis]
         return ops.reshape(ops.take(per_channel, self._ghost_of_row, axis=0), shape)

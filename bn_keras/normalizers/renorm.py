@@ -4,6 +4,8 @@ Ioffe (2017), "Batch Renormalization: Towards Reducing Minibatch Dependence", se
 starts as plain batch normalization (r_max 1, d_max 0) and is given its freedom bit by bit.
 """
 
+from typing import Any, Callable, Union
+
 import keras
 from keras import ops
 
@@ -23,20 +25,24 @@ class Ramp(keras.optimizers.schedules.LearningRateSchedule):
         ValueError: it ends before it begins.
     """
 
-    def __init__(self, start, stop, begin, end):
+    def __init__(self, start: float, stop: float, begin: float, end: float) -> None:
         if not 0 <= begin < end:
             raise ValueError(f"Ramp: begin={begin}, end={end}; expected 0 <= begin < end.")
         self._config = {"start": start, "stop": stop, "begin": begin, "end": end}
 
-    def __call__(self, updates):
+    def __call__(self, updates: Any) -> Any:
         """The value after that many updates, a scalar tensor."""
         start, stop, begin, end = self._config.values()
         share = (ops.cast(updates, "float32") - begin) / (end - begin)
         return start + (stop - start) * ops.clip(share, 0.0, 1.0)
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         """The arguments, as Keras writes them into files."""
         return dict(self._config)
+
+
+# A number, a schedule `(updates) -> number`, also as `get_config` writes it, or None for no bound.
+Bound = Union[float, Callable[[Any], Any], dict[str, Any], None]
 
 
 @keras.saving.register_keras_serializable(package="bn_keras")
@@ -64,15 +70,16 @@ class BatchRenorm(BatchNorm):
     """
 
     def __init__(
-        self, *args, rmax=Ramp(1.0, 3.0, 5000, 40000), dmax=Ramp(0.0, 5.0, 5000, 25000), **kwargs
-    ):
-        super().__init__(*args, renorm=True, **kwargs)
+        self, *args: Any, rmax: Bound = Ramp(1.0, 3.0, 5000, 40000),
+        dmax: Bound = Ramp(0.0, 5.0, 5000, 25000), **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs, renorm=True)  # type: ignore[misc]
         self.rmax = _bound("rmax", rmax, 1)
         self.dmax = _bound("dmax", dmax, 0)
 
     counts_updates = True
 
-    def get_config(self):
+    def get_config(self) -> dict[str, Any]:
         config = super().get_config()
         del config["renorm"], config["renorm_clipping"]
         bounds = {

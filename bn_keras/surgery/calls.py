@@ -65,10 +65,9 @@ def input_count(model: keras.Model) -> int:
     shape = (model.get_build_config() or {}).get("input_shape")
     if isinstance(shape, dict):
         return len(shape)
-    several = isinstance(shape, (list, tuple)) and shape and all(
-        isinstance(size, (list, tuple)) for size in shape
-    )
-    return len(shape) if several else 1
+    if isinstance(shape, (list, tuple)) and all(isinstance(s, (list, tuple)) for s in shape):
+        return len(shape)
+    return 1
 
 
 def inputs_and_mask(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:

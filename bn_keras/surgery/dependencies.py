@@ -37,6 +37,8 @@ def order_of_calls(model: keras.Model, layers: list[keras.Layer], inputs: Any) -
     Raises:
         ValueError: a layer is called inside a tf.function of the model.
     """
+    if not layers:
+        return []
     made, behind = _traced(model, layers, inputs)
     if behind is None:
         seen, (made, behind) = made, _called(model, layers, inputs)

@@ -138,7 +138,7 @@ def _measured(model, layers, pooled, now, limits):
         `(batch) -> None`, a forward pass.
     """
     counted = {id(layer): number for layer, number in now or [(layer, None) for layer in layers]}
-    seen: collections.Counter[int] = collections.Counter()
+    seen = collections.Counter()  # calls in this forward pass, by the id of the layer
 
     def instead(layer, call, /, *args, **kwargs):
         if counted.get(id(layer), NO_CALL) in (None, seen[id(layer)]):
@@ -262,11 +262,8 @@ class _Source:
 
     def __iter__(self) -> Iterator[Any]:
         read = 0
-        if self._once:
-            batches = itertools.chain([self.first], map(self._x, self._rest))
-        else:
-            batches = map(self._x, self._batches)
-        for batch in batches:
+        rest = map(self._x, self._rest if self._once else self._batches)
+        for batch in itertools.chain([self.first] if self._once else [], rest):
             if _length(batch):
                 read += 1
                 yield batch
