@@ -1,13 +1,18 @@
-"""One of two workers of `tf.distribute.MultiWorkerMirroredStrategy`: `worker.py SCENARIO FILE`.
+"""One of two workers of `tf.distribute.MultiWorkerMirroredStrategy`: `worker.py FOLDER`.
 
-Run by `test_multi_worker.py` in a process for each worker, which TF_CONFIG numbers. What the
-worker saw goes to FILE, an .npz of named arrays. Whoever reads a moving statistic asks all workers
-for theirs, so all have to read the same things in the same order.
+Run by `test_multi_worker.py` in a process for each worker, which TF_CONFIG numbers. A worker runs
+all scenarios, one after the other, since starting it takes longer than all of them. What it saw of
+one goes to FOLDER: SCENARIO-INDEX.npz of named arrays, or SCENARIO-INDEX.error if it was raised.
+Whoever reads a moving statistic asks all workers for theirs, so all have to read the same things
+in the same order.
 """
 
+import functools
 import json
 import os
+import pathlib
 import sys
+import traceback
 
 import keras
 import numpy as np
@@ -133,18 +138,28 @@ def fit(strategy, layers):
     return {"loss": model.fit(images[0], targets[0], verbose=0).history["loss"]}
 
 
-def main(scenario, path):
+SCENARIOS = {
+    "train": functools.partial(train, synchronized=True),
+    "unsynchronized": unsynchronized,
+    "skipped": skipped,
+    **{
+        name: lambda strategy, share, layers=layers: fit(strategy, layers)
+        for name, layers in FIT_LAYERS.items()
+    },
+}
+
+
+def main(folder):
     # Before anything else of TensorFlow: it connects the workers.
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
-    first = json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 0
-    share = slice(0, FIRST) if first else slice(FIRST, SAMPLES)
-    if scenario in FIT_LAYERS:
-        found = fit(strategy, FIT_LAYERS[scenario])
-    elif scenario == "train":
-        found = train(strategy, share, synchronized=True)
-    else:
-        found = {"unsynchronized": unsynchronized, "skipped": skipped}[scenario](strategy, share)
-    np.savez(path, **found)
+    index = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+    share = slice(0, FIRST) if index == 0 else slice(FIRST, SAMPLES)
+    for name, scenario in SCENARIOS.items():
+        path = pathlib.Path(folder, f"{name}-{index}")
+        try:
+            np.savez(path.with_suffix(".npz"), **scenario(strategy, share))
+        except Exception:
+            path.with_suffix(".error").write_text(traceback.format_exc())
 
 
 if __name__ == "__main__":
