@@ -134,7 +134,9 @@ def test_claim_6_a_variance_that_starts_at_0_multiplies_by_31_6():
     assert factor(1, debias=True) == factor(60, debias=True) == pytest.approx(0.25, abs=1e-4)
 
 
-@pytest.mark.parametrize("momentum, batches", [(0.5, 3), (0.9, 19), (0.99, 199)])
+@pytest.mark.parametrize("momentum, batches", [
+    (0.5, 3), (0.9, 19), pytest.param(0.99, 199, marks=pytest.mark.slow)
+])
 def test_claim_7_the_running_mean_is_as_noisy_as_few_batches(momentum, batches):
     """Measured on 4,000 channels of noise, whose batch means have variance 1 / 2."""
     rng = np.random.default_rng(0)

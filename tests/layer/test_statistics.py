@@ -242,7 +242,10 @@ def test_held_statistics_stay_and_move_again_afterwards(what, mode, kind, renorm
     assert all(has_moved(model, before))
 
 
-@product_of(kind=list(KINDS), first=["held", "moving"], jit_compile={"graph": False, "xla": True})
+@product_of(
+    strength=1, kind=list(KINDS), first=["held", "moving"],
+    jit_compile={"graph": False, "xla": True},
+)
 def test_fit_within_held_moves_nothing_and_behind_it_everything(kind, first, jit_compile):
     model = made("nested", kind)
     model.compile("sgd", "mse", jit_compile=jit_compile)
