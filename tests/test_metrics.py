@@ -51,7 +51,10 @@ def test_every_declaration_is_complete():
 def outside():
     """A probe and a study from outside the package, unregistered again afterwards."""
 
-    @PROBES.register("weather", metrics={"weather/*/rain": ("rain in {}", "mm", "high")})
+    @PROBES.register("weather", metrics={
+        "weather/*": ("weather of {}", "", None),
+        "weather/*/rain": ("rain in {}", "mm", "high"),
+    })
     def weather():
         """Never measured."""
 
@@ -62,7 +65,8 @@ def outside():
 def test_a_probe_from_outside_the_package_declares_its_metrics(outside):
     assert describe("weather/new_york/rain") == Metric(
         "weather/new_york/rain", "rain in new york", "mm", "high"
-    )
+    ), "the pattern that says less about the name"
+    assert describe("weather/rome").title == "weather of rome"
 
 
 def study(**parts):
