@@ -11,10 +11,10 @@ import pathlib
 import sys
 import tempfile
 import threading
-from typing import Callable, Dict, Iterator, Optional, Tuple, Union
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from bn_keras import data, executors
-from bn_keras.config import ConfigError, DataSettings, RunConfig
+from bn_keras.config import STEPS, ConfigError, DataSettings, RunConfig
 from bn_keras.data import Splits
 from bn_keras.native_log import quiet_native_log
 from bn_keras.plan import Plan, groups
@@ -32,19 +32,24 @@ class Work:
     Attributes:
         plan: the Plan that was asked for.
         store: Store of its work directory.
-        missing: its runs that are not stored, or were trained on other data.
-        notes: sentences on what was assumed when the data were read.
+        notes: sentences on what was assumed when the data were read, and what was left out.
     """
 
     plan: Plan
     store: Store
-    missing: Tuple[RunConfig, ...]
     notes: Tuple[str, ...]
     splits: Dict[DataSettings, Splits] = dataclasses.field(repr=False)
 
     def load(self, config: RunConfig) -> Splits:
         """The data of a run."""
         return self.splits[config.part(DataSettings)]
+
+    def missing(self) -> List[RunConfig]:
+        """The runs of the plan that are not stored, or not with these data."""
+        return [
+            config for config in self.plan.runs
+            if self.store.find(config, self.load(config).digest()) is None
+        ]
 
 
 def run(
@@ -86,14 +91,17 @@ def prepare(plan: Plan, logdir: Union[str, pathlib.Path] = "runs") -> Work:
                 settings.validation_size, settings.test_size,
             )
         _check_sizes(plan, config, splits[settings])
+    notes = dict.fromkeys(note for split in splits.values() for note in split.notes)
     store = Store(_make_folder(pathlib.Path(logdir), plan.folder_name()))
-    write_atomically(store.work_dir / PLAN, _with_stored_runs(plan, store).to_json())
-    missing = tuple(
-        config for config in plan.runs
-        if store.find(config, splits[config.part(DataSettings)].digest()) is None
-    )
-    notes = tuple(dict.fromkeys(note for split in splits.values() for note in split.notes))
-    return Work(plan, store, missing, notes, splits)
+    known = _with_earlier_runs(plan, store)
+    stale = _of_other_data(known, store, splits)
+    for config in stale:
+        store.remove(config)
+    if stale:
+        notes[f"{len(stale)} stored runs were trained on other data and are dropped"] = None
+    runs = tuple(run for run in known.runs if run in plan.runs or run not in stale)
+    write_atomically(store.work_dir / PLAN, dataclasses.replace(known, runs=runs).to_json())
+    return Work(plan, store, tuple(notes), splits)
 
 
 def train(
@@ -115,11 +123,16 @@ def train(
         ConfigError: settings that do not go together, known once the model is built.
         OSError: a result could not be stored; those before it are.
     """
-    if not work.missing:
+    missing = set(work.missing())
+    if not missing:
         return
+    # All of it follows from the plan and not from what is missing, so that a command that goes on
+    # computes the same digits: a stack with a missing run is trained whole.
+    stacks = [
+        [stack for stack in group if missing & set(stack)] for group in groups(work.plan.runs)
+    ]
     workers = workers_of(work.plan, workers)
-    # One core a run wastes less than all cores on each op of one run after the other. It follows
-    # from the plan, not from what is missing: a command that goes on computes the same digits.
+    # One core a run wastes less than all cores on each op of one run after the other.
     if "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, _cores() // workers)))
     with quiet_native_log():
@@ -128,10 +141,11 @@ def train(
         runner.start_devices()
     stop = threading.Event()
     train_stack = runner.Runner(work.load, work.store, show, stop)
-    for found in executors.in_threads(train_stack, groups(work.missing), workers, stop):
+    for found in executors.in_threads(train_stack, stacks, workers, stop):
         for result in found:
-            work.store.add(result)
-            yield result
+            if result.config in missing:
+                work.store.add(result)
+                yield result
 
 
 def report(store: Store) -> Report:
@@ -167,6 +181,11 @@ def _check_sizes(plan: Plan, config: RunConfig, splits: Splits) -> None:
             f"batch_size={config.batch_size}: the dataset has {len(splits.train)} training "
             f"images; expected at most {len(splits.train)}."
         )
+    steps = config.total_steps(len(splits.train))
+    if not STEPS.accepts(steps):
+        raise ConfigError(
+            f"epochs={config.epochs:g}: {steps:,} steps of training; expected {STEPS.expected}"
+        )
     numbers = splits.train.labels.dtype.kind == "f"
     if numbers and "accuracy" in plan.study.compared and plan.study.baseline is not None:
         raise ConfigError(
@@ -181,7 +200,7 @@ def _make_folder(logdir: pathlib.Path, name: str) -> pathlib.Path:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except (OSError, RuntimeError) as error:  # RuntimeError: no such ~user
+    except (OSError, RuntimeError, ValueError) as error:  # no such ~user, a NUL in the name
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(
             f"logdir={str(logdir)!r}: cannot be written to ({reason}); name another folder."
@@ -189,10 +208,23 @@ def _make_folder(logdir: pathlib.Path, name: str) -> pathlib.Path:
     return path
 
 
-def _with_stored_runs(plan: Plan, store: Store) -> Plan:
-    """The plan with the runs that the folder has of earlier plans, so that a report shows all."""
+def _with_earlier_runs(plan: Plan, store: Store) -> Plan:
+    """The plan with the runs of earlier plans for this folder, so that a report shows all."""
     try:
         earlier = Plan.from_json((store.work_dir / PLAN).read_text(encoding="utf-8"))
         return plan.merged(earlier)
     except (OSError, ValueError):
         return plan  # there is none, or it is damaged or of another version
+
+
+def _of_other_data(
+    plan: Plan, store: Store, splits: Mapping[DataSettings, Splits]
+) -> List[RunConfig]:
+    """The runs whose stored results are of data that have changed since."""
+    found = []
+    for config in plan.runs:
+        data_now = splits.get(config.part(DataSettings))  # of an earlier plan's arm not read
+        result = store.find(config)
+        if data_now is not None and result is not None and result.data != data_now.digest():
+            found.append(config)
+    return found

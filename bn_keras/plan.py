@@ -294,3 +294,9 @@ def _check_names(run: RunConfig) -> None:
                 registry.check(
                     name.partition(":")[0] if field in ("dataset", "measure") else name
                 )
+    for name in run.measure:
+        kind, _, argument = name.partition(":")
+        known = PROBES.properties(kind).get("arguments", ("",))
+        if argument not in known:
+            expected = ", ".join(f"{kind}:{text}" if text else kind for text in known)
+            raise ConfigError(f"measure={name!r}: expected {expected}")

@@ -12,9 +12,9 @@ import csv
 import dataclasses
 import io
 import json
-import math
 import os
 import pathlib
+import sys
 import tempfile
 from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
 
@@ -24,6 +24,7 @@ from bn_keras.config import RunConfig
 
 OK = "ok"
 DIVERGED = "diverged"
+MOST_STEPS = 2**31
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,11 @@ class RunResult:
 
 
 def _is_number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= MOST_STEPS
 
 
 def _is_texts(value: Any) -> bool:
@@ -89,7 +94,7 @@ def _is_texts(value: Any) -> bool:
 
 def _is_curve(points: Any) -> bool:
     return isinstance(points, list) and all(
-        isinstance(point, list) and len(point) == 2 and type(point[0]) is int
+        isinstance(point, list) and len(point) == 2 and _is_count(point[0])
         and (point[1] is None or _is_number(point[1])) for point in points
     )
 
@@ -97,7 +102,7 @@ def _is_curve(points: Any) -> bool:
 _CHECKS = {
     "config": lambda value: isinstance(value, dict),
     "status": lambda value: value in (OK, DIVERGED),
-    "steps": lambda value: type(value) is int and value >= 0,
+    "steps": _is_count,
     "seconds": lambda value: _is_number(value) and value >= 0,
     "metrics": lambda value: isinstance(value, dict) and all(
         number is None or _is_number(number) for number in value.values()
@@ -157,6 +162,10 @@ class Store:
         write_atomically(self._path(result.config, ".csv"), _curves_csv(result.curves))
         write_atomically(self._path(result.config, ".json"), result.to_json())
 
+    def remove(self, config: RunConfig) -> None:
+        """Forgets the stored result of a run."""
+        self._path(config, ".json").unlink(missing_ok=True)
+
     def add_frames(self, config: RunConfig, frames: Mapping[str, Any]) -> None:
         """Stores what the layers of a run saw, a dict of arrays; to be called before `add`."""
         packed = io.BytesIO()
@@ -180,7 +189,8 @@ def write_atomically(path: Union[str, pathlib.Path], content: Union[str, bytes])
     """Writes a text or bytes so that the file is, at any moment, the old one or the new one."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
+    # Names from a file may hold characters that no encoding has.
+    data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as stream:

@@ -10,9 +10,10 @@ import json
 import os
 from typing import Sequence
 
-from bn_keras.commands.console import make_console, printable, refuse, say
+from bn_keras.commands.console import make_console, refuse, say
 from bn_keras.diagnostics.severity import CONVENIENCE, SEVERITIES
 from bn_keras.registry import COMMANDS
+from bn_keras.report.texts import plain
 
 DESCRIPTION = """Asks a batch normalization layer some fifty questions.
 
@@ -145,7 +146,7 @@ def _collect(judgements):
 
 
 def _plain(text):
-    kept = printable(text)
+    kept = plain(text)
     return kept if len(kept) <= MOST_CHARACTERS else kept[:MOST_CHARACTERS] + "…"
 
 

@@ -3,16 +3,19 @@
 import io
 import os
 import sys
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, Callable, TextIO
 
-from rich.console import Console
+from bn_keras.report.texts import encodable, plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Output(io.TextIOBase):
     """A text stream that goes on in silence when its reader is gone, as after `| head -1`.
 
-    What a command has to do is worth more than what it has to say. Characters that the stream's
-    encoding lacks become question marks.
+    The work of a command is worth more than its words. Characters that the stream's encoding lacks
+    are spelt out. A full disk is still an OSError.
 
     Args:
         stream: such as sys.stdout.
@@ -20,7 +23,6 @@ class Output(io.TextIOBase):
 
     def __init__(self, stream: TextIO):
         self._stream = stream
-        self._gone = False
 
     @property
     def encoding(self) -> str:  # type: ignore[override]
@@ -37,58 +39,60 @@ class Output(io.TextIOBase):
         return True
 
     def write(self, text: str) -> int:
-        known = text.encode(self.encoding, "replace").decode(self.encoding)
-        self._unless_gone(lambda: self._stream.write(known))
+        self._do(lambda: self._stream.write(encodable(text, self.encoding)))
         return len(text)
 
     def flush(self) -> None:
-        self._unless_gone(self._stream.flush)
+        self._do(self._stream.flush)
 
-    def _unless_gone(self, do: Any) -> None:
-        if self._gone:
-            return
+    def _do(self, do: Callable[[], Any]) -> None:
         try:
             do()
-        except BrokenPipeError:
-            self._gone = True
-            # Else the interpreter would fail at its end, flushing what is left.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self._stream.fileno())
+        except OSError as error:
+            # What is left in the stream's buffer goes nowhere: else the interpreter would fail on
+            # it once more at its end.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._stream.fileno())
+            os.close(nowhere)
+            if not isinstance(error, BrokenPipeError):
+                raise
 
 
-def make_console(width: int = 100) -> Console:
+def make_console(width: int = 100) -> "Console":
     """A rich Console on standard output.
 
     Args:
         width: of lines where there is no terminal: wide enough for the tables.
     """
-    output = Output(sys.stdout)
+    from rich.console import Console  # help and mistakes do without
+
     return Console(
-        file=output, highlight=False, width=None if sys.stdout.isatty() else width,
+        file=Output(sys.stdout), highlight=False, width=None if sys.stdout.isatty() else width,
     )
 
 
 def say(text: str) -> None:
-    """Prints plain text."""
+    """Prints plain text, in lines of any length."""
     output = Output(sys.stdout)
     output.write(text + "\n")
     output.flush()
 
 
-def printable(text: str, lines: bool = False) -> str:
-    """A text without control characters, which could overwrite what a terminal shows.
+def refuse(program: str, error: Any, status: int = 2, lines: bool = False) -> int:
+    """Prints what was wrong, on standard error; returns the exit status.
 
     Args:
-        text: any.
-        lines: whether it may have several lines.
+        program: what the user called.
+        error: an exception or a text.
+        status: the exit status.
+        lines: whether to keep its lines apart; else it is told in one.
     """
-    return "".join(
-        c if c.isprintable() or (lines and c == "\n") else repr(c)[1:-1] for c in text
-    )
-
-
-def refuse(program: str, error: Any, status: int = 2, lines: bool = False) -> int:
-    """Prints what was wrong, on standard error; returns the exit status."""
+    text = str(error)
+    told = "\n".join(map(plain, text.split("\n"))) if lines else plain(text)
     output = Output(sys.stderr)
-    output.write(f"{program}: {printable(str(error), lines)}\n")
-    output.flush()
+    try:
+        output.write(f"{program}: {told}\n")
+        output.flush()
+    except OSError:
+        pass  # nobody is left to tell; the exit status says it too
     return status

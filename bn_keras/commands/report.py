@@ -1,31 +1,57 @@
 """`bn-keras report WORK_DIR`: tables, pictures and verdicts of stored results."""
 
-from typing import Sequence
+import shlex
+from typing import TYPE_CHECKING, Sequence
 
 from bn_keras import experiment
 from bn_keras.commands.console import make_console, refuse
-from bn_keras.commands.train import show_report
 from bn_keras.registry import COMMANDS
+from bn_keras.report.report import Report
+from bn_keras.report.texts import plain
 from bn_keras.results import Store
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @COMMANDS.register(
     "report", usage="report WORK_DIR", does="print and draw again what a work directory holds"
 )
 def main(arguments: Sequence[str]) -> int:
-    """Reports on one folder; returns the exit status: 0, or 2 where there is nothing to report."""
+    """Reports on one folder.
+
+    Args:
+        arguments: the folder.
+
+    Returns:
+        The exit status: 0, 1 where the report cannot be written, 2 where there is none to write.
+    """
     if len(arguments) != 1 or arguments[0].startswith("-"):
         return refuse(
-            "bn-keras report", f"received {list(arguments)}; expected one WORK_DIR, such as "
-            "runs/NAME"
+            "bn-keras report", f"received {' '.join(arguments) or 'nothing'}; expected one "
+            "WORK_DIR, such as runs/NAME"
         )
     store = Store(arguments[0])
     try:
         found = experiment.report(store)
-    except (OSError, ValueError) as error:
-        return refuse(
-            "bn-keras report",
-            f"{arguments[0]}: no work directory of this version's train command ({error})",
-        )
-    show_report(make_console(), store, found)
+    except ValueError as error:
+        return refuse("bn-keras report", error)
+    except OSError as error:
+        return refuse("bn-keras report", f"the report cannot be written: {error}", 1)
+    show(make_console(), store, found)
     return 0
+
+
+def show(console: "Console", store: Store, report: Report) -> None:
+    """Prints a report, and where its files are."""
+    console.print(report)
+    folder = store.work_dir
+    tensorboard = shlex.quote(str(folder / "tensorboard"))
+    for what, where in (
+        ("picture", folder / "picture.png"),
+        *(("animation", path) for path in sorted(folder.glob("animation-*"))),
+        ("results", folder / "results.json"),
+        ("curves", folder / "runs" / "*" / "*.csv"),
+        ("TensorBoard", f"tensorboard --logdir {tensorboard}"),
+    ):
+        console.print(f"{what:12s} {plain(where)}", soft_wrap=True, markup=False)

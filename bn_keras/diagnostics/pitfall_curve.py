@@ -7,7 +7,10 @@ from bn_keras.registry import PROBES
 
 @PROBES.register("pitfall_curve", metrics={
     "accuracy/validation_{}": ("validation accuracy, evaluated {}", "", "low"),
-})
+}, arguments=(
+    "correct", "never_updated", "conv_never_updated", "batch_statistics", "without_bn",
+    "dense_batch_statistics", "as_written", "dropout_active",
+))
 class PitfallCurve(Probe):
     """Accuracy over the images of the validation curve, all in one batch.
 

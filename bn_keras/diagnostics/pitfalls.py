@@ -108,11 +108,20 @@ def evaluations(model: keras.Model) -> list[str]:
     return names
 
 
-def measure(
-    model: keras.Model, images: np.ndarray, labels: np.ndarray, loss: Callable[..., Any],
-    names: Optional[Sequence[str]] = None,
-) -> dict[str, float]:
-    """Evaluates a model correctly and with bugs, in batches of all sizes.
+@PROBES.register("pitfalls", metrics={
+    "pitfall/{}/whole": ("accuracy of one batch, evaluated {}", "", "low"),
+    "pitfall/{}/16": ("accuracy in batches of 16, evaluated {}", "", "low"),
+    "pitfall/{}/2": ("accuracy in batches of 2, evaluated {}", "", "low"),
+    "pitfall/{}/1": ("accuracy one by one, evaluated {}", "", "low"),
+    "pitfall/{}/loss": ("loss of one batch, evaluated {}", "", "high"),
+    "pitfall/{}/spread": ("spread of single images' logits, evaluated {}", "", None),
+    "pitfall/images": ("images behind the evaluations", "images", None),
+}, arguments=(
+    "", "correct", "never_updated", "conv_never_updated", "batch_statistics", "without_bn",
+    "dense_batch_statistics", "as_written", "dropout_active",
+))
+class Pitfalls(Probe):
+    """Evaluates the trained nets correctly and with bugs, in batches of all sizes.
 
     Args:
         nets: Nets.

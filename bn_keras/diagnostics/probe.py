@@ -7,6 +7,8 @@ know of it before TensorFlow is loaded:
     class Penalty(Probe): ...
 
 (title, unit, worse end: "high", "low" or None). `always=True` marks what every run measures.
+`arguments=("", "correct", …)` has all that may stand behind the colon of `NAME:ARGUMENT`, "" where
+it may be left out; without it nothing may.
 """
 
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple

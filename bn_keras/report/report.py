@@ -198,10 +198,15 @@ def write(store: Store) -> Report:
         store: Store of the work directory.
 
     Raises:
-        FileNotFoundError: the folder has no plan, or no result yet.
-        ValueError: the plan cannot be read.
+        ValueError: the folder has no plan of this version, or no readable result.
+        OSError: the report cannot be written.
     """
-    plan = Plan.from_json((store.work_dir / "plan.json").read_text(encoding="utf-8"))
+    try:
+        plan = Plan.from_json((store.work_dir / "plan.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{store.work_dir}: no work directory of this version's train command ({error})"
+        ) from error
     results, missing = [], {}
     for run in plan.runs:
         result, reason = store.look_up(run)
@@ -210,7 +215,9 @@ def write(store: Store) -> Report:
         else:
             results.append(result)
     if not results:
-        raise FileNotFoundError(f"{store.work_dir}: no finished run yet")
+        reasons = ", ".join(dict.fromkeys(missing.values()))
+        raise ValueError(f"{store.work_dir}: not one of its {len(plan.runs)} runs can be reported "
+                         f"({reasons})")
     rows = _with_frames(store, plan, results, studies.rows(plan.study, results))
     report = _report(plan, results, missing, rows)
     _write_pictures(store, report)
