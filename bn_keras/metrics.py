@@ -1,12 +1,12 @@
 """The dictionary of metrics and curves: what each is called, its unit, and which end is the worse.
 
-Probes and studies declare the metrics that they add where they are registered:
+Probes and studies declare the metrics and curves that they add where they are registered:
 
     @PROBES.register("penalty", metrics={"penalty": ("penalty in the loss", "", "high")})
 
 and here stand those that belong to no file of theirs. Tables, verdicts, TensorBoard and the docs
-read them all from `describe`. A `*` in a declared name stands for any text, and `{}` in its title
-for that text.
+read them all from `describe`. A `{}` in a declared name stands for any text, and in its title for
+that text.
 """
 
 import dataclasses
@@ -21,27 +21,15 @@ from bn_keras.study import Study, expressions_of
 Declared = Tuple[str, str, Optional[str]]
 
 LOW, HIGH = "low", "high"
-WHILE_TRAINING: Dict[str, Declared] = {
-    "loss/train": ("loss of the training batch (batch statistics)", "", HIGH),
-    "accuracy/train": ("accuracy on the training batch (batch statistics)", "", LOW),
-    "loss/validation": ("validation loss (population statistics)", "", HIGH),
-    "accuracy/validation": ("validation accuracy (population statistics)", "", LOW),
-    "accuracy/validation_*": ("validation accuracy, evaluated {}", "", LOW),
-    "loss/test": ("test loss (population statistics)", "", HIGH),
-    "gradient/norm": ("Euclidean norm of the gradient over all weights", "", None),
-    "statistics/skipped_batches": ("training batches left out by the guards", "batches", None),
-    "unit/p*": ("percentile {} of the input of a unit", "", None),
-    "units/median_range": ("how far the median inputs of the last units have moved", "", None),
-}
 DERIVED: Dict[str, Declared] = {
-    "accuracy_at_*": ("validation accuracy after {} steps", "", LOW),
-    "train_accuracy_at_*": ("training batch accuracy after {} steps", "", LOW),
-    "lost_*": ("accuracy lost when evaluated {}", "", None),
+    "accuracy_at_{}": ("validation accuracy after {} steps", "", LOW),
+    "train_accuracy_at_{}": ("training batch accuracy after {} steps", "", LOW),
+    "lost_{}": ("accuracy lost when evaluated {}", "", None),
 }
 ON_A_LADDER: Dict[str, Declared] = {
-    "test_accuracy_at_*": ("test accuracy at rate {}", "", LOW),
+    "test_accuracy_at_{}": ("test accuracy at rate {}", "", LOW),
     "largest_workable_rate": ("largest workable rate", "", LOW),
-    "times_*": ("largest workable rate over that of {}", "times", LOW),
+    "times_{}": ("largest workable rate over that of {}", "times", LOW),
 }
 
 
@@ -74,7 +62,7 @@ def describe(name: str) -> Metric:
         return Metric(name, *known[name])
     # The pattern that says the most about the name describes it.
     for pattern in sorted(known, key=len, reverse=True):
-        parts = [re.escape(part) for part in pattern.split("*")]
+        parts = [re.escape(part) for part in pattern.split("{}")]
         matched = re.fullmatch("(.+)".join(parts), name) if len(parts) > 1 else None
         if matched:
             title, unit, worse = known[pattern]
@@ -89,7 +77,7 @@ def describe(name: str) -> Metric:
 
 def declared() -> Dict[str, Declared]:
     """Names and patterns to (title, unit, worse end); imports no probe and no study."""
-    found = {**WHILE_TRAINING, **DERIVED, **ON_A_LADDER}
+    found = {**DERIVED, **ON_A_LADDER}
     for registry in (PROBES, STUDIES):
         for name in registry.names():
             found.update(registry.properties(name).get("metrics", {}))

@@ -15,13 +15,13 @@ from bn_keras.study import Claim, Comparison, Study, View
 @pytest.mark.parametrize(
     "name, title, unit, worse",
     [
-        ("loss/train", "loss of the training batch (batch statistics)", "", "high"),
+        ("loss/train", "loss of the training batch", "", "high"),
         ("accuracy/validation_as_written", "validation accuracy, evaluated as written", "", "low"),
         ("test_accuracy_at_0.05", "test accuracy at rate 0.05", "", "low"),
         ("accuracy_at_500", "validation accuracy after 500 steps", "", "low"),
         ("times_none", "largest workable rate over that of none", "times", "low"),
         ("times_exact_loss", "test loss over that with exact statistics", "times", None),
-        ("unit/p15", "percentile 15 of the input of a unit", "", None),
+        ("unit/p15", "15th percentile of one unit's input", "", None),
     ],
 )
 def test_a_metric_is_described_by_its_name_or_its_pattern(name, title, unit, worse):
@@ -44,7 +44,7 @@ def test_every_declaration_is_complete():
     for name, (title, unit, worse) in metrics.declared().items():
         assert title and title == title.strip() and isinstance(unit, str), name
         assert worse in ("low", "high", None), name
-        assert title.count("{}") == name.count("*"), name
+        assert title.count("{}") == name.count("{}"), name
 
 
 @pytest.fixture
@@ -52,8 +52,8 @@ def outside():
     """A probe and a study from outside the package, unregistered again afterwards."""
 
     @PROBES.register("weather", metrics={
-        "weather/*": ("weather of {}", "", None),
-        "weather/*/rain": ("rain in {}", "mm", "high"),
+        "weather/{}": ("weather of {}", "", None),
+        "weather/{}/rain": ("rain in {}", "mm", "high"),
     })
     def weather():
         """Never measured."""

@@ -25,7 +25,7 @@ from bn_keras.study import net_of, row_names, rows
 from bn_keras.verdicts import HOLDS, OTHER_REASON, UNDECIDED, judge
 
 STUDY_NAMES = STUDIES.names()
-ALWAYS = ("training", "evaluation")  # probes of every run
+ALWAYS = [name for name in PROBES.names() if PROBES.properties(name).get("always")]
 TEN_MINUTES = 10
 
 
@@ -97,7 +97,7 @@ def gives(run, metric):
         return "pitfalls" in run.measure or f"pitfalls:{bug}" in run.measure
     probes = (*ALWAYS, *(name.partition(":")[0] for name in run.measure))
     declared = [name for probe in probes for name in PROBES.properties(probe).get("metrics", {})]
-    return any(fnmatch.fnmatchcase(metric, name) for name in declared)
+    return any(fnmatch.fnmatchcase(metric, name.replace("{}", "*")) for name in declared)
 
 
 def draws(run, curve):
