@@ -73,7 +73,9 @@ def test_a_diverged_net_is_drawn_as_far_as_it_goes():
 
 
 @pytest.mark.parametrize("values, edges", [
-    (np.full(5, np.nan), (-0.5, 0.5)), (np.full(5, 2.0), (1.5, 2.5)), (np.arange(3.0), (0.01, 1.99)),
+    (np.full(5, np.nan), (-0.5, 0.5)),
+    (np.full(5, 2.0), (1.5, 2.5)),
+    (np.arange(3.0), (0.01, 1.99)),
 ])
 def test_edges_suit_the_values_and_one_value_alone(values, edges):
     found = animation._edges(values)

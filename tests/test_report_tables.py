@@ -16,8 +16,9 @@ from bn_keras.studies.pitfalls import PITFALLS
 def printed(renderable, width=100, encoding="utf-8", color=False):
     raw = io.BytesIO()
     file = io.TextIOWrapper(raw, encoding=encoding)
-    Console(file=file, width=width, force_terminal=color, color_system="truecolor" if color else None
-            ).print(renderable)
+    system = "truecolor" if color else None
+    console = Console(file=file, width=width, force_terminal=color, color_system=system)
+    console.print(renderable)
     file.flush()
     return raw.getvalue().decode(encoding)
 

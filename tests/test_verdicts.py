@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 
 from bn_keras import intervals
-from bn_keras.studies import Claim, Row, Test
+from bn_keras.study import Claim, Comparison, Row
 from bn_keras.verdicts import FAILS, HOLDS, OTHER_REASON, UNDECIDED, judge, worse_end
 
 
 def rows(metric="accuracy", **arms):
     """`arm=[value, ...]`: one metric, a seed a value."""
     return [
-        Row(arm, seed, {metric: value})
+        Row(arm, seed, "ok", {metric: value})
         for arm, values in arms.items() for seed, value in enumerate(values)
     ]
 
@@ -22,8 +22,8 @@ def seen(count, total):
     return rows(batch=[0.9] * count + [0.5] * (total - count), none=[0.5] * total)
 
 
-ABOVE = Test("accuracy", "batch", "at least", "none", margin=0.1)
-CONTROL = Test("accuracy", "control", "at most", 0.5)
+ABOVE = Comparison("accuracy", "batch", "at least", "none", margin=0.1)
+CONTROL = Comparison("accuracy", "control", "at most", 0.5)
 CLAIM = Claim("BN is better", "someone", effect=(ABOVE,))
 CAUSED = dataclasses.replace(CLAIM, cause=(CONTROL,), otherwise="something else")
 
@@ -103,10 +103,10 @@ def test_what_was_not_measured_is_named():
 @pytest.mark.parametrize(
     "test, batch, none, passes",
     [
-        (Test("accuracy", "batch", "at least", "none", factor=3.0), 0.9, 0.3, True),
-        (Test("accuracy", "batch", "at least", "none", factor=3.0), 0.9, 0.31, False),
-        (Test("accuracy", "batch", "at most", 0.5), 0.5, 0.0, True),
-        (Test("accuracy", "batch", "at most", "none", margin=-0.2), 0.5, 0.6, False),
+        (Comparison("accuracy", "batch", "at least", "none", factor=3.0), 0.9, 0.3, True),
+        (Comparison("accuracy", "batch", "at least", "none", factor=3.0), 0.9, 0.31, False),
+        (Comparison("accuracy", "batch", "at most", 0.5), 0.5, 0.0, True),
+        (Comparison("accuracy", "batch", "at most", "none", margin=-0.2), 0.5, 0.6, False),
     ],
     ids=["factor, passes", "factor, fails", "number", "margin"],
 )
@@ -129,17 +129,17 @@ def test_factor_margin_and_relation(test, batch, none, passes):
         ("accuracy_at_500", "at least", None, 0.1, FAILS),
         # Neither got there, or the metric has no worse end: nothing is shown.
         ("steps_to_90_percent", "at most", None, None, UNDECIDED),
-        ("median_range", "at most", None, 0.5, UNDECIDED),
+        ("gradient/norm", "at most", None, 0.5, UNDECIDED),
     ],
 )
 def test_a_run_without_a_value_stands_at_the_worse_end(metric, relation, batch, none, verdict):
-    claim = Claim("", "", effect=(Test(metric, "batch", relation, "none"),))
+    claim = Claim("", "", effect=(Comparison(metric, "batch", relation, "none"),))
     found = judge(claim, rows(metric, batch=[batch] * 5, none=[none] * 5))
     assert (found.verdict, found.effect.seeds) == (verdict, 5)
 
 
 def test_seeds_that_show_nothing_speak_against_either_decision():
-    claim = Claim("", "", effect=(Test("steps_to_90_percent", "batch", "at most", "none"),))
+    claim = Claim("", "", effect=(Comparison("steps_to_90_percent", "batch", "at most", "none"),))
 
     def found(*pairs):
         batch, none = zip(*pairs)
@@ -157,7 +157,7 @@ def test_seeds_that_show_nothing_speak_against_either_decision():
 
 
 def test_all_comparisons_must_pass_in_the_same_seed():
-    claim = Claim("", "", effect=(ABOVE, Test("accuracy", "none", "at most", 0.5)))
+    claim = Claim("", "", effect=(ABOVE, Comparison("accuracy", "none", "at most", 0.5)))
     found = judge(claim, rows(batch=[0.9, 0.9, 0.4], none=[0.4, 0.6, 0.5]))
     assert (found.effect.seen, found.effect.refuted, found.effect.seeds) == (1, 2, 3)
 
@@ -165,7 +165,7 @@ def test_all_comparisons_must_pass_in_the_same_seed():
 def test_the_worse_end_is_known_by_name():
     assert worse_end("test_accuracy") == "low" and worse_end("largest_workable_rate") == "low"
     assert worse_end("steps_to_90_percent") == "high" and worse_end("test_loss") == "high"
-    assert worse_end("median_range") is None
+    assert worse_end("gradient/norm") is None
     assert set(intervals.WORST) == {"low", "high"}
 
 

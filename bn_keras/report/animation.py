@@ -47,7 +47,7 @@ def layer_histograms(upper: Row, lower: Row, title: str) -> list[Image.Image]:
         Images, as many as there are frames in both.
     """
     figure = Figure(figsize=(14, 7.4), dpi=90)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)  # matplotlib's own annotations lack its methods
     layers = list(upper.frames["layers"])
     axes = figure.subplots(4, len(layers))
     figure.subplots_adjust(0.11, 0.105, 0.992, 0.835, wspace=0.12, hspace=0.62)
@@ -139,8 +139,9 @@ def _label_ends(ax: Axes, edges: np.ndarray) -> None:
     ends = [edges[0], edges[-1]]
     labels = [f"{end:.0f}" if abs(end) >= 10 else f"{end:.2g}" for end in ends]
     ax.set_xticks(ends, labels, fontsize=7)
-    for label, side in zip(ax.get_xticklabels(), ("left", "right")):
-        label.set_horizontalalignment(side)
+    left, right = ax.get_xticklabels()
+    left.set_horizontalalignment("left")
+    right.set_horizontalalignment("right")
     ax.tick_params(length=2, pad=2)
 
 

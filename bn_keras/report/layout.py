@@ -130,7 +130,9 @@ def _is_figure(cell: str) -> bool:
 
 def _kept_together(text: str) -> str:
     """The text with the spaces in `[.96, .97]`, `5 of 6` and `5 to 6` made unbreakable."""
-    text = re.sub(r"[\[(][^\[\]()]{,18}[\])]", lambda found: found[0].replace(" ", UNBREAKABLE), text)
+    text = re.sub(
+        r"[\[(][^\[\]()]{,18}[\])]", lambda found: found[0].replace(" ", UNBREAKABLE), text
+    )
     return re.sub(r"(\d) (of|to) (?=[\d.])", rf"\1{UNBREAKABLE}\2{UNBREAKABLE}", text)
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Iterator, Mapping, Optional, Sequence
 
 import numpy as np
 
-from bn_keras import intervals, verdicts
+from bn_keras import intervals
 from bn_keras import study as studies
+from bn_keras import verdicts
 from bn_keras.plan import Plan
 from bn_keras.registry import FILES, TABLES
 from bn_keras.report.numbers import count, difference, number, p_value, share, spread
@@ -75,6 +76,7 @@ class Compared:
         pairs: intervals.Pairs, as the arm sees them; None if no seed is finished in both.
         adjusted_p: the sign test's p value, adjusted for all comparisons of this report (Holm).
         alike: whether both runs of each pair started from the same weights.
+        same_data: whether they were trained on the same examples.
     """
 
     arm: str
@@ -83,6 +85,7 @@ class Compared:
     pairs: Optional[intervals.Pairs]
     adjusted_p: Optional[float]
     alike: bool
+    same_data: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +217,11 @@ def write(store: Store) -> Report:
             missing[_named(run)] = reason
         else:
             results.append(result)
+            continue
+        path = store.work_dir / "runs" / f"{store.run_name(run)}.json"
+        missing[_named(run)] = (
+            f"{path} is damaged or of another run" if path.exists() else "not finished"
+        )
     if not results:
         reasons = ", ".join(dict.fromkeys(missing.values()))
         raise ValueError(f"{store.work_dir}: not one of its {len(plan.runs)} runs can be reported "
@@ -296,22 +304,26 @@ def _compare(
             values.setdefault(row.arm, {})[row.seed] = row.metrics.get(metric)
     if base not in values:
         return []
-    starts = {(run.config.arm_name, run.config.seed): run.start for run in results}
+    runs = {(run.config.arm_name, run.config.seed): (run.start, run.data) for run in results}
     worse = describe(metric).worse
     found = []
-    for arm, mine in values.items():
+    for arm in [arm for arm in values if arm != base]:
+        mine = values[arm]
         common = sorted(set(mine) & set(values[base]))
-        if arm == base:
-            continue
         pairs = intervals.compare_pairs(
             mine, values[base], functools.partial(_tie, images=_images(metric, rows)),
             np.random.default_rng(0), "high" if worse == "high" else "low",
         ) if common else None
-        alike = all(starts.get((arm, seed)) == starts.get((base, seed)) for seed in common)
-        found.append(Compared(arm, base, metric, pairs, None, alike))
+        both = [(runs.get((arm, seed)), runs.get((base, seed))) for seed in common]
+        alike, same_data = (
+            all(one is None or other is None or one[part] == other[part] for one, other in both)
+            for part in (0, 1)
+        )
+        found.append(Compared(arm, base, metric, pairs, None, alike, same_data))
     tested = [compared.pairs.p_value for compared in found
               if compared.pairs and compared.pairs.p_value is not None]
-    adjusted = iter(intervals.holm(tested))
+    # One comparison needs no adjustment, and its report no second's import.
+    adjusted = iter(intervals.holm(tested) if len(tested) > 1 else tested)
     return [
         dataclasses.replace(compared, adjusted_p=next(adjusted))
         if compared.pairs and compared.pairs.p_value is not None else compared
@@ -408,6 +420,7 @@ def _against(report: Report, compared: Compared) -> str:
     if pairs is None:
         return f"No seed is finished in both {arm} and {base} yet."
     start = "" if compared.alike else " The initial weights of its pairs DIFFER."
+    start += "" if compared.same_data else " The data of its pairs DIFFER."
     title = plain(describe(compared.metric).title)
     ties = f"differences in {title} up to {number(pairs.tie)} count as ties"
     more = (f"at least {count(pairs.more_pairs, 'more pair')}, all won by the same arm, would "

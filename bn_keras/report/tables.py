@@ -50,7 +50,8 @@ def pitfalls(rows: Sequence[Row], data: Sequence[Any]) -> Laid:
         data: Pitfalls in words, with name, see, notice, remedy, evaluation, arms and reported; see
             `bn_keras.studies.pitfalls`.
     """
-    costs, words = [], []
+    costs: list[list[str]] = []
+    words: list[list[str]] = []
     for pitfall in data:
         before = len(costs)
         for arm in pitfall.arms:

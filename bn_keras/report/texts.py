@@ -18,11 +18,11 @@ MARKDOWN = str.maketrans({character: "\\" + character for character in "\\`*_[]<
 
 
 def plain(text: object, to: str = "terminal") -> str:
-    """A name as one harmless line.
+    r"""A name as one harmless line.
 
     Args:
         text: the name.
-        to: where it is shown. "terminal": control characters are spelt out, such as `\\x1b`. Rich's
+        to: where it is shown. "terminal": control characters are spelt out, such as `\x1b`. Rich's
             markup is no concern there, since the report's tables take no markup. "markdown" and
             "picture" also take from their signs (`*`, `$`) the meaning that they have there.
 
@@ -44,9 +44,9 @@ def plain(text: object, to: str = "terminal") -> str:
 
 
 def encodable(text: str, encoding: str) -> str:
-    """The text in characters that an encoding has, as of a terminal under `LANG=C`.
+    r"""The text in characters that an encoding has, as of a terminal under `LANG=C`.
 
-    Dashes and the like become their ASCII brothers, the rest is spelt out, such as `\\u5b66`.
+    Dashes and the like become their ASCII brothers, the rest is spelt out, such as `\u5b66`.
     """
     try:
         text.encode(encoding)

@@ -3,8 +3,8 @@
     @FIGURES.register("outcomes")
     def outcomes(rows, ax, argument=None): ...; return ax
 
-Its docstring says how to read it. A study names its panels, `NAME` or `NAME:ARGUMENT`, and `picture`
-puts them side by side. Every panel shows all seeds, and says how many there are and what is bold.
+Its docstring says how to read it. A study names its panels, `NAME` or `NAME:ARGUMENT`, and
+`picture` puts them side by side. Every panel shows all seeds, and says how many there are and what is bold.
 """
 
 import io
@@ -37,7 +37,8 @@ def draw(name: str, rows: Sequence[Row], ax: Axes) -> Axes:
         UnknownName: there is no such figure.
     """
     figure, _, argument = name.partition(":")
-    return FIGURES.get(figure)(rows, ax, argument or None)
+    drawn: Axes = FIGURES.get(figure)(rows, ax, argument or None)
+    return drawn
 
 
 def picture(rows: Sequence[Row], names: Sequence[str], title: str) -> bytes:
@@ -62,10 +63,9 @@ def picture(rows: Sequence[Row], names: Sequence[str], title: str) -> bytes:
     width, panel = PANEL_INCHES
     figure = Figure(figsize=(width * columns, panel * height + 0.4))
     figure.set_layout_engine("constrained", wspace=0.06)
-    axes = figure.subplots(height, columns, squeeze=False).ravel()
-    for ax in axes[len(names):]:
-        ax.remove()
-    axes = axes[:len(names)]
+    axes = list(figure.subplots(height, columns, squeeze=False).ravel())
+    while len(axes) > len(names):
+        axes.pop().remove()
     for name, ax in zip(names, axes):
         draw(name, rows, ax)
     _share_limits(names, axes)

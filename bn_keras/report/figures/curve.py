@@ -2,6 +2,7 @@
 
 from typing import Optional, Sequence
 
+import numpy as np
 from matplotlib.axes import Axes
 
 from bn_keras.registry import FIGURES
@@ -48,7 +49,7 @@ def curve(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axes
     ax.grid(alpha=0.3)
     if kind == "accuracy":
         limit_accuracy(ax)
-    elif all(value > 0 for line in ax.lines for value in line.get_ydata()):
+    elif all((np.asarray(line.get_ydata()) > 0).all() for line in ax.lines):
         ax.set_yscale("log")
         ax.set_ylabel(f"{ax.get_ylabel()} (logarithmic)")
     return ax

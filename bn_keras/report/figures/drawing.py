@@ -134,7 +134,8 @@ def finite_points(curve: Sequence[Any]) -> np.ndarray:
     """A curve as an array (points, 2), without points whose value is missing or not finite."""
     found = np.array([[step, math.nan if value is None else value] for step, value in curve], float)
     found = found.reshape(-1, 2)
-    return found[np.isfinite(found[:, 1])]
+    finite: np.ndarray = found[np.isfinite(found[:, 1])]
+    return finite
 
 
 def median_curve(

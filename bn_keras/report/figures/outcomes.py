@@ -34,8 +34,8 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
     known = describe(name)
     arms = {arm: runs for arm, runs in by_arm(rows).items()
             if any(name in row.metrics for row in runs)}
-    values = [row.metrics[name] for runs in arms.values() for row in runs
-              if row.metrics.get(name) is not None]
+    found = [row.metrics.get(name) for runs in arms.values() for row in runs]
+    values = [value for value in found if value is not None]
     if not values:
         return nothing(ax, f"no run has a value of {name}")
     low, high = _limits(name, values)
@@ -50,7 +50,8 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
     for y, (arm, runs) in enumerate(arms.items()):
         color, _ = looks[arm]
         marker = MARKERS[y % len(MARKERS)]
-        for row, shift in zip(runs, np.linspace(-0.18, 0.18, len(runs)) if len(runs) > 1 else [0]):
+        shifts = np.linspace(-0.18, 0.18, len(runs)) if len(runs) > 1 else [0]
+        for row, shift in zip(runs, shifts):
             value = row.metrics.get(name)
             x = worst if value is None else value
             ax.plot(x, y + shift, marker="x" if value is None else marker, color=color, markersize=7,

@@ -53,10 +53,10 @@ def pitfalls(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
                        "pitfall")
     for batch, (shown, marker, color) in BATCHES.items():
         points = [(value, y) for y, found in enumerate(lines.values()) for value in found[batch]]
-        face = {} if marker == "x" else {"markerfacecolor": "none"}
         ax.plot(*np.array(points).reshape(-1, 2).T, marker=marker, color=color, markersize=8,
                 label=f"evaluated in {shown}" if batch != "1" else "evaluated one by one",
-                markeredgewidth=1.6, clip_on=False, linestyle="", **face)
+                markeredgewidth=1.6, clip_on=False, linestyle="",
+                markerfacecolor=color if marker == "x" else "none")
     ax.set_yticks(range(len(lines)), [_plain_lines(line) for line in lines], fontsize=7.5)
     ax.set_ylim(len(lines) - 0.5, -0.5)
     ax.set_xlim(0, 1)

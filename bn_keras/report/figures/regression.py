@@ -3,7 +3,7 @@
 All three panels show the arms whose frames are stored and whose name begins with the argument.
 """
 
-from typing import Optional, Sequence
+from typing import Callable, Mapping, Optional, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,7 +19,9 @@ from bn_keras.report.figures.drawing import (
 )
 from bn_keras.study import Row
 
-FUNCTIONS = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0)}
+FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "tanh": np.tanh, "relu": lambda x: np.maximum(x, 0),
+}
 
 
 def _with_frames(rows: Sequence[Row], argument: Optional[str]) -> list[Row]:
