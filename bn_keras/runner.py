@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import hashlib
 import math
 import platform
 import shutil
@@ -22,6 +21,7 @@ from bn_keras.diagnostics.probe import Nets, Probe, make_probe, measured_always
 from bn_keras.models.blocks import ModelSpec
 from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
 from bn_keras.results import DIVERGED, OK, RunResult, Store
+from bn_keras.surgery.digest import kernel_digest
 from bn_keras.surgery.statistics import reset_skipped_batches
 from bn_keras.writers import FanOut, Writer
 from bn_keras.writers.memory import Memory
@@ -285,15 +285,6 @@ def batch_indices(config: RunConfig, examples: int, steps: int) -> np.ndarray:
     rng = None if config.batch_order == "fixed" else np.random.default_rng(config.seed)
     keep_last = config.last_batch == "keep"
     return loop.batch_indices(examples, config.batch_size, steps, rng, keep_last)
-
-
-def kernel_digest(model: keras.Model) -> str:
-    """Twelve hexadecimal digits over all kernels, by which arms prove that they started alike."""
-    digest = hashlib.sha256()
-    for weight in model.weights:
-        if weight.name == "kernel":
-            digest.update(np.ascontiguousarray(weight.numpy()).tobytes())
-    return digest.hexdigest()[:12]
 
 
 def start_devices() -> None:
