@@ -7,7 +7,7 @@ table of every normalizer that was met, exchanged or not and why, and how far th
 import collections
 import dataclasses
 import warnings
-from typing import Literal, Optional, Union, overload
+from typing import Any, Optional
 
 import keras
 import numpy as np
@@ -82,24 +82,10 @@ class Certificate:
         ])
 
 
-@overload
-def convert(
-    model: keras.Model, to: type[keras.layers.BatchNormalization] = ...,
-    certificate: Literal[False] = ...,
-) -> keras.Model: ...
-
-
-@overload
-def convert(
-    model: keras.Model, to: type[keras.layers.BatchNormalization] = ..., *,
-    certificate: Literal[True],
-) -> tuple[keras.Model, Certificate]: ...
-
-
 def convert(
     model: keras.Model, to: type[keras.layers.BatchNormalization] = BatchNorm,
     certificate: bool = False,
-) -> Union[keras.Model, tuple[keras.Model, Certificate]]:
+) -> Any:  # a model, or a model and its certificate
     """A copy of a model in which every batch normalization is of the other kind.
 
     It reaches normalizers in nested, Sequential and subclassed models, in wrappers, in cells of
