@@ -15,7 +15,7 @@ from rich.console import Console
 from bn_keras import report
 from bn_keras.plan import make_plan
 from bn_keras.report import report as module
-from bn_keras.report.report import LEARNED, STUCK, outcome
+from bn_keras.report.findings import LEARNED, STUCK, outcome
 from bn_keras.results import DIVERGED, OK, Store
 
 UP, DOWN = [0.96, 0.965, 0.961, 0.963, 0.966, 0.959], [0.1, 0.101, 0.098, 0.103, 0.099, 0.102]

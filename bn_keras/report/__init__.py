@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bn_keras.report.report import Arm, Compared, Report, make_report, outcome, write
+    from bn_keras.report.report import Report, make_report, write
 
-__all__ = ["Arm", "Compared", "Report", "make_report", "outcome", "write"]
+__all__ = ["Report", "make_report", "write"]
 
 
 def __getattr__(name: str) -> Any:

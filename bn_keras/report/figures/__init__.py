@@ -4,7 +4,8 @@
     def outcomes(rows, ax, argument=None): ...; return ax
 
 Its docstring says how to read it. A study names its panels, `NAME` or `NAME:ARGUMENT`, and
-`picture` puts them side by side. Every panel shows all seeds, and says how many there are and what is bold.
+`picture` puts them side by side. Every panel shows all seeds, and says how many there are and what
+is bold.
 """
 
 import io

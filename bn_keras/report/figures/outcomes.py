@@ -54,8 +54,10 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
         for row, shift in zip(runs, shifts):
             value = row.metrics.get(name)
             x = worst if value is None else value
-            ax.plot(x, y + shift, marker="x" if value is None else marker, color=color, markersize=7,
-                    markerfacecolor="none", markeredgewidth=1.6, linestyle="", clip_on=False)
+            ax.plot(
+                x, y + shift, marker="x" if value is None else marker, color=color, markersize=7,
+                markerfacecolor="none", markeredgewidth=1.6, linestyle="", clip_on=False,
+            )
             places.setdefault(row.seed, []).append((x, y + shift))
         lost = -math.inf if worst == low else math.inf
         middle = float(np.median([lost if row.metrics.get(name) is None else row.metrics[name]

@@ -107,7 +107,7 @@ def starts(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axe
     Raises:
         ValueError: another activation function.
     """
-    if argument not in FUNCTIONS:
+    if argument is None or argument not in FUNCTIONS:
         raise ValueError(f"starts:{argument}: expected one of {', '.join(FUNCTIONS)}")
     nets = _with_frames(rows, argument)
     if not nets:

@@ -1,0 +1,218 @@
+"""Findings in words: the lines of the verdict, the notes, and the cells of the table of arms."""
+
+import math
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
+
+from bn_keras import intervals, verdicts
+from bn_keras.plan import Plan
+from bn_keras.report.findings import (
+    ACCURACY,
+    FINISHED,
+    LEARNED,
+    STUCK,
+    Arm,
+    Compared,
+    outcome,
+    worst_value,
+)
+from bn_keras.report.numbers import count, difference, number, p_value, share, spread
+from bn_keras.report.texts import describe, plain
+from bn_keras.results import DIVERGED
+from bn_keras.study import Row
+
+if TYPE_CHECKING:
+    from bn_keras.report.report import Report
+
+SEEDS_VARY = (
+    "A seed sets the initial weights, the order of the batches and the dropout masks; split and "
+    "test images are the same for all seeds."
+)
+FIXED_IN_ADVANCE = "The tests hold for a number of seeds that was fixed in advance."
+
+
+def verdict(report: "Report") -> Iterator[str]:
+    """The findings, a line each."""
+    plan, study = report.plan, report.plan.study
+    yield f"{study.question} ({study.source})" if study.source else study.question
+    if plan.quick:
+        yield "This is the quick version: it shows that all of it works, and decides little."
+    if report.missing:
+        told = "; ".join(f"{plain(run)} ({plain(why)})" for run, why in report.missing.items())
+        verb = "is" if len(report.missing) == 1 else "are"
+        yield f"{len(report.missing)} of {count(len(plan.runs), 'run')} {verb} missing: {told}"
+    if study.baseline is not None:
+        yield from _counts(report)
+        yield from (_against(report, compared) for compared in report.comparisons)
+        if not report.comparisons:
+            names = [arm.name for arm in report.arms]
+            absent = plain(study.baseline) if study.baseline not in names else (
+                "a normalizer" if study.baseline == "none" else "none"
+            )
+            yield f"To compare, train {absent} too."
+    for found in report.judged:
+        yield f"• {found.claim.text} ({found.claim.source}): {found.verdict.upper()}"
+        yield f"    {found.reason}"
+        if found.verdict == verdicts.OTHER_REASON:
+            yield f"    {found.claim.otherwise}"
+        for line in found.figures:
+            yield f"    {line}"
+
+
+def _counts(report: "Report") -> Iterator[str]:
+    """In how many seeds the arms learned, and how far those came that did."""
+    settings = _settings(report.plan)
+    metric = report.plan.study.compared
+    if all(arm.seeds == 1 for arm in report.arms):
+        numbers = ", ".join(f"{plain(row.arm)} {_single(row, metric)}" for row in report.rows)
+        yield f"{settings or 'In the end'}, {plain(describe(metric).title)} of one seed: {numbers}."
+        return
+    told = []
+    for arm in report.arms:
+        if arm.learned is None:
+            if arm.diverged:
+                told.append(f"{plain(arm.name)} diverged in {arm.diverged} of {arm.seeds}")
+            continue
+        text = f"{plain(arm.name)} learned in {arm.learned} of {count(arm.seeds, 'seed')}"
+        if told:
+            text = f"{plain(arm.name)} in {arm.learned} of {arm.seeds}"
+        if arm.learned_interval is not None:
+            text += " [{}, {}]".format(*(share(end, 2) for end in arm.learned_interval))
+        if arm.diverged:
+            text += f" ({arm.diverged} diverged)"
+        told.append(text)
+    if told:
+        yield f"{settings}, {_listed(told)}." if settings else f"{_listed(told)}."
+    if metric != ACCURACY:
+        return
+    reached = []
+    for arm in report.arms:
+        values = [row.metrics[ACCURACY] for row in report.rows
+                  if row.arm == arm.name and outcome(row) == LEARNED]
+        if values:
+            reached.append(f"{plain(arm.name)} {spread(values)}")
+    if reached:
+        yield ("Validation accuracy of those that learned, median [lowest, highest]: "
+               f"{', '.join(reached)}.")
+
+
+def _against(report: "Report", compared: Compared) -> str:
+    """One comparison as a sentence."""
+    arm, base, pairs = plain(compared.arm), plain(compared.baseline), compared.pairs
+    if pairs is None:
+        return f"No seed is finished in both {arm} and {base} yet."
+    start = "" if compared.alike else " The initial weights of its pairs DIFFER."
+    start += "" if compared.same_data else " The data of its pairs DIFFER."
+    title = plain(describe(compared.metric).title)
+    ties = f"differences in {title} up to {number(pairs.tie)} count as ties"
+    more = (f"at least {count(pairs.more_pairs, 'more pair')}, all won by the same arm, would "
+            "decide")
+    if pairs.count == 1:
+        return f"One pair of {arm} and {base} is too few to tell them apart; {more}.{start}"
+    up, down = ("lower", "higher") if describe(compared.metric).worse == "high" else (
+        "higher", "lower"
+    )
+    if pairs.lost > pairs.won:
+        up, down = down, up
+    most, least = max(pairs.won, pairs.lost), min(pairs.won, pairs.lost)
+    rest = [f"{down} in {least}"] * bool(least) + [f"tied in {pairs.tied}"] * bool(pairs.tied)
+    found = ", ".join([f"{arm} is {up} than {base} in {most} of {pairs.count} pairs", *rest])
+    if pairs.p_value is None:
+        return f"{found} ({ties}): too few for a test; {more}.{start}"
+    test = f"exact sign test p {p_value(pairs.p_value)}"
+    tested = sum(other.adjusted_p is not None for other in report.comparisons)
+    p = pairs.p_value if compared.adjusted_p is None else compared.adjusted_p
+    if tested > 1:
+        test += f", {p_value(p)} after Holm over the {tested} comparisons with {base}"
+    size = ""
+    if pairs.median is not None and math.isfinite(pairs.median):
+        size = f", by {difference(pairs.median)}"
+        if pairs.median_interval is not None and all(map(math.isfinite, pairs.median_interval)):
+            size += " [{}, {}]".format(*map(difference, pairs.median_interval))
+        size += " in the median"
+    if p >= intervals.SIGNIFICANCE:
+        found = f"No difference between {arm} and {base} is shown: {found}"
+        size += f"; {more}" if pairs.more_pairs else ""
+    return f"{found} ({test}; {ties}){size}.{start}"
+
+
+def _single(row: Row, metric: str) -> str:
+    value, end = row.metrics.get(metric), outcome(row)
+    shown = [] if value is None else [number(value)]
+    return " ".join(shown + [f"({end})"] * (end != FINISHED)) or "no value"
+
+
+def _settings(plan: Plan) -> str:
+    """`At learning rate 3 (sgd, 100 steps)`, as far as all runs share it."""
+
+    def common(name: str) -> Any:
+        values = {getattr(run, name) for run in plan.runs}
+        return values.pop() if len(values) == 1 else None
+
+    rate, optimizer = common("learning_rate"), common("optimizer")
+    steps, epochs = common("steps"), common("epochs")
+    length = f"{epochs:g} epochs" if epochs else f"{steps} steps" if steps else None
+    rest = ", ".join(plain(text) for text in (optimizer, length) if text)
+    if rate is None:
+        return ""
+    return f"At learning rate {rate:g}" + (f" ({rest})" if rest else "")
+
+
+def notes(report: "Report") -> Iterator[str]:
+    """How to read the tables, and how far the findings go."""
+    if any(arm.seeds > 1 for arm in report.arms):
+        yield ("Cells: median [lowest, highest] over seeds. A run without a value counts as worst "
+               "in the median.")
+    if any(arm.learned is not None for arm in report.arms):
+        yield ("Learned: better than naming the commonest class (exact binomial test, p < .001); "
+               "in brackets the exact 95 % interval of the share of all seeds.")
+    if report.plan.study.reported:
+        yield "Elsewhere: the figure that the source or an earlier run gives."
+    yield SEEDS_VARY
+    if any(arm.seeds > 1 for arm in report.arms) and (report.comparisons or report.judged):
+        yield FIXED_IN_ADVANCE
+
+
+def table_of_arms(report: "Report") -> tuple[list[str], list[list[str]]]:
+    """(headings, cells) of the table of arms; no column is empty, no arm hides how it ended."""
+    study = report.plan.study
+    metrics = [metric for metric in study.columns
+               if any(metric in row.metrics for row in report.rows)]
+    timed = all(arm.seconds is not None for arm in report.arms)
+    headings = ["arm", "runs", *(plain(describe(metric).title) for metric in metrics)]
+    cells = []
+    for arm in report.arms:
+        mine = [row for row in report.rows if row.arm == arm.name]
+        line = [plain(arm.name), _ends(arm)]
+        for metric in metrics:
+            text = _cell(metric, mine)
+            before = study.reported.get((arm.name, metric))
+            line.append(text if before is None else f"{text}\nelsewhere: {before}")
+        cells.append(line + ([f"{arm.seconds:.1f}"] if timed else []))
+    return headings + (["seconds per run"] if timed else []), cells
+
+
+def _ends(arm: Arm) -> str:
+    if arm.learned is None:
+        lines = [str(arm.seeds)]
+    else:
+        lines = [f"{arm.learned} of {arm.seeds} learned"]
+        if arm.learned_interval is not None and arm.seeds > 1:
+            lines.append("[{}, {}]".format(*(share(end, 2) for end in arm.learned_interval)))
+    lines += [f"{number} {word}" for number, word in (
+        (arm.stuck, STUCK), (arm.diverged, DIVERGED)) if number]
+    return "\n".join(lines)
+
+
+def _cell(metric: str, rows: Sequence[Row]) -> str:
+    """A metric of one arm: of an accuracy, those that learned apart from all."""
+    having = [row for row in rows if metric in row.metrics]
+    absent = "never" if describe(metric).unit == "steps" else "no value"
+    everyone = spread((row.metrics[metric] for row in having), worst_value(metric), absent)
+    learned = [row.metrics[metric] for row in having if outcome(row) == LEARNED]
+    if "accuracy" in metric and 0 < len(learned) < len(having):
+        return f"learned: {spread(learned)}\nall: {everyone}"
+    return everyone
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
