@@ -73,7 +73,7 @@ def test_a_normalizer_keeps_the_shape_and_takes_its_name_and_dtype(normalizer, s
 @functools.cache
 def start(model, normalizer, seed):
     """The digest of a new model's kernels, and the names of its normalizers."""
-    built = build_model(config(model=model, normalizer=normalizer, seed=seed), splits())
+    built = build_model(config(model=model, normalizer=normalizer, seed=seed), splits(size=16))
     return kernel_digest(built), [place.name for place in normalizers(built)]
 
 
@@ -96,7 +96,7 @@ def of_numbers(model):
 
 def assert_learns(model, normalizer):
     run = config(model=model, normalizer=normalizer, learning_rate=1e-4)
-    graph = runner._Graph(run, splits())
+    graph = runner._Graph(run, splits(size=16))
     graph.reset(run)
     batches = np.arange(40).reshape(5, 8)
     losses = np.concatenate([graph.trainer.train(batches).loss for _ in range(6)])

@@ -52,14 +52,15 @@ def stored(tmp_path_factory):
     return folder / "model.keras", folder / "outputs.npy"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", [
     "import bn_keras, keras",
-    pytest.param("import keras, bn_keras", marks=pytest.mark.slow),
-    pytest.param("from bn_keras import BatchNorm; import keras", marks=pytest.mark.slow),
-    pytest.param("import bn_keras.batch_norm.layer, keras", marks=pytest.mark.slow),
-    pytest.param("import bn_keras.normalizers.ghost, keras", marks=pytest.mark.slow),
-    pytest.param("import bn_keras.surgery.convert, keras", marks=pytest.mark.slow),
-    pytest.param("import bn_keras, tensorflow; keras = tensorflow.keras", marks=pytest.mark.slow),
+    "import keras, bn_keras",
+    "from bn_keras import BatchNorm; import keras",
+    "import bn_keras.batch_norm.layer, keras",
+    "import bn_keras.normalizers.ghost, keras",
+    "import bn_keras.surgery.convert, keras",
+    "import bn_keras, tensorflow; keras = tensorflow.keras",
 ])
 def test_a_fresh_process_loads_it(stored, imports):
     strict = "import warnings; warnings.simplefilter('error', RuntimeWarning)\n"

@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow  # each starts a process or two that load TensorFlow
+
 NAMES = ["training normalizes with the batch", "inference takes each example by itself"]
 HEAD = """
 import os, signal, sys, time
@@ -46,7 +48,6 @@ def attack(folder, body, *arguments, **settings):
     return status, {one["probe"]: (one["verdict"], one["evidence"]) for one in told["probes"]}
 
 
-@pytest.mark.slow
 def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(tmp_path):
     body = (
         "if os.path.exists('once'):\n"
@@ -61,7 +62,6 @@ def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(tmp_path):
     assert found[NAMES[1]][0] == "pass"  # a fresh process: inputs + 1 is each example by itself
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "body, evidence",
     [
@@ -82,7 +82,6 @@ def test_a_layer_that_crashes_or_cheats_fails(tmp_path, body, evidence):
     assert all(evidence in told for _, told in found.values())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "body", ["while True: pass", "os.kill(os.getpid(), signal.SIGSTOP)"], ids=["loops", "stops"]
 )
@@ -92,7 +91,6 @@ def test_a_layer_that_stalls_fails_after_the_timeout(tmp_path, body):
     assert (status, found) == (1, {NAMES[0]: ("fail", evidence)})
 
 
-@pytest.mark.slow
 def test_a_layer_that_ends_every_process_is_given_up_after_some(tmp_path):
     status, found = attack(tmp_path, "os._exit(0)", only=["wrong numbers"])
     verdicts = [verdict for verdict, _ in found.values()]
@@ -101,7 +99,6 @@ def test_a_layer_that_ends_every_process_is_given_up_after_some(tmp_path):
     assert len(given_up) > 3, found
 
 
-@pytest.mark.slow
 def test_what_is_written_to_every_open_file_is_not_believed(tmp_path):
     body = (
         "fake = {'word': '', 'outcome 0': ['pass', ''], 'outcome 1': ['pass', '']}\n"
@@ -116,7 +113,6 @@ def test_what_is_written_to_every_open_file_is_not_believed(tmp_path):
     assert status == 1 and found[NAMES[0]][0] == "fail"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -158,7 +154,6 @@ def test_a_module_that_replaces_the_suite_is_caught(tmp_path):
     assert status == 1 and "0 passed, 2 failed (2 wrong numbers" in out
 
 
-@pytest.mark.slow
 def test_what_an_error_says_cannot_draw_on_the_terminal(tmp_path):
     body = r"raise ValueError('a\x1b[2Kb\rhostile:Wrong: 2 passed')"
     status, found = attack(tmp_path, body)
@@ -166,7 +161,6 @@ def test_what_an_error_says_cannot_draw_on_the_terminal(tmp_path):
     assert all(told.isprintable() and "\x1b" not in told for _, told in found.values())
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes in /proc")
 def test_the_layer_ends_with_the_command_that_judges_it(tmp_path):
     (tmp_path / "hostile.py").write_text(
