@@ -11,7 +11,16 @@ import pytest
 from bn_keras import data
 from bn_keras.data.reading.files import resolve
 from bn_keras.data.reading.pixels import to_pixels
-from bn_keras.data.splits import DataError, Source, Split, Splits, check, make_splits, printable
+from bn_keras.data.splits import (
+    DataError,
+    Source,
+    Split,
+    Splits,
+    check,
+    make_splits,
+    number_classes,
+    printable,
+)
 from bn_keras.registry import DATASETS
 
 
@@ -257,3 +266,16 @@ def test_a_message_is_printable_whatever_it_quotes():
     assert str(error) == r"a\x1b[31m\n\x00\x9b\u202e\udcff b é …"
     assert str(error).isprintable() and printable(str(error)) == str(error)
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+# --- labels -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("values", [[-1, 0, 2], [5, 6], [0, 2], [-3, -1]], ids=str)
+def test_any_whole_numbers_become_classes_from_0(values):
+    (first, second), classes, (note,) = number_classes(
+        "here", np.array(values), np.array(values[1:])
+    )
+    assert first.tolist() == list(range(len(values))) and first.dtype == np.int32
+    assert second.tolist() == first.tolist()[1:] and classes == len(values)
+    assert f"classes 0 to {classes - 1}" in note
