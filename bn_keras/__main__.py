@@ -3,7 +3,10 @@
 import sys
 from typing import List, Optional
 
+from bn_keras.commands.console import refuse, say
 from bn_keras.registry import COMMANDS, UnknownName
+
+INTERRUPTED = 130
 
 
 def usage() -> str:
@@ -11,24 +14,32 @@ def usage() -> str:
     lines = ["usage: bn-keras VERB [...]", ""]
     for name in COMMANDS.names():
         properties = COMMANDS.properties(name)
-        lines.append(f"  {properties['usage']}\n        {properties['does']}")
+        lines.append(f"  {properties.get('usage', name)}\n        {properties.get('does', '')}")
     return "\n".join(lines)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Calls a verb; returns the exit status."""
-    from bn_keras.commands.console import refuse, say
+    """Calls a verb.
 
+    Args:
+        argv: the verb and its arguments; None for those of the process.
+
+    Returns:
+        The exit status.
+    """
     verb, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
-    if verb in ("-h", "--help", "help"):
-        say(usage())
-        return 0
     try:
-        command = COMMANDS.get(verb)
+        if verb in ("-h", "--help", "help"):
+            say(usage())
+            return 0
+        status: int = COMMANDS.get(verb)(arguments)
+        return status
     except UnknownName as error:
         return refuse("bn-keras", error)
-    status: int = command(arguments)
-    return status
+    except OSError as error:  # what the verb had to say met a full disk
+        return refuse("bn-keras", error, 1)
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

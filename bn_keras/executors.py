@@ -2,28 +2,38 @@
 
 import concurrent.futures
 import queue
+import threading
+from typing import Callable, Iterator, Optional, Sequence, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def in_threads(function, groups, workers, stop):
+def in_threads(
+    function: Callable[[Item], Optional[Result]],
+    groups: Sequence[Sequence[Item]],
+    workers: int,
+    stop: threading.Event,
+) -> Iterator[Result]:
     """Calls a function on every item: groups side by side, a group's items one after another.
 
     Items that share something costly, such as a traced graph, belong in one group.
 
     Args:
         function: called with one item; it ends soon once `stop` is set.
-        groups: list of lists of items.
+        groups: of items.
         workers: how many groups run at the same time.
-        stop: a `threading.Event`, set here on an error or Ctrl-C.
+        stop: set here on an error or Ctrl-C.
 
     Yields:
         Results that are not None, each as soon as it is there.
 
     Raises:
-        Whatever the function raised first, after all workers have ended.
+        Exception: the one that the function raised first, after all workers have ended.
     """
-    results = queue.SimpleQueue()
+    results: queue.SimpleQueue[Optional[Result]] = queue.SimpleQueue()
 
-    def run(group):
+    def run(group: Sequence[Item]) -> None:
         for item in group:
             if stop.is_set():
                 return
@@ -42,7 +52,8 @@ def in_threads(function, groups, workers, stop):
                     continue
                 running -= 1
                 for future in futures:
-                    if future.done() and future.exception():
-                        raise future.exception()
+                    error = future.exception() if future.done() else None
+                    if error is not None:
+                        raise error
         finally:
             stop.set()

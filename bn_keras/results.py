@@ -24,7 +24,7 @@ from bn_keras.config import RunConfig
 
 OK = "ok"
 DIVERGED = "diverged"
-MOST_STEPS = 2**31
+MOST = 2**31  # no run has more steps, no dataset more images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,17 +85,28 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value <= MOST_STEPS
+    return type(value) is int and 0 <= value <= MOST
+
+
+def _is_value(name: str, value: Any) -> bool:
+    """Whether a metric or a point of a curve is None or a number, in range if that is known."""
+    if value is None:
+        return True
+    if not _is_number(value):
+        return False
+    if "accuracy" in name or name.endswith("_commonest"):
+        return bool(0 <= value <= 1)
+    return bool(1 <= value <= MOST) if name.endswith("_images") else True
 
 
 def _is_texts(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(text, str) for text in value.values())
 
 
-def _is_curve(points: Any) -> bool:
+def _is_curve(name: str, points: Any) -> bool:
     return isinstance(points, list) and all(
         isinstance(point, list) and len(point) == 2 and _is_count(point[0])
-        and (point[1] is None or _is_number(point[1])) for point in points
+        and _is_value(name, point[1]) for point in points
     )
 
 
@@ -105,9 +116,11 @@ _CHECKS = {
     "steps": _is_count,
     "seconds": lambda value: _is_number(value) and value >= 0,
     "metrics": lambda value: isinstance(value, dict) and all(
-        number is None or _is_number(number) for number in value.values()
+        _is_value(name, number) for name, number in value.items()
     ),
-    "curves": lambda value: isinstance(value, dict) and all(map(_is_curve, value.values())),
+    "curves": lambda value: isinstance(value, dict) and all(
+        _is_curve(name, points) for name, points in value.items()
+    ),
     "start": lambda value: isinstance(value, str),
     "versions": _is_texts,
     "data": lambda value: isinstance(value, str),

@@ -1,7 +1,8 @@
 """TensorBoard events: one folder a run, and one for what is about all of them."""
 
+import contextlib
 import shutil
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
 import tensorflow as tf
@@ -33,6 +34,15 @@ CHARTS = {
 }
 
 
+@contextlib.contextmanager
+def _failing_as_files_do() -> Iterator[None]:
+    """Turns TensorFlow's word on a full disk, or on a path that is taken, into an OSError."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(" ".join(error.message.rpartition("}} ")[-1].split())) from error
+
+
 class TensorBoard(Writer):
     """Writes one run's folder of TensorBoard events.
 
@@ -41,16 +51,19 @@ class TensorBoard(Writer):
         name: the run's name in the HParams table.
     """
 
+    @_failing_as_files_do()
     def __init__(self, logdir: Any, name: str):
         self._name = name
         self._writer = tf.summary.create_file_writer(str(logdir))
 
+    @_failing_as_files_do()
     def scalars(self, step, values):
         with self._writer.as_default(step):
             for tag, value in values.items():
                 if value is not None:
                     tf.summary.scalar(tag, value)
 
+    @_failing_as_files_do()
     def histograms(self, step, values):
         with self._writer.as_default(step):
             for tag, value in values.items():
@@ -58,6 +71,7 @@ class TensorBoard(Writer):
                 found = histogram.histogram_pb(tag, np.asarray(value))
                 tf.summary.experimental.write_raw_pb(found.SerializeToString(), step)
 
+    @_failing_as_files_do()
     def finish(self, result):
         with self._writer.as_default(result.steps):
             hp.hparams({name: getattr(result.config, name) for name in HPARAMS}, self._name)
@@ -65,10 +79,12 @@ class TensorBoard(Writer):
                 result.steps, {f"summary/{name}": result.metrics.get(name) for name in METRICS}
             )
 
+    @_failing_as_files_do()
     def close(self):
         self._writer.close()
 
 
+@_failing_as_files_do()
 def write_comparison(logdir: Any, figure: bytes, verdict: str) -> None:
     """Adds what is about all runs at once: layout of the overlaid charts, HParams, figure, verdict.
 
