@@ -87,7 +87,7 @@ def test_batch_statistics_are_those_of_a_training_pass(name):
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
 
 
-@pytest.mark.parametrize("name", map(slow, KINDS))
+@pytest.mark.parametrize("name", [slow(name) for name in KINDS])
 def test_correct_evaluation_is_plain_inference_and_every_copy_differs_as_its_bug_does(name):
     model, x = made(name)
     for variable in model.variables:
