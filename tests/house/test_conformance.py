@@ -119,11 +119,9 @@ def test_every_normalizer_learns_in_a_convolutional_and_in_a_dense_net(model, no
     assert_learns(model, normalizer)
 
 
-@product_of(
-    strength=1,
-    model=[name for name in MODELS.names() if of_numbers(name)],
-    normalizer=["none", "batch"],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model", [name for name in MODELS.names() if of_numbers(name)])
+@pytest.mark.parametrize("normalizer", ["none", "batch"])
 def test_every_model_of_numbers_trains_and_evaluates(model, normalizer, tmp_path):
     part = splits(size=4).train
     part = dataclasses.replace(part, labels=part.images.mean((1, 2, 3), dtype="float32") / 255)

@@ -123,9 +123,6 @@ def test_what_is_written_to_every_open_file_is_not_believed(tmp_path):
         ),
         ("while True: pass", "importing it ended in no answer: the layer was not done after 4 s"),
         ("raise KeyboardInterrupt", "which raised KeyboardInterrupt"),
-        ("class Wrong(:", "ended in SyntaxError: invalid syntax (hostile.py, line 2)"),
-        ("1 / 0", "ended in ZeroDivisionError: division by zero"),
-        ("import nowhere", "ended in ModuleNotFoundError: No module named 'nowhere'"),
     ],
     ids=lambda value: value[:24],
 )

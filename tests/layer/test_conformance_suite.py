@@ -384,6 +384,23 @@ def test_a_path_that_leads_to_no_layer_is_named(path, message):
         find_layer(path)
 
 
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("class Wrong(:", "ended in SyntaxError: invalid syntax (hostile.py, line 1)"),
+        ("1 / 0", "ended in ZeroDivisionError: division by zero"),
+        ("import nowhere", "ended in ModuleNotFoundError: No module named 'nowhere'"),
+    ],
+)
+def test_a_module_with_an_error_in_it_is_refused_with_the_error(
+    text, message, tmp_path, monkeypatch
+):
+    (tmp_path / "hostile.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=f"importing hostile {re.escape(message)}.*; expected"):
+        find_layer("hostile:Wrong")
+
+
 @pytest.mark.slow
 def test_the_command_passes_the_layer_and_shows_every_kind_and_severity():
     status, out, err = command("bn_keras.BatchNorm")
