@@ -24,6 +24,11 @@ class FusedAdam(keras.optimizers.Adam):
         super().__init__(
             learning_rate=learning_rate, beta_1=beta_1, beta_2=beta_2, epsilon=epsilon, **kwargs
         )
+        if self.amsgrad:
+            raise ValueError(
+                "FusedAdam: received amsgrad=True; expected amsgrad=False, or "
+                "keras.optimizers.Adam, which has it."
+            )
 
     def update_step(
         self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
@@ -48,10 +53,25 @@ class FusedAdam(keras.optimizers.Adam):
         )
 
 
-@OPTIMIZERS.register("sgd")
-def sgd(learning_rate: float) -> keras.optimizers.Optimizer:
-    """Plain stochastic gradient descent."""
-    return keras.optimizers.SGD(learning_rate)
+@OPTIMIZERS.register("sgd", rate_per_run=True)
+class FusedSGD(keras.optimizers.SGD):
+    """Plain stochastic gradient descent, each weight updated by one kernel in one pass."""
+
+    def __init__(self, learning_rate=0.01, **kwargs):
+        super().__init__(learning_rate=learning_rate, **kwargs)
+        if self.momentum or self.nesterov:
+            raise ValueError(
+                f"FusedSGD: received momentum={self.momentum}, nesterov={self.nesterov}; expected "
+                "plain SGD, or keras.optimizers.SGD for one with momentum."
+            )
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Applies one gradient to one weight, in place."""
+        tf.raw_ops.ResourceApplyGradientDescent(
+            var=variable.handle,
+            alpha=tf.cast(learning_rate, variable.dtype),
+            delta=tf.cast(gradient, variable.dtype),
+        )
 
 
 @OPTIMIZERS.register("momentum")

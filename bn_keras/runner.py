@@ -15,7 +15,7 @@ import tensorflow as tf
 
 import bn_keras
 from bn_keras import loop
-from bn_keras.config import ConfigError, RunConfig
+from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig
 from bn_keras.data import Splits
 from bn_keras.diagnostics.probe import Nets, Probe, make_probe, measured_always
 from bn_keras.models.blocks import ModelSpec
@@ -58,7 +58,9 @@ class Runner:
         Raises:
             ConfigError: settings that do not go together, known once data and model are there.
         """
+        check_stack(configs)
         splits = self._load(configs[0])
+        check_batch_size(configs[0], splits)
         total = configs[0].total_steps(len(splits.train))
         memories = [Memory() for _ in configs]
         with contextlib.ExitStack() as open_writers:
@@ -75,6 +77,9 @@ class Runner:
                 label = self._store.run_name(configs[0])
                 more = f" and {len(configs) - 1} more" if len(configs) > 1 else ""
                 shown = self._show(label + more, total)
+                open_writers.callback(shown.close)
+            # What diverges has values that are no numbers, and results say None in their place.
+            open_writers.enter_context(np.errstate(over="ignore", invalid="ignore"))
             found = self._run(configs, splits, total, writers, shown, memories)
             for result, writer in zip(found or [], writers):
                 writer.finish(result)
@@ -251,9 +256,54 @@ def build_model(config: RunConfig, splits: Splits, runs: Optional[int] = None) -
         return MODELS.get(config.model)(spec)
     except ValueError as error:
         raise ConfigError(
-            f"model={config.model!r} cannot be built for images of shape {spec.input_shape}: "
+            f"model={config.model!r} cannot be built for images of shape {spec.input_shape} with "
+            f"these settings: "
             f"{str(error).strip().splitlines()[0]}"
         ) from error
+
+
+# Settings in which runs that stand side by side may differ.
+OWN_IN_A_STACK = ("arm", "seed", "learning_rate", "initializer", "bias", "batch_order")
+
+
+def check_stack(configs: Sequence[RunConfig]) -> None:
+    """Checks that runs can be trained side by side in one graph.
+
+    Raises:
+        ValueError: they differ in what they must share, or would mix with each other.
+    """
+    first = configs[0]
+    for name in RUN_FIELDS:
+        values = {str(getattr(config, name)) for config in configs}
+        if len(values) > 1 and name not in OWN_IN_A_STACK:
+            raise ValueError(
+                f"received runs of one stack with {name} {' and '.join(sorted(values))}; expected "
+                f"runs that differ in {', '.join(OWN_IN_A_STACK)} only"
+            )
+    if len(configs) > 1 and not (
+        MODELS.properties(first.model).get("stacks")
+        and NORMALIZERS.properties(first.normalizer).get("channelwise")
+        and first.dtype_policy != "mixed_float16"  # one loss scale would serve all
+    ):
+        raise ValueError(
+            f"received a stack of {len(configs)} runs of model={first.model!r}, normalizer="
+            f"{first.normalizer!r}, dtype_policy={first.dtype_policy!r}; expected one run: these "
+            "cannot stand side by side"
+        )
+
+
+def check_batch_size(config: RunConfig, splits: Splits) -> None:
+    """Checks that a batch can be filled.
+
+    Raises:
+        ConfigError: there are fewer training examples.
+    """
+    examples = len(splits.train)
+    if config.batch_size > examples:
+        raise ConfigError(
+            f"batch_size={config.batch_size}: the dataset has {examples} training images; "
+            f"expected at most {examples}."
+        )
 
 
 def loss_of(config: RunConfig, splits: Splits) -> Callable[[Any, Any], Any]:

@@ -81,5 +81,31 @@ class BatchStatisticsModel(ModeCopy):
         model: as for ModelCopy.
     """
 
-    def __init__(self, model: keras.Model) -> None:
-        super().__init__(model, is_batch_normalizer)
+    def __init__(self, model):
+        # By name: a layer of the copy has no statistics yet when it is called for the first time.
+        super().__init__(model, {layer.name for layer in batch_normalizers(model)})
+
+
+@PROBES.register("batch_statistics", metrics={
+    "validation_accuracy_batch_statistics": ("validation accuracy, batch statistics", "", "low"),
+})
+class BatchStatistics(Probe):
+    """Accuracy over the images of the validation curve with statistics of batches of 200.
+
+    Nothing for nets without batch normalization.
+    """
+
+    def __init__(self, nets, argument=None):
+        super().__init__(nets, argument)
+        self._copy = None
+        if batch_normalizers(nets.net):
+            self._copy = BatchStatisticsModel(nets.net)
+            self._forward = nets.as_stack(self._copy)
+
+    def at_end(self):
+        if self._copy is None:
+            return {}
+        self._copy.refresh()
+        split = self.nets.splits.validation.first(self.nets.configs[0].curve_size)
+        _, accuracy = self.nets.evaluate(split, self._forward)
+        return {"validation_accuracy_batch_statistics": accuracy}

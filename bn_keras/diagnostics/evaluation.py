@@ -25,7 +25,10 @@ TARGETS = (90, 95, 97, 98)
     "steps_to_98_percent": ("steps to 98 %", "steps", "high"),
 })
 class Evaluation(Probe):
-    """Curves over the first validation images, metrics over all; population statistics."""
+    """Curves over the first validation images, metrics over all; population statistics.
+
+    A regression has losses alone.
+    """
 
     def start(self):
         self._curve_set = self.nets.splits.validation.first(self.nets.configs[0].curve_size)
@@ -43,9 +46,10 @@ class Evaluation(Probe):
         splits, found = self.nets.splits, {}
         for name, split in (("validation", splits.validation), ("test", splits.test)):
             loss, accuracy = self.nets.evaluate(split)
-            found[f"{name}_loss"], found[f"{name}_accuracy"] = loss, accuracy
+            found[f"{name}_loss"] = loss
             found[f"{name}_images"] = self._everywhere(len(split))
             if not self.nets.regression:
+                found[f"{name}_accuracy"] = accuracy
                 commonest = np.bincount(split.labels).max() / len(split)
                 found[f"{name}_commonest"] = self._everywhere(commonest)
         if not self.nets.regression:

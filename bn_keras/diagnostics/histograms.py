@@ -23,7 +23,7 @@ class Histograms(Probe):
     """
 
     def __init__(self, nets, argument=None):
-        super().__init__(nets)
+        super().__init__(nets, argument)
         self._layers = normalizers(nets.net)
         ends = [end for layer in self._layers for end in (layer.input, layer.output)]
         model = keras.Model(nets.net.input, ends)

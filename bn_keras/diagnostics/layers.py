@@ -43,7 +43,7 @@ class Layers(Probe):
     """
 
     def __init__(self, nets, argument=None):
-        super().__init__(nets)
+        super().__init__(nets, argument)
         layers = [layer for layer in nets.net.layers if hasattr(layer, "kernel")]
         self._names = [layer.name for layer in layers]
         ends = [end for layer in layers for end in (layer.input, layer.output)]
@@ -113,8 +113,8 @@ class Layers(Probe):
             if activation == "relu":
                 metrics[f"{when}_dead_units_layer_{number}"] = (values == 0).all(1).mean(-1)
             if activation == "tanh":
-                beyond = np.median(np.abs(values), 1) > SATURATED
-                metrics[f"{when}_saturated_units_layer_{number}"] = beyond.mean(-1)
+                saturated = (np.abs(values) > SATURATED).mean(1) > 0.5
+                metrics[f"{when}_saturated_units_layer_{number}"] = saturated.mean(-1)
         for what in ("dead_units", "saturated_units"):
             layers = [found for name, found in metrics.items() if f"_{what}_" in name]
             if layers:

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
 from bn_keras.diagnostics.probe import Probe
-from bn_keras.loop import losses_of
+from bn_keras.loop import NO_EXAMPLE, losses_of
 from bn_keras.registry import PROBES
 from bn_keras.surgery.statistics import batch_normalizers
 
@@ -19,6 +19,7 @@ class NoGradient(Probe):
     def start(self):
         nets, train = self.nets, self.nets.splits.train
         indices = nets.batches[0]
+        indices = indices[(indices != NO_EXAMPLE).all(1)]
         forward = nets.forward
         if batch_normalizers(nets.net):
             forward = nets.as_stack(BatchStatisticsModel(nets.net))

@@ -10,9 +10,11 @@ from bn_keras.registry import PROBES
     "predicted_classes": ("classes predicted", "classes", "low"),
 })
 class PredictedClasses(Probe):
-    """Classes given to at least one image of the validation curve."""
+    """Classes given to at least one image of the validation curve; nothing for a regression."""
 
     def at_end(self):
+        if self.nets.regression:
+            return {}
         images = self.nets.splits.validation.first(self.nets.configs[0].curve_size).images
         outputs = self.nets.predict(images)
         guesses = outputs.argmax(-1)

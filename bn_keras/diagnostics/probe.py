@@ -105,15 +105,20 @@ class Probe:
 
     Args:
         nets: Nets, only read.
-        argument: what stands behind the colon of `NAME:ARGUMENT`, or None.
+        argument: what stands behind the colon of `NAME:ARGUMENT`, or None. A probe that takes one
+            does not pass it on.
 
     Raises:
-        ValueError: the argument is none that the probe knows.
+        ValueError: the probe takes no argument, or knows none of that name.
     """
 
     every = "evaluation"  # or "log": after how many steps `during` and `histograms` are asked
 
     def __init__(self, nets: Nets, argument: Optional[str] = None):
+        if argument is not None:
+            raise ValueError(
+                f"{type(self).__name__} takes no argument; received {argument!r} behind the colon"
+            )
         self.nets = nets
 
     def start(self) -> Mapping[str, np.ndarray]:

@@ -23,7 +23,7 @@ class Units(Probe):
     """
 
     def __init__(self, nets, argument=None):
-        super().__init__(nets)
+        super().__init__(nets, argument)
         self._place = keras.Model(nets.net.input, normalizers(nets.net)[-1].output)
 
     def start(self):
@@ -32,10 +32,11 @@ class Units(Probe):
         return {}
 
     def during(self, step, steps):
-        units = np.concatenate([
-            self.nets.by_run(self._place(self.nets.inputs(part), training=False))
-            for part in np.array_split(self._images, -(-len(self._images) // 1000))
-        ], axis=1)
+        parts = []
+        for images in np.array_split(self._images, -(-len(self._images) // 1000)):
+            values = self.nets.by_run(self._place(self.nets.inputs(images), training=False))
+            parts.append(values.reshape(self.nets.runs, len(images), -1))
+        units = np.concatenate(parts, axis=1)
         found = np.percentile(units, PERCENTILES, axis=1)  # (percentiles, runs, units)
         median = found[PERCENTILES.index(50)]
         self._low, self._high = np.minimum(self._low, median), np.maximum(self._high, median)

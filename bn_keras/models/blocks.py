@@ -204,7 +204,9 @@ class Blocks:
             ValueError: the spec asks for dropout and the model has no place for it.
         """
         if self._spec.dropout and not self._has_dropout:
-            raise ValueError(f"dropout={self._spec.dropout:g}: {name} has no dropout; expected 0")
+            raise ValueError(
+                f"dropout={self._spec.dropout:g}: {name} has no dropout layer; expected 0 or none"
+            )
         wide = "float64" if self._spec.dtype == "float64" else "float32"
         runs = self._spec.runs
         if runs is not None:

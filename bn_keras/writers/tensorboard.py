@@ -67,8 +67,11 @@ class TensorBoard(Writer):
     def histograms(self, step, values):
         with self._writer.as_default(step):
             for tag, value in values.items():
+                value = np.asarray(value)
+                # inf and NaN have no place on a histogram's axis.
+                value = value[np.isfinite(value)]
                 # In NumPy: TensorFlow's op takes ten times as long for a small histogram.
-                found = histogram.histogram_pb(tag, np.asarray(value))
+                found = histogram.histogram_pb(tag, value)
                 tf.summary.experimental.write_raw_pb(found.SerializeToString(), step)
 
     @_failing_as_files_do()
