@@ -80,8 +80,7 @@ def declared() -> Dict[str, Declared]:
     found = {**DERIVED, **ON_A_LADDER}
     for registry in (PROBES, STUDIES):
         for name in registry.names():
-            own = registry.properties(name).get("metrics", {})
-            found.update({metric.replace("{}", "*"): told for metric, told in own.items()})
+            found.update(registry.properties(name).get("metrics", {}))
     return found
 
 
