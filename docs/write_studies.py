@@ -1,0 +1,129 @@
+"""Writes `docs/studies.md` and README's table of studies: `python docs/write_studies.py RUNS`.
+
+RUNS is the folder of `--logdir`: of every study that is stored in it whole, the figures are kept in
+`docs/studies/NAME.json`, and the texts are written from all that is kept. Without RUNS the texts
+alone are written anew.
+"""
+
+import inspect
+import json
+import pathlib
+import sys
+from typing import Any, Dict, Iterator, List
+
+from bn_keras import study as studies
+from bn_keras.plan import Plan
+from bn_keras.registry import STUDIES
+from bn_keras.report import report, sentences
+from bn_keras.results import Store, write_atomically
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+KEPT = ROOT / "docs" / "studies"
+BEGIN, END = "<!-- studies -->", "<!-- end of studies -->"
+INTRODUCTION = """# The studies and what they found
+
+This page is written by `python docs/write_studies.py` from stored runs. Each study is one command,
+`python train.py --study=NAME`, which prints the figures below, beside those found elsewhere, and a
+verdict on each claim.
+
+Figures are median [lowest, highest] over seeds; counts in parentheses say in how many seeds there is
+a value. A claim *holds* if the seeds show, with 95 % confidence, that it is true in more than half
+of all seeds (5 of 5, 7 of 8, 9 of 10 do), *does not hold* if they show the opposite, and is *not
+decided* otherwise. Where the effect is there, but the controls contradict the reason given for it,
+the claim *holds, but for another reason*. `--arms="NAME; NAME"` runs some arms alone, `--seeds=N`
+more pairs.
+"""
+
+
+def record(work_dir: pathlib.Path) -> Dict[str, Any]:
+    """What is kept of a stored study: its tables as text, its claims and versions."""
+    found = report.write(Store(work_dir))
+    if found.missing:
+        raise SystemExit(f"{work_dir}: unfinished: {'; '.join(found.missing)}")
+    headings, cells = sentences.table_of_arms(found)
+    return {
+        "study": found.plan.name,
+        "seeds": len({run.seed for run in found.plan.runs}),
+        "headings": list(headings),
+        "cells": [list(row) for row in cells],
+        "claims": [
+            {"claim": one.claim.text, "source": one.claim.source, "verdict": one.verdict,
+             "reason": one.reason, "otherwise": one.claim.otherwise, "figures": list(one.figures)}
+            for one in found.judged
+        ],
+        "versions": found.results[0].versions,
+    }
+
+
+def kept() -> Dict[str, Dict[str, Any]]:
+    """Study to record, of all that is kept, in the order of the names."""
+    return {
+        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))
+    }
+
+
+def page(records: Dict[str, Dict[str, Any]]) -> str:
+    """`docs/studies.md` as text."""
+    return "\n".join([INTRODUCTION, *(line for name in records for line in _section(records[name]))])
+
+
+def table(records: Dict[str, Dict[str, Any]]) -> str:
+    """README's table of studies."""
+    rows = [["`--study=`", "what it asks", "what it found here", "on 2 cores"]]
+    for name, found in records.items():
+        study: studies.Study = STUDIES.get(name)()
+        rows.append([f"`{name}`", study.question, f"{study.expected} ({found['seeds']} seeds)",
+                     study.duration])
+    return "\n".join(_markdown(rows))
+
+
+def _section(found: Dict[str, Any]) -> Iterator[str]:
+    study: studies.Study = STUDIES.get(found["study"])()
+    module = inspect.getmodule(STUDIES.get(found["study"]))
+    head, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
+    yield f"## `{found['study']}`: {head}\n"
+    yield from (rest.strip().replace("    python", "    python"), "")
+    yield f"{study.question} Source: {study.source}. {found['seeds']} seeds, {study.duration}.\n"
+    yield from _markdown([found["headings"], *found["cells"]])
+    yield ""
+    for claim in found["claims"]:
+        yield f"- {claim['claim']} ({claim['source']}): **{claim['verdict']}**. {claim['reason']}"
+        if claim["verdict"] == "holds, but for another reason":
+            yield f"  The controls say: {claim['otherwise']}."
+    yield ""
+
+
+def _markdown(rows: List[List[str]]) -> Iterator[str]:
+    for number, row in enumerate(rows):
+        cells = (cell.replace("|", "\\|").replace("\n", "<br>") for cell in row)
+        yield f"| {' | '.join(cells)} |"
+        if number == 0:
+            yield "|" + "---|" * len(row)
+
+
+def write() -> None:
+    """Writes page and table from what is kept."""
+    records = kept()
+    write_atomically(ROOT / "docs" / "studies.md", page(records))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    before, rest = readme.split(BEGIN)
+    _, after = rest.split(END)
+    write_atomically(ROOT / "README.md", f"{before}{BEGIN}\n{table(records)}\n{END}{after}")
+
+
+def main() -> None:
+    for folder in sys.argv[1:]:
+        for path in sorted(pathlib.Path(folder).glob("*/plan.json")):
+            plan = Plan.from_json(path.read_text(encoding="utf-8"))
+            if plan.quick or set(plan.study.arms) != set(STUDIES.get(plan.name)().arms):
+                print(f"left out {path.parent}: not the whole study")
+                continue
+            KEPT.mkdir(exist_ok=True)
+            text = json.dumps(record(path.parent), indent=1, ensure_ascii=False)
+            write_atomically(KEPT / f"{plan.name}.json", text + "\n")
+            print(f"kept {plan.name}")
+    write()
+
+
+if __name__ == "__main__":
+    main()
