@@ -107,3 +107,46 @@ def product_of(strength: int = 2, **factors: Iterable[Any]) -> pytest.MarkDecora
             for case in itertools.product(*keys.values())
         ],
     )
+
+
+def bright_splits(examples: int = 60, size: int = 4, classes: int = 3) -> Any:
+    """Small images whose brightness tells their class; three sets that differ.
+
+    Args:
+        examples: of each set.
+        size: height and width.
+        classes: how many.
+    """
+    from bn_keras.data import Split, Splits
+
+    def part(seed: int) -> Split:
+        rng = np.random.default_rng(seed)
+        labels = (np.arange(examples) % classes).astype(np.int32)
+        images = rng.integers(0, 80, (examples, size, size, 1))
+        images += (170 // classes) * labels[:, None, None, None]
+        return Split(images.astype(np.uint8), labels)
+
+    return Splits(part(0), part(1), part(2), classes=classes)
+
+
+def number_splits(examples: int = 40, shape: Sequence[int] = (1,)) -> Any:
+    """A regression: the sum of squares of standard normal inputs."""
+    from bn_keras.data import Split, Splits
+
+    def part(seed: int) -> Split:
+        inputs = normal((examples, *shape), seed=seed)
+        return Split(inputs, np.square(inputs).reshape(examples, -1).sum(1))
+
+    return Splits(part(0), part(1), part(2), classes=1)
+
+
+def run_config(**changes: Any) -> Any:
+    """A short run on `bright_splits`, in float64: two ways to compute it agree in ten digits."""
+    from bn_keras.config import RunConfig
+
+    settings = {
+        "model": "ioffe_mlp", "optimizer": "sgd", "learning_rate": 0.1, "batch_size": 12,
+        "steps": 8, "validation_size": 10, "log_interval": 2, "eval_interval": 4,
+        "curve_size": 40, "dtype_policy": "float64", "measure": (),
+    }
+    return RunConfig(**{**settings, **changes})

@@ -1,17 +1,19 @@
-"""Settings: checks, parsing, fingerprints."""
+"""Settings: parts, checks, parsing, fingerprints."""
 
 import dataclasses
 
 import pytest
 
-from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig, parse_text
+from bn_keras.config import PARTS, RUN_FIELDS, ConfigError, DataSettings, RunConfig, parse_text
 
 BAD = [
     ("learning_rate", 0.0), ("learning_rate", -1), ("learning_rate", float("nan")),
     ("learning_rate", float("inf")), ("learning_rate", "0.1"), ("learning_rate", True),
     ("batch_size", 0), ("batch_size", 64.0), ("batch_size", True), ("momentum", 1.01),
     ("epsilon", 0.0), ("activation", "rleu"), ("dtype_policy", "float8"), ("seed", -1),
-    ("epochs", 0), ("train_size", 0), ("model", None),
+    ("epochs", 0), ("train_size", 0), ("model", None), ("initializer", "heh"), ("bias", "0"),
+    ("bias", float("nan")), ("dropout", 1.0), ("dropout", -0.1), ("l2", -1.0), ("measure", "units"),
+    ("measure", (1,)), ("measure", None),
 ]
 
 
@@ -47,21 +49,56 @@ def test_a_fingerprint_changes_with_every_setting_and_only_then():
     assert base.fingerprint() == RunConfig().fingerprint()
     others = {
         "activation": "tanh", "dtype_policy": "float64", "pixels": "raw", "batch_order": "fixed",
-        "last_batch": "keep",
+        "last_batch": "keep", "initializer": "he", "measure": ("units",),
     }
     changed = []
     for field in dataclasses.fields(base):
         rule = field.metadata["rule"]
-        value = others.get(field.name, {str: "x", int: 7, float: 0.5, bool: True}[rule.parse])
+        value = others.get(field.name)
+        if value is None:
+            value = {str: "x", int: 7, float: 0.5}[rule.parse]
         changed.append(dataclasses.replace(base, **{field.name: value}).fingerprint())
     assert len({base.fingerprint(), *changed}) == len(changed) + 1
 
 
 def test_runs_that_differ_in_seed_rate_or_length_share_a_graph():
     base = RunConfig()
-    same = dataclasses.replace(base, seed=5, learning_rate=0.1, steps=3, eval_interval=1)
+    same = dataclasses.replace(
+        base, seed=5, learning_rate=0.1, steps=3, eval_interval=1, initializer="he", bias=1.0,
+        measure=("units",), arm="mine", batch_order="fixed",
+    )
     assert same.graph_key() == base.graph_key()
-    assert dataclasses.replace(base, momentum=0.5).graph_key() != base.graph_key()
+
+
+@pytest.mark.parametrize("name, value", [
+    ("momentum", 0.5), ("l2", 0.1), ("dropout", 0.0), ("normalizer", "none"), ("train_size", 10),
+    ("batch_size", 3), ("optimizer", "sgd"),
+])
+def test_what_changes_the_net_the_data_or_the_update_needs_another_graph(name, value):
+    base = RunConfig()
+    assert dataclasses.replace(base, **{name: value}).graph_key() != base.graph_key()
+
+
+def test_every_setting_stands_in_one_part_and_the_run_has_them_all():
+    fields = [field.name for kind in PARTS.values() for field in dataclasses.fields(kind)]
+    assert len(fields) == len(set(fields)) and {*fields, "arm"} == set(RUN_FIELDS)
+    config = RunConfig(train_size=12, validation_size=3)
+    part = config.part(DataSettings)
+    assert part == DataSettings(train_size=12, validation_size=3)
+
+
+def test_names_of_probes_are_a_text_with_commas_or_a_tuple():
+    assert parse_text(RULE["measure"], "histograms, pitfalls:correct,") == (
+        "histograms", "pitfalls:correct"
+    )
+    assert parse_text(RULE["measure"], "") == ()
+    assert RunConfig(measure=["units"]).measure == ("units",)
+    assert hash(RunConfig(measure=["units"])) == hash(RunConfig(measure=("units",)))
+
+
+def test_an_arm_is_named_after_its_normalizer_unless_it_has_a_name():
+    assert RunConfig(normalizer="group").arm_name == "group"
+    assert RunConfig(normalizer="group", arm="mine").arm_name == "mine"
 
 
 def test_epochs_replace_steps_and_count_whole_batches():

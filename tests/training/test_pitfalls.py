@@ -1,25 +1,18 @@
-"""Every bug against hand-computed logits, and what the study of them says."""
+"""Every bug against hand-computed logits of a net with a convolution and dropout."""
 
-import dataclasses
 import functools
-import io
 import itertools
 
 import keras
 import numpy as np
 import pytest
-from rich.console import Console
-from test_results import result
 
-from bn_keras import BatchNorm, data, losses, report, runner, stack
+from bn_keras import BatchNorm, losses
 from bn_keras.batch_norm import reference
+from bn_keras.data import Split, Splits
 from bn_keras.diagnostics import pitfalls
-from bn_keras.registry import STUDIES
-from bn_keras.results import Store
-from bn_keras.studies import Row
-from bn_keras.studies import pitfalls as study
+from bn_keras.diagnostics.probe import Nets, make_probe
 
-STUDY = STUDIES.get("pitfalls")()
 EPSILON = 1e-3
 PLACES = ("conv_norm", "dense_norm", "logits_norm")
 POPULATION, FRESH, BATCH, SKIPPED = "population", "fresh", "batch", "skipped"
@@ -111,8 +104,11 @@ def test_active_dropout_drops_units_and_leaves_the_normalizers_in_inference_mode
 def measured():
     """(model, its variables before, what was measured of it)."""
     model, (x, labels) = net(), images()
+    part = Split(x, labels)
     before = [variable.numpy() for variable in model.variables]
-    return model, before, pitfalls.measure(model, x, labels, losses.softmax)
+    nets = Nets(model, Splits(part, part, part, classes=5), losses.softmax, None)
+    found = make_probe("pitfalls", nets).at_end()
+    return model, before, {name: float(values[0]) for name, values in found.items()}
 
 
 def test_the_model_is_left_as_it_was(measured):
@@ -150,83 +146,3 @@ def test_accuracy_loss_and_spread_are_those_of_the_logits(name, measured):
     whole -= whole.max(-1, keepdims=True)
     loss = np.log(np.exp(whole).sum(-1)) - whole[np.arange(40), labels]
     assert found[f"pitfall/{name}/loss"] == pytest.approx(loss.mean(), rel=1e-4)
-
-
-def test_every_bug_that_is_measured_has_its_words_and_the_other_way_round():
-    assert {pitfall.evaluation for pitfall in study.PITFALLS} == set(pitfalls.evaluations(net()))
-    assert study.BATCHES == tuple(pitfalls.BATCH_SIZES)
-    assert {arm for pitfall in study.PITFALLS for arm in pitfall.arms} == set(STUDY.arms)
-    for pitfall in study.PITFALLS:
-        for text in (pitfall.name, pitfall.see, pitfall.notice, pitfall.remedy):
-            assert text and text == text.strip()
-    assert all(settings["pitfalls"] for settings in STUDY.arms.values())
-
-
-def test_the_table_has_medians_and_leaves_out_what_no_net_showed():
-    rows = [
-        Row("CNN", seed, {"pitfall/correct/whole": value, "pitfall/correct/loss": None})
-        for seed, value in enumerate((0.5, 0.9, 0.8))
-    ]
-    (headings, effects), (_, words) = study.tables(rows)
-    assert headings == ("pitfall", "net", "whole", "by 16", "by 2", "by 1", "loss")
-    # Correct inference, and the comparison of losses, whose other net was not trained.
-    correct, losses = ([cell.split("\n") for cell in row[1:]] for row in effects)
-    assert [cell[0] for cell in correct] == ["CNN", ".800", "–", "–", "–", "–"]
-    assert [cell[1:] for cell in correct] == [
-        ["before"], [".983–.986"], [""], [""], [".98–1"], [".142"]
-    ]
-    assert losses == [["CNN"], [".800"], ["–"], ["–"], ["–"], ["–"]]
-    assert [row[0] for row in words] == [row[0] for row in effects]
-    assert words[0][1].startswith("the same accuracy")
-
-
-def test_the_report_comes_from_the_work_directory(tmp_path):
-    store = Store(tmp_path)
-    store.write_study("pitfalls", False)
-    runs = STUDY.expand({}, range(3))
-    measured = {
-        f"pitfall/{name}/{what}": 0.25 for name in (*MODES, "dropout_active")
-        for what in (*study.MEASURED, "spread")
-    }
-    metrics = {"pitfall/images": 480.0, **dict.fromkeys(STUDY.metrics, 0.5), **measured}
-    for config in runs:
-        store.add(dataclasses.replace(result(), config=config, metrics=metrics))
-    store.write_plan(runs)
-    summary, picture = report.write(store)
-    assert (tmp_path / "picture.png").read_bytes() == picture and len(picture) > 10_000
-    console = Console(width=260, file=io.StringIO())
-    console.print(summary.table())
-    text = console.file.getvalue()
-    for pitfall in study.PITFALLS:
-        assert pitfall.name in text and pitfall.remedy.split(",")[0][:20] in text
-    assert ".250" in text
-
-
-def test_a_net_whose_pitfalls_are_measured_is_trained_alone():
-    (config,) = [run for run in STUDY.expand({}, [0]) if run.arm == "MLP"]
-    assert not stack.stacks(config)
-    assert stack.stacks(dataclasses.replace(config, pitfalls=None))
-
-
-def test_the_bug_of_one_batch_draws_its_rows_again_and_again():
-    (config,) = [run for run in STUDY.expand({}, [0]) if run.drawn_batches]
-    batches = runner.batch_indices(config, 55_000, 20)
-    assert batches.shape == (20, 64)
-    assert all(sorted(batch) == list(range(64)) for batch in batches)
-    right = runner.batch_indices(dataclasses.replace(config, drawn_batches=None), 55_000, 20)
-    assert len(np.unique(right)) == 20 * 64
-
-
-@pytest.mark.slow
-def test_one_set_of_weights_is_right_and_a_constant_classifier(tmp_path):
-    """mnist_cnn after 100 steps: correct at least .9 singly, as written the same of all images."""
-    splits = data.load("mnist", train_size=10_000, validation_size=500, test_size=320)
-    (config,) = [
-        run for run in STUDY.expand({}, [0], quick=True) if run.arm == "CNN"
-    ]
-    run = runner.Runner(splits, Store(tmp_path))(dataclasses.replace(config, steps=100))
-    found = {name.removeprefix("pitfall/"): value for name, value in run.metrics.items()}
-    assert found["correct/1"] >= 0.9 and found["correct/spread"] > 1
-    assert found["as_written/spread"] < 1e-4 and found["as_written/1"] <= 0.25
-    assert found["as_written/whole"] >= 0.9 > 0.8 >= found["never_updated/whole"]
-    assert found["dropout_active/1"] >= 0.9

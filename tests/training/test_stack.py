@@ -3,78 +3,100 @@
 import dataclasses
 import functools
 
-import keras
 import numpy as np
 import pytest
+from make import bright_splits, run_config
 
-from bn_keras import stack
-from bn_keras.config import ConfigError, RunConfig
-from bn_keras.data import Split, Splits
 from bn_keras.models.blocks import ModelSpec
-from bn_keras.registry import MODELS, NORMALIZERS
+from bn_keras.registry import MODELS, NORMALIZERS, PROBES
 from bn_keras.results import DIVERGED, OK, Store
-from bn_keras.runner import Runner
-from bn_keras.stack import Dispatcher, StackRunner, build_stack, groups, stacks
+from bn_keras.runner import Runner, build_model, kernel_digest
 
-STACKABLE = [name for name in MODELS.names() if getattr(MODELS.get(name), "stacks", False)]
-
-
-def splits(examples=60):
-    """Images whose mean brightness tells their class."""
-    rng = np.random.default_rng(0)
-    labels = (np.arange(examples) % 3).astype(np.int32)
-    images = rng.integers(0, 80, (examples, 4, 4, 1)) + 60 * labels[:, None, None, None]
-    part = Split(images.astype(np.uint8), labels)
-    return Splits(part, part, part, classes=3)
+STACKABLE = [name for name in MODELS.names() if MODELS.properties(name).get("stacks")]
+EVERY_PROBE = tuple(
+    name for name in PROBES.names()
+    if not PROBES.properties(name).get("always") and name != "pitfall_curve"
+)
 
 
-def config(**changes):
-    settings = {
-        "model": "ioffe_mlp", "optimizer": "sgd", "learning_rate": 0.1, "batch_size": 12,
-        "steps": 20, "validation_size": 10, "log_interval": 5, "eval_interval": 10,
-        "curve_size": 60, "dtype_policy": "float64",
-    }
-    return RunConfig(**{**settings, **changes})
+def runner(folder):
+    return Runner(lambda config: bright_splits(), Store(folder))
 
 
+def assert_equal(found, expected):
+    """Two results of one run; a stack has no count of skipped batches of its own."""
+    assert (found.config, found.status, found.start) == (
+        expected.config, expected.status, expected.start
+    )
+    assert (found.steps, found.data) == (expected.steps, expected.data)
+    assert set(found.curves) == set(expected.curves) - {"statistics/skipped_batches"}
+    for name, points in found.curves.items():
+        np.testing.assert_allclose(
+            points, expected.curves[name], rtol=1e-5, atol=1e-9, err_msg=name
+        )
+    assert set(found.metrics) == set(expected.metrics)
+    for name, value in found.metrics.items():
+        other = expected.metrics[name]
+        assert value == other or value == pytest.approx(other, rel=1e-5, abs=1e-12), name
+
+
+def test_a_run_of_a_stack_ends_where_it_ends_alone(tmp_path, small_net):
+    """In float64, so that nothing but a mistake can tell them apart; another rate for each."""
+    runs = [
+        run_config(model=small_net, seed=seed, learning_rate=rate, measure=("units",))
+        for seed, rate in ((3, 0.1), (4, 0.4))
+    ]
+    train = runner(tmp_path)
+    together = train(runs)
+    for run, found in zip(runs, together, strict=True):
+        assert_equal(found, *train([run]))
+    assert together[0].curves["loss/train"] != together[1].curves["loss/train"]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("normalizer", ["none", "batch", "keras_batch"])
 @pytest.mark.parametrize(
     "model, optimizer, rates, others",
-    [("ioffe_mlp", "sgd", (0.1, 0.4), {}), ("not_mnist_mlp", "sgd", (0.01, 0.05), {}),
-     ("deep_mlp_logits", "adam", (0.003, 0.003), {}),
+    [("ioffe_mlp", "sgd", (0.1, 0.4), {"measure": (*EVERY_PROBE, "pitfall_curve:correct")}),
+     ("not_mnist_mlp", "sgd", (0.01, 0.05), {"measure": ("penalty",)}),
+     ("deep_mlp_logits", "adam", (0.003, 0.003), {"initializer": "glorot"}),
+     ("ioffe_mlp", "momentum", (0.01, 0.01), {"activation": "tanh", "measure": ("layers",)}),
      ("deep_mlp", "sgd", (0.1, 0.2),
       {"batch_size": 17, "last_batch": "keep", "log_interval": 4, "eval_interval": 7})],
 )
-def test_a_run_of_a_stack_ends_where_it_ends_alone(
+def test_a_run_of_any_stack_ends_where_it_ends_alone(
     tmp_path, normalizer, model, optimizer, rates, others
 ):
-    """In float64, so that nothing but a mistake can tell them apart."""
     runs = [
-        config(model=model, normalizer=normalizer, optimizer=optimizer, seed=seed,
-               learning_rate=rate, **others)
+        run_config(**{
+            "model": model, "normalizer": normalizer, "optimizer": optimizer, "seed": seed,
+            "learning_rate": rate, "steps": 20, **others,
+        })
         for seed, rate in zip((3, 4), rates)
     ]
-    together = StackRunner(splits(), Store(tmp_path))(runs)
-    alone = Runner(splits(), Store(tmp_path))
-    for run, found in zip(runs, together, strict=True):
-        expected = alone(run)
-        assert (found.config, found.status, found.start) == (run, OK, expected.start)
-        for name in ("loss/train", "accuracy/train", "loss/validation", "accuracy/validation"):
-            np.testing.assert_allclose(found.curves[name], expected.curves[name], rtol=1e-5)
-        for name in ("test_loss", "test_accuracy", "validation_loss", "steps_to_90_percent"):
-            one, other = found.metrics[name], expected.metrics[name]
-            assert one == other or one == pytest.approx(other, rel=1e-5), name
+    train = runner(tmp_path)
+    for run, found in zip(runs, train(runs), strict=True):
+        assert found.status == OK
+        assert_equal(found, *train([run]))
 
 
-def test_a_run_that_diverges_leaves_the_others_alone(tmp_path):
+@pytest.mark.parametrize(
+    "normalizer", ["batch", pytest.param("none", marks=pytest.mark.slow)]
+)
+def test_a_run_that_diverges_leaves_the_others_alone(tmp_path, normalizer, small_net):
     """Also their moving statistics, though one stack has one BatchNorm for all."""
-    good = config(normalizer="batch", model="deep_mlp", steps=30)
-    bad = config(normalizer="batch", model="deep_mlp", steps=30, learning_rate=1e200, seed=1)
-    alone, = StackRunner(splits(), Store(tmp_path))([good])
-    found, lost = StackRunner(splits(), Store(tmp_path))([good, bad])
-    assert (found.status, lost.status) == (OK, DIVERGED) and 0 < lost.steps < 30
-    assert found.metrics == pytest.approx(alone.metrics, rel=1e-9)
-    assert all(step < lost.steps for step, _ in lost.curves.get("loss/train", []))
+    good = run_config(
+        model=small_net, normalizer=normalizer,
+        measure=("units", "penalty", "layers", "histograms"),
+    )
+    bad = dataclasses.replace(good, learning_rate=1e200, seed=1, arm="bad")
+    train = runner(tmp_path)
+    found, lost = train([good, bad])
+    alone, = train([good])
+    assert_equal(found, alone)
+    assert (found.status, lost.status) == (OK, DIVERGED) and 0 < lost.steps < good.steps
+    assert set(lost.metrics) == set(found.metrics) and set(lost.metrics.values()) == {None}
+    assert all(step < lost.steps for points in lost.curves.values() for step, _ in points)
 
 
 @pytest.mark.parametrize("model", STACKABLE)
@@ -103,55 +125,70 @@ def test_a_stack_of_models_computes_what_the_models_compute(model):
     assert float(sum(stacked.losses, 0.0)) == pytest.approx(penalties)
 
 
-def test_initial_weights_follow_from_the_seed_and_not_from_the_place():
-    runs = [config(seed=seed, learning_rate=rate) for seed in (5, 6) for rate in (0.1, 0.2)]
-    model, starts = build_stack(runs, splits())
-    kernel = model.get_layer("dense1").kernel.numpy()
-    assert starts[0] == starts[1] != starts[2] == starts[3]
-    np.testing.assert_array_equal(kernel[0], kernel[1])
-    assert not np.array_equal(kernel[1], kernel[2])
+def test_initial_weights_follow_from_a_run_s_own_settings_and_not_from_its_place(
+    tmp_path, small_net
+):
+    """Equal seeds start alike; another initializer of the same seed does not."""
+    settings = [
+        {"seed": 5}, {"seed": 5, "learning_rate": 0.2}, {"seed": 6},
+        {"seed": 5, "initializer": "he"}, {"seed": 5, "bias": 0.5},
+    ]
+    base = run_config(model=small_net, normalizer="none", steps=1, log_interval=1)
+    runs = [dataclasses.replace(base, **changes) for changes in settings]
+    found = runner(tmp_path)(runs)
+    starts = [result.start for result in found]
+    assert starts == [kernel_digest(build_model(run, bright_splits())) for run in runs]
+    assert starts[0] == starts[1] == starts[4] and len(set(starts)) == 3
+    losses = [result.curves["loss/train"][0][1] for result in found]
+    assert losses[0] == losses[1] and len(set(losses)) == 4
 
 
-def test_what_goes_into_one_stack():
-    runs = [config(seed=seed, learning_rate=rate) for seed in range(3) for rate in (0.1, 0.2)]
-    assert [[len(item) for item in group] for group in groups(runs)] == [[6]]
-    # Adam's step is not the gradient times the rate: one stack for each rate.
-    adam = [config(seed=s, learning_rate=r, optimizer="adam") for s in range(3) for r in (0.1, 0.2)]
-    assert [[len(item) for item in group] for group in groups(adam)] == [[3, 3]]
-    many = [config(seed=seed) for seed in range(stack.MOST_RUNS + 1)]
-    assert [[len(item) for item in group] for group in groups(many)] == [[stack.MOST_RUNS, 1]]
-    # What looks at several channels at once, and convolutions, are trained alone.
-    assert stacks(config()) and not stacks(config(normalizer="layer"))
-    assert not stacks(config(model="conv_bn_relu"))
-    layer = [config(normalizer="layer", seed=seed) for seed in range(2)]
-    assert [[len(item) for item in group] for group in groups(layer)] == [[1, 1]]
+def test_stacks_of_one_graph_and_size_share_its_trace(tmp_path, monkeypatch, small_net):
+    """Other seeds, rates and numbers of steps; one Trainer, traced once."""
+    from bn_keras import loop
+
+    trainers, traces = [], []
+    make, step = loop.Trainer.__init__, loop.Trainer._step
+    monkeypatch.setattr(
+        loop.Trainer, "__init__",
+        lambda self, *args, **kwargs: (trainers.append(self), make(self, *args, **kwargs))[1],
+    )
+    monkeypatch.setattr(
+        loop.Trainer, "_step", lambda self, *args: (traces.append(self), step(self, *args))[1]
+    )
+    train = runner(tmp_path)
+    for seed, rate, steps in ((0, 0.1, 4), (2, 0.2, 6)):
+        base = run_config(model=small_net, learning_rate=rate, steps=steps)
+        train([dataclasses.replace(base, seed=s) for s in (seed, seed + 1)])
+    # TensorFlow calls the body of the loop twice in one trace, to find what it changes.
+    assert len(trainers) == 1 and len(traces) <= 2
+    train([run_config(model=small_net, steps=1, seed=seed) for seed in range(3)])
+    assert len(trainers) == 2, "a stack of another size needs another graph"
 
 
-def test_the_dispatcher_takes_both_kinds(tmp_path):
-    train = Dispatcher(splits(), Store(tmp_path))
-    for normalizer, runs in (("batch", 2), ("layer", 1)):
-        found = train([config(normalizer=normalizer, seed=seed) for seed in range(runs)])
-        assert [result.config.normalizer for result in found] == [normalizer] * runs
+@pytest.mark.parametrize("changes, words", [
+    ({"steps": 9}, "steps 8 and 9"), ({"measure": ("units",)}, "measure"),
+    ({"model": "deep_mlp"}, "model deep_mlp and ioffe_mlp"),
+])
+def test_runs_that_differ_in_what_a_stack_shares_are_refused(tmp_path, changes, words):
+    with pytest.raises(ValueError, match=f"one stack with {words}.*expected runs that differ in"):
+        runner(tmp_path)([run_config(), run_config(**changes)])
 
 
-@pytest.mark.parametrize("model, loss", [("bad_init_mlp", None), ("ioffe_mlp", "squared")])
-def test_a_loss_for_numbers_is_refused_for_classes(tmp_path, model, loss):
-    """And the other way round; the message names loss, model and dataset."""
-    with pytest.raises(ConfigError, match="loss='squared' .* labels are classes; expected"):
-        StackRunner(splits(), Store(tmp_path))([config(model=model, loss=loss)])
-    numbers = dataclasses.replace(splits().train, labels=np.linspace(0, 1, 60, dtype="float32"))
-    with pytest.raises(ConfigError, match="loss='softmax' .* labels are numbers; expected"):
-        Runner(Splits(numbers, numbers, numbers, classes=1), Store(tmp_path))(config())
+@pytest.mark.parametrize(
+    "changes",
+    [{"model": "conv_bn_relu"}, {"normalizer": "layer"}, {"dtype_policy": "mixed_float16"}],
+    ids=["convolution", "layer normalization", "one loss scale"],
+)
+def test_runs_that_would_mix_with_each_other_are_refused(tmp_path, changes):
+    (value,) = changes.values()
+    with pytest.raises(ValueError, match=f"a stack of 2 runs of .*{value}.*expected one run"):
+        runner(tmp_path)([run_config(seed=seed, **changes) for seed in range(2)])
 
 
-def test_percentiles_are_those_of_one_unit_in_front_of_the_last_activation(tmp_path):
-    run = config(normalizer="none", steps=5, log_interval=5, eval_interval=5)
-    result, = StackRunner(splits(), Store(tmp_path))([run])
-    alone = Runner(splits(), Store(tmp_path))
-    alone(run)
-    model = alone._graph(run)._model
-    place = keras.Model(model.input, model.get_layer("dense3_norm").output)
-    unit = np.asarray(place(splits().validation.images))[:, 0]
-    for percentile in (15, 50, 85):
-        (step, value), = result.curves[f"unit/p{percentile}"]
-        assert step == 5 and value == pytest.approx(np.percentile(unit, percentile), abs=1e-5)
+def test_optimizers_other_than_plain_sgd_refuse_several_rates(tmp_path, small_net):
+    runs = [
+        run_config(model=small_net, optimizer="adam", learning_rate=rate) for rate in (0.1, 0.2)
+    ]
+    with pytest.raises(ValueError, match=r"rates \[0.1, 0.2\] for one FusedAdam"):
+        runner(tmp_path)(runs)

@@ -1,88 +1,111 @@
-"""TensorBoard events, read back as TensorBoard reads them."""
+"""TensorBoard events as TensorBoard reads them, curves in memory, and the terminal."""
+
+import dataclasses
+import io
 
 import numpy as np
 import pytest
+from make import bright_splits, run_config
+from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
-from test_results import result
+from tensorboard.util import tensor_util
 
-from bn_keras import data, figures, runner, summaries
-from bn_keras.config import RunConfig
-from bn_keras.results import Store
+from bn_keras import writers
+from bn_keras.results import OK, RunResult, Store
+from bn_keras.runner import Runner
+from bn_keras.writers import tensorboard
+from bn_keras.writers.memory import Memory
+from bn_keras.writers.tensorboard import TensorBoard, write_comparison
+from bn_keras.writers.terminal import Terminal
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 
 
-@pytest.fixture(scope="module")
-def logs(tmp_path_factory):
-    """Events of one short run of each arm."""
-    folder = tmp_path_factory.mktemp("logs")
-    splits = data.load("mnist", train_size=200, validation_size=60, test_size=20)
-    run = runner.Runner(splits, Store(folder))
-    results = {}
-    for arm in ("none", "batch"):
-        config = RunConfig(
-            normalizer=arm, steps=8, batch_size=16, log_interval=2, eval_interval=4,
-            validation_size=60,
-        )
-        results[arm] = run(config)
-    return folder, results
-
-
-def read(folder, name):
+def read(folder):
     events = EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
     return events
 
 
-@pytest.mark.parametrize("arm", ["none", "batch"])
-def test_scalars_stand_at_their_steps_with_the_values_of_the_curves(logs, arm):
-    folder, results = logs
-    events = read(folder / "tensorboard" / arm / "seed_0", arm)
-    from tensorboard.util import tensor_util
-
-    for tag, steps in (("loss/train", [2, 4, 6, 8]), ("accuracy/train", [2, 4, 6, 8]),
-                       ("loss/validation", [4, 8]), ("accuracy/validation", [4, 8]),
-                       ("gradient/norm", [2, 4, 6, 8])):
-        found = [[event.step, float(tensor_util.make_ndarray(event.tensor_proto))]
-                 for event in events.Tensors(tag)]
-        assert [step for step, _ in found] == steps
-        np.testing.assert_allclose(found, results[arm].curves[tag], rtol=1e-6)
+def points(events, tag):
+    return [[event.step, float(tensor_util.make_ndarray(event.tensor_proto))]
+            for event in events.Tensors(tag)]
 
 
-def test_every_normalizer_has_its_histograms(logs):
-    folder, _ = logs
-    tags = {
-        arm: set(read(folder / "tensorboard" / arm / "seed_0", arm).Tags()["tensors"])
-        for arm in ("none", "batch")
-    }
-    for place in ("conv2_norm", "dense1_norm", "dense2_norm"):
-        for what in ("input", "output"):
-            assert f"{place}/{what}" in tags["none"] & tags["batch"]
-        for what in ("gamma", "beta", "moving_mean", "moving_variance"):
-            assert f"{place}/{what}" in tags["batch"] - tags["none"]
+def result(**changes):
+    metrics = {"validation_accuracy": 0.25, "test_accuracy": 0.5, "validation_commonest": 0.3,
+               "steps_to_90_percent": None, "validation_loss": 2.0}
+    fields = {"config": run_config(learning_rate=0.05), "status": OK, "steps": 8, "seconds": 1.0,
+              "metrics": metrics, "curves": {}, "start": "a", "versions": {}}
+    return RunResult(**{**fields, **changes})
 
 
-def test_hparams_name_the_arm_and_its_results(logs):
-    folder, results = logs
-    events = read(folder / "tensorboard" / "batch" / "seed_0", "batch")
+def test_a_run_s_events_are_its_curves_and_histograms(tmp_path, small_net):
+    """Of a stack of two; what an earlier, unfinished try has left is gone."""
+    left = tmp_path / "tensorboard" / "batch" / "seed_1" / "left"
+    left.parent.mkdir(parents=True)
+    left.write_text("")
+    configs = [run_config(model=small_net, measure=("histograms",), seed=s) for s in range(2)]
+    splits = bright_splits()
+    found = Runner(lambda config: splits, Store(tmp_path))(configs)
+    assert not left.exists()
+    for run, of_run in enumerate(found):
+        events = read(tmp_path / "tensorboard" / "batch" / f"seed_{run}")
+        for tag, curve in of_run.curves.items():
+            np.testing.assert_allclose(points(events, tag), curve, rtol=1e-6)
+        tags = set(events.Tags()["tensors"])
+        places = {f"dense1_norm/{what}" for what in (
+            "input", "output", "gamma", "beta", "moving_mean", "moving_variance")}
+        assert {tag for tag in tags if "_norm/" in tag} == places
+        for tag in places:
+            assert [event.step for event in events.Tensors(tag)] == [4, 8]
+        buckets = tensor_util.make_ndarray(events.Tensors("dense1_norm/gamma")[-1].tensor_proto)
+        assert buckets[:, 2].sum() == 4, "each run's own units"
+        summaries = {tag for tag in tags if tag.startswith("summary/")}
+        never = {"summary/steps_to_90_percent"} & {
+            f"summary/{name}" for name, value in of_run.metrics.items() if value is None
+        }
+        assert summaries == {f"summary/{name}" for name in tensorboard.METRICS} - never
+
+
+def test_hparams_name_the_run_s_settings_and_its_results(tmp_path):
+    writer = TensorBoard(tmp_path, "batch/seed_0")
+    writer.finish(result())
+    writer.close()
+    events = read(tmp_path)
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
+    assert start.group_name or start.hparams
+    assert set(start.hparams) == set(tensorboard.HPARAMS)
     assert start.hparams["normalizer"].string_value == "batch"
     assert start.hparams["learning_rate"].number_value == pytest.approx(0.05)
-    from tensorboard.util import tensor_util
+    assert points(events, "summary/validation_accuracy") == [[8, 0.25]]
+    assert points(events, "summary/test_accuracy") == [[8, 0.5]]
+    assert "summary/steps_to_90_percent" not in events.Tags()["tensors"], "never reached"
 
-    (event,) = events.Tensors("summary/final_validation_accuracy")
-    value = float(tensor_util.make_ndarray(event.tensor_proto))
-    assert value == pytest.approx(results["batch"].metrics["validation_accuracy"])
+
+def test_values_that_are_not_finite_are_left_out_of_events(tmp_path):
+    writer = TensorBoard(tmp_path, "run")
+    writer.scalars(1, {"loss": 1.0, "other": None})
+    writer.histograms(1, {"some": np.array([[1.0, np.inf], [np.nan, 2.0]]),
+                          "none": np.full(3, np.nan)})
+    writer.close()
+    events = read(tmp_path)
+    assert points(events, "loss") == [[1, 1.0]] and "other" not in events.Tags()["tensors"]
+    buckets = tensor_util.make_ndarray(events.Tensors("some")[0].tensor_proto)
+    assert buckets[:, 2].sum() == 2 and (buckets[0, 0], buckets[-1, 1]) == (1, 2)
+    assert tensor_util.make_ndarray(events.Tensors("none")[0].tensor_proto)[:, 2].sum() == 0
 
 
 def test_the_comparison_has_layout_figure_verdict_and_metrics(tmp_path):
-    picture = figures.accuracy_over_steps([result()], "title")
+    import tensorflow as tf
+
+    picture = tf.io.encode_png(np.zeros((2, 3, 3), np.uint8)).numpy()
     for _ in range(2):  # the second time replaces the first
-        summaries.write_comparison(tmp_path / "comparison", picture, "the verdict")
-    events = read(tmp_path / "comparison", "comparison")
+        write_comparison(tmp_path / "comparison", picture, "the verdict")
+    events = read(tmp_path / "comparison")
     assert len(events.Tensors("verdict")) == len(events.Tensors("comparison")) == 1
     assert events.Tensors("verdict")[0].tensor_proto.string_val == [b"the verdict"]
     (layout,) = events.Tensors("custom_scalars__config__")
@@ -91,13 +114,86 @@ def test_the_comparison_has_layout_figure_verdict_and_metrics(tmp_path):
     assert titles == ["accuracy", "loss", "gradient", "statistics"]
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
-    assert {metric.name.tag for metric in metrics} == set(summaries.METRICS)
+    assert {metric.name.tag for metric in metrics} == {
+        f"summary/{name}" for name in tensorboard.METRICS
+    }
 
 
-def test_a_finished_run_writes_exactly_the_announced_metrics(logs):
-    folder, results = logs
-    tags = set(read(folder / "tensorboard" / "batch" / "seed_0", "batch").Tags()["tensors"])
-    written = {tag for tag in tags if tag.startswith("summary/")}
-    missing = {"summary/steps_to_90_percent"}  # not reached in 8 steps
-    assert results["batch"].metrics["steps_to_90_percent"] is None
-    assert written == set(summaries.METRICS) - missing
+def test_memory_keeps_scalars_as_curves():
+    memory = Memory()
+    memory.scalars(2, {"a": 1.0, "b": None})
+    memory.histograms(2, {"c": np.zeros(3)})
+    memory.scalars(4, {"a": 0.5})
+    assert memory.curves == {"a": [[2, 1.0], [4, 0.5]], "b": [[2, None]]}
+
+
+def test_a_fan_out_hands_everything_to_every_writer():
+    class Recorder(writers.Writer):
+        """Notes what it is called with."""
+
+        def __init__(self):
+            self.calls = []
+
+        def scalars(self, step, values):
+            self.calls.append(("scalars", step, values))
+
+        def histograms(self, step, values):
+            self.calls.append(("histograms", step, values))
+
+        def finish(self, of_run):
+            self.calls.append(("finish", of_run))
+
+        def close(self):
+            self.calls.append(("close",))
+
+    recorders = [Recorder(), Recorder()]
+    fan = writers.FanOut(recorders)
+    fan.scalars(1, {"a": 1.0})
+    fan.histograms(2, {"b": 2})
+    fan.finish("the result")
+    fan.close()
+    expected = [("scalars", 1, {"a": 1.0}), ("histograms", 2, {"b": 2}), ("finish", "the result"),
+                ("close",)]
+    assert [recorder.calls for recorder in recorders] == [expected, expected]
+
+
+def shown(is_terminal, use):
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=150)
+    with Terminal(console) as terminal:
+        use(terminal)
+    return console.file.getvalue()
+
+
+def follow(terminal):
+    bar = terminal.stack("batch/seed_0 [and] 2 more", 40)
+    bar.scalars(10, {"loss/train": 0.5, "accuracy/train": None})
+    bar.scalars(15, {"loss/validation": 9.0})
+    bar.scalars(20, {"loss/train": 0.25, "accuracy/train": 0.875})
+    bar.close()
+    terminal.stored("batch/seed_0", result())
+
+
+def test_a_terminal_shows_a_bar_with_steps_loss_and_accuracy():
+    text = shown(True, follow)
+    for part in ("batch/seed_0 [and] 2 more", "20/40 steps", "steps/s", "loss 0.250",
+                 "accuracy 0.875"):
+        assert part in text
+    assert "9.000" not in text and "ok after" not in text
+
+
+def test_elsewhere_every_stored_run_has_a_line_and_nothing_else_is_said():
+    assert shown(False, follow) == (
+        "batch/seed_0: ok after 8 steps, validation accuracy 0.250\n"
+    )
+
+
+def test_a_line_says_the_loss_of_a_regression_and_a_dash_of_what_diverged():
+    regression = dataclasses.replace(result(), metrics={"validation_loss": 2.0})
+    lost = dataclasses.replace(result(), status="diverged", steps=3, metrics={
+        "validation_commonest": None, "validation_accuracy": None})
+    text = shown(False, lambda terminal: (
+        terminal.stored("a", regression), terminal.stored("b", lost)))
+    assert text == (
+        "a: ok after 8 steps, validation loss 2.000\n"
+        "b: diverged after 3 steps, validation accuracy –\n"
+    )
