@@ -37,7 +37,9 @@ def in_threads(
         for item in group:
             if stop.is_set():
                 return
-            results.put(function(item))
+            result = function(item)
+            if result is not None:  # None says that a group is done
+                results.put(result)
 
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         futures = [pool.submit(run, group) for group in groups]

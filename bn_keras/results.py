@@ -94,8 +94,10 @@ def _is_value(name: str, value: Any) -> bool:
         return True
     if not _is_number(value):
         return False
-    if "accuracy" in name or name.endswith("_commonest"):
+    if "accuracy" in name:
         return bool(0 <= value <= 1)
+    if name.endswith("_commonest"):
+        return bool(0 < value <= 1)
     return bool(1 <= value <= MOST) if name.endswith("_images") else True
 
 

@@ -1,0 +1,92 @@
+"""The terminal: any encoding, no reader, no space; and verbs from outside the package."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+import shell
+
+from bn_keras.__main__ import main, usage
+from bn_keras.commands.console import Output, make_console, refuse
+from bn_keras.registry import COMMANDS
+
+
+def encoded(encoding):
+    return io.TextIOWrapper(io.BytesIO(), encoding=encoding, write_through=True)
+
+
+@pytest.mark.parametrize(
+    "encoding, expected", [("ascii", "a - b \\u5b66"), ("latin-1", "a - b \\u5b66"),
+                           ("utf-8", "a – b 学")],
+)
+def test_what_an_encoding_lacks_is_spelt_out(encoding, expected):
+    stream = encoded(encoding)
+    Output(stream).write("a – b 学")
+    assert stream.buffer.getvalue().decode(encoding) == expected
+
+
+@pytest.mark.parametrize("code", ["train --help", "list"])
+@pytest.mark.parametrize("place", ["a pipe without a reader", "a full disk"])
+def test_output_that_goes_nowhere_is_no_traceback(code, place):
+    """More than a pipe holds is not needed: its reader has gone before anything is printed."""
+    if place == "a full disk":
+        target = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, target = os.pipe()
+        os.close(reader)
+    program = "import sys; from bn_keras.__main__ import main; sys.exit(main(sys.argv[1].split()))"
+    process = subprocess.run(
+        [sys.executable, "-c", program, code], stdout=target, stderr=subprocess.PIPE, text=True,
+        cwd=shell.ROOT,
+    )
+    os.close(target)
+    if place == "a full disk":
+        assert process.returncode == 1 and process.stderr.count("\n") == 1
+        assert process.stderr.endswith("[Errno 28] No space left on device\n")
+    else:
+        assert (process.returncode, process.stderr) == (0, "")
+
+
+def test_markup_and_escape_codes_are_printed_as_they_are(capsys):
+    assert refuse("bn-keras", "[red]a\x1b[31m\nb\ud800") == 2
+    assert capsys.readouterr().err == "bn-keras: [red]a\\x1b[31m b\\ud800\n"
+    refuse("bn-keras", "a\rb\nc", lines=True)
+    assert capsys.readouterr().err == "bn-keras: a b\nc\n"
+
+
+def test_a_console_elsewhere_than_on_a_terminal_is_wide_and_plain(capsys):
+    console = make_console()
+    assert console.width == 100 and not console.is_terminal
+    console.print("word " * 19)
+    assert capsys.readouterr().out == "word " * 19 + "\n"
+
+
+def test_a_verb_from_outside_the_package_is_called_and_listed(monkeypatch, capsys):
+    monkeypatch.setattr(COMMANDS, "_registered", dict(COMMANDS._registered))
+    seen = []
+
+    @COMMANDS.register("greet", usage="greet NAME", does="says hello")
+    def greet(arguments):
+        seen.append(arguments)
+        return 7
+
+    assert main(["greet", "you"]) == 7 and seen == [["you"]]
+    assert "  greet NAME\n        says hello" in usage()
+
+    @COMMANDS.register("plain")
+    def plain(arguments):
+        raise KeyboardInterrupt
+
+    assert main(["plain"]) == 130 and "  plain\n" in usage()
+    assert main([]) == 0 and "greet" in capsys.readouterr().out
+
+
+def test_list_names_everything_that_has_a_name(capsys):
+    assert main(["list"]) == 0
+    output = capsys.readouterr().out
+    for text in ("mnist_cnn", "keras_batch", "one_at_a_time", "  bad_init_regression", "tfds"):
+        assert text in output
+    assert main(["list", "models"]) == 2
+    assert "received models; expected no arguments" in capsys.readouterr().err
