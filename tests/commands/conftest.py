@@ -1,9 +1,13 @@
 """Training without TensorFlow's part: results at once, by the arm's status in `Trained`."""
 
+import io
+
 import pytest
 import shell
+from PIL import Image
 
 from bn_keras import experiment
+from bn_keras.report import figures
 
 
 class Trained:
@@ -29,9 +33,12 @@ class Trained:
 
 @pytest.fixture
 def trained(monkeypatch):
-    """Experiments train with `Trained`, on eight cores; gives the class."""
+    """Experiments train with `Trained`, on eight cores, and draw one pixel; gives the class."""
     from bn_keras import runner
 
+    pixel = io.BytesIO()
+    Image.new("RGB", (1, 1)).save(pixel, "png")
+    monkeypatch.setattr(figures, "picture", lambda *_: pixel.getvalue())
     monkeypatch.setattr(runner, "Runner", Trained)
     monkeypatch.setattr(experiment, "_cores", lambda: 8)
     return Trained
