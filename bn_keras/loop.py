@@ -8,11 +8,12 @@ beside others is a stack of one. Nothing here knows of configurations or of norm
 """
 
 import dataclasses
-from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, List, Optional, Sequence, Tuple
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 Forward = Callable[..., Any]
 
@@ -28,11 +29,11 @@ class Steps:
         gradient_norm: shape (runs,), Euclidean norm of the last step's gradient over all weights.
     """
 
-    loss: np.ndarray
-    accuracy: np.ndarray
-    gradient_norm: np.ndarray
+    loss: NDArray[Any]
+    accuracy: NDArray[Any]
+    gradient_norm: NDArray[Any]
 
-    def first_non_finite(self) -> np.ndarray:
+    def first_non_finite(self) -> NDArray[Any]:
         """Shape (runs,): index of the first step whose loss is inf or NaN, or -1."""
         bad = ~np.isfinite(self.loss)
         return np.where(bad.any(0), bad.argmax(0), -1)
@@ -74,8 +75,8 @@ class Trainer:
         model: Any,
         loss: Callable[[Any, Any], Any],
         optimizer: Any,
-        inputs: np.ndarray,
-        labels: np.ndarray,
+        inputs: NDArray[Any],
+        labels: NDArray[Any],
         runs: Optional[int] = None,
         jit_compile: bool = False,
     ):
@@ -93,7 +94,7 @@ class Trainer:
         signature = [tf.TensorSpec([None, None, self.runs], tf.int32)]
         self._train = tf.function(self._steps, input_signature=signature, jit_compile=jit_compile)
 
-    def reset(self, variables: Sequence[np.ndarray], learning_rates: Sequence[float]) -> None:
+    def reset(self, variables: Sequence[NDArray[Any]], learning_rates: Sequence[float]) -> None:
         """Starts over in the same graph.
 
         Args:
@@ -117,7 +118,7 @@ class Trainer:
         else:
             self.optimizer.learning_rate = learning_rates[0]
 
-    def train(self, indices: np.ndarray) -> Steps:
+    def train(self, indices: NDArray[Any]) -> Steps:
         """Makes k steps in one graph call.
 
         Args:
@@ -132,7 +133,7 @@ class Trainer:
         loss, accuracy, norm = train(tf.constant(indices, tf.int32))
         return Steps(loss.numpy(), accuracy.numpy(), norm.numpy())
 
-    def _steps(self, indices):
+    def _steps(self, indices: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         steps = tf.shape(indices)[0]
         losses = tf.TensorArray(tf.float32, steps, element_shape=[self.runs])
         accuracies = tf.TensorArray(tf.float32, steps, element_shape=[self.runs])
@@ -148,7 +149,7 @@ class Trainer:
             accuracies = accuracies.write(step, accuracy(labels, outputs))
         return losses.stack(), accuracies.stack(), norm
 
-    def _step(self, inputs, labels):
+    def _step(self, inputs: tf.Tensor, labels: tf.Tensor) -> Tuple[Any, Any, List[Any], Any]:
         """One update; returns losses, outputs, the gradients and the factor that they carry."""
         weights = self.model.trainable_variables
         with tf.GradientTape() as tape:
@@ -164,7 +165,7 @@ class Trainer:
         self.optimizer.apply(self._times_rates(gradients), weights)
         return loss, outputs, gradients, tf.cast(factor, tf.float32)
 
-    def _times_rates(self, gradients):
+    def _times_rates(self, gradients: List[Any]) -> List[Any]:
         if not self._scales_gradients:
             return gradients
         return [
@@ -172,14 +173,14 @@ class Trainer:
             for gradient, rows in zip(gradients, self._by_run(gradients))
         ]
 
-    def _norm(self, gradients):
+    def _norm(self, gradients: List[Any]) -> tf.Tensor:
         squares = [
             tf.reduce_sum(tf.square(tf.cast(rows, tf.float32)), 1)
             for rows in self._by_run(gradients)
         ]
         return tf.sqrt(tf.add_n(squares))
 
-    def _by_run(self, gradients):
+    def _by_run(self, gradients: List[Any]) -> List[Any]:
         """Each gradient as (runs, values): every weight has its runs one behind the other."""
         return [tf.reshape(gradient, [self.runs, -1]) for gradient in gradients]
 
@@ -199,8 +200,8 @@ class Evaluator:
         self,
         forward: Forward,
         loss: Callable[[Any, Any], Any],
-        inputs: np.ndarray,
-        labels: np.ndarray,
+        inputs: NDArray[Any],
+        labels: NDArray[Any],
         runs: int = 1,
     ):
         self._forward, self._loss, self._runs = forward, loss, runs
@@ -214,14 +215,16 @@ class Evaluator:
         )
 
     def __call__(
-        self, inputs: np.ndarray, labels: np.ndarray, batch_size: int = 200
-    ) -> Tuple[np.ndarray, np.ndarray]:
+        self, inputs: NDArray[Any], labels: NDArray[Any], batch_size: int = 200
+    ) -> Tuple[NDArray[Any], NDArray[Any]]:
         """Returns losses and accuracies, arrays (runs,); batch_size=1 is one example at a time."""
         evaluate = self._evaluate.get_concrete_function()  # as in Trainer.train
         loss, share = evaluate(tf.constant(inputs), _labels(labels), tf.constant(batch_size))
         return loss.numpy(), share.numpy()
 
-    def _batches(self, inputs, labels, batch_size):
+    def _batches(
+        self, inputs: tf.Tensor, labels: tf.Tensor, batch_size: tf.Tensor
+    ) -> Tuple[tf.Tensor, tf.Tensor]:
         count = tf.shape(labels)[0]
         loss_sum, right = tf.zeros([self._runs]), tf.zeros([self._runs])
         start = tf.constant(0)
@@ -257,7 +260,7 @@ def accuracy(labels: Any, outputs: Any) -> Any:
     return tf.reduce_mean(tf.cast(tf.equal(guesses, labels) & finite, tf.float32), 0)
 
 
-def _labels(labels: np.ndarray) -> Any:
+def _labels(labels: NDArray[Any]) -> Any:
     numbers = np.asarray(labels).dtype.kind == "f"
     return tf.constant(labels, tf.float32 if numbers else tf.int32)
 
@@ -271,7 +274,7 @@ def batch_indices(
     steps: int,
     rng: Optional[np.random.Generator],
     keep_last: bool = False,
-) -> np.ndarray:
+) -> NDArray[Any]:
     """Index batches for `Trainer.train`: every epoch a fresh permutation.
 
     Args:
@@ -298,7 +301,7 @@ def batch_indices(
     return order.reshape(-1, batch_size)[:steps]
 
 
-def chunks(batches: np.ndarray, *intervals: int) -> Iterator[Tuple[int, np.ndarray]]:
+def chunks(batches: NDArray[Any], *intervals: int) -> Iterator[Tuple[int, NDArray[Any]]]:
     """Cuts training into calls of `Trainer.train`.
 
     Args:

@@ -1,5 +1,7 @@
 """Losses over logits: `(labels, logits) -> one loss an example`."""
 
+from typing import Any
+
 import keras
 from keras import ops
 
@@ -7,7 +9,7 @@ from bn_keras.registry import LOSSES
 
 
 @LOSSES.register("sigmoid")
-def sigmoid(labels, logits):
+def sigmoid(labels: Any, logits: Any) -> Any:
     """Sigmoid cross entropy against one-hot labels, the mean over the classes.
 
     Args:
@@ -19,13 +21,13 @@ def sigmoid(labels, logits):
 
 
 @LOSSES.register("softmax")
-def softmax(labels, logits):
+def softmax(labels: Any, logits: Any) -> Any:
     """Softmax cross entropy; arguments as for `sigmoid`."""
     return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
 @LOSSES.register("clipped_softmax")
-def clipped_softmax(labels, logits):
+def clipped_softmax(labels: Any, logits: Any) -> Any:
     """Softmax, then the logarithm of what is left after clipping at 1e-10; arguments as above.
 
     Where the right class gets less than that, the gradient is 0: the example teaches nothing.
@@ -36,7 +38,7 @@ def clipped_softmax(labels, logits):
 
 
 @LOSSES.register("squared")
-def squared(targets, outputs):
+def squared(targets: Any, outputs: Any) -> Any:
     """Squared error.
 
     Args:

@@ -57,7 +57,7 @@ class FusedAdam(keras.optimizers.Adam):
 class FusedSGD(keras.optimizers.SGD):
     """Plain stochastic gradient descent, each weight updated by one kernel in one pass."""
 
-    def __init__(self, learning_rate=0.01, **kwargs):
+    def __init__(self, learning_rate: float = 0.01, **kwargs: Any) -> None:
         super().__init__(learning_rate=learning_rate, **kwargs)
         if self.momentum or self.nesterov:
             raise ValueError(
@@ -65,7 +65,9 @@ class FusedSGD(keras.optimizers.SGD):
                 "plain SGD, or keras.optimizers.SGD for one with momentum."
             )
 
-    def update_step(self, gradient, variable, learning_rate):
+    def update_step(
+        self, gradient: tf.Tensor, variable: keras.Variable, learning_rate: tf.Tensor
+    ) -> None:
         """Applies one gradient to one weight, in place."""
         tf.raw_ops.ResourceApplyGradientDescent(
             var=variable.handle,

@@ -50,7 +50,7 @@ class Registry:
             **properties: what others may know of the part before it is imported; literals.
         """
 
-        def add(part):
+        def add(part: Any) -> Any:
             self._registered[name] = (part, properties)
             return part
 

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 import bn_keras
 from bn_keras import loop
@@ -64,14 +65,13 @@ class Runner:
         total = configs[0].total_steps(len(splits.train))
         memories = [Memory() for _ in configs]
         with contextlib.ExitStack() as open_writers:
-            writers = []
+            writers: List[Writer] = []
             for config, memory in zip(configs, memories):
                 name = self._store.run_name(config)
                 folder = self._store.work_dir / "tensorboard" / name
                 shutil.rmtree(folder, ignore_errors=True)  # of a try that did not finish
-                writer = FanOut([memory, TensorBoard(folder, name)])
-                open_writers.callback(writer.close)
-                writers.append(writer)
+                writers.append(FanOut([memory, TensorBoard(folder, name)]))
+                open_writers.callback(writers[-1].close)
             shown = Writer()
             if self._show is not None:
                 label = self._store.run_name(configs[0])
@@ -85,7 +85,10 @@ class Runner:
                 writer.finish(result)
         return found
 
-    def _run(self, configs, splits, total, writers, shown, memories):
+    def _run(
+        self, configs: Sequence[RunConfig], splits: Splits, total: int, writers: Sequence[Writer],
+        shown: Writer, memories: Sequence[Memory],
+    ) -> Optional[List[RunResult]]:
         started = time.perf_counter()
         graph = self._graph(configs, splits)
         first, nets = configs[0], graph.nets
@@ -96,7 +99,7 @@ class Runner:
         probes = graph.probes(first.measure)
         diverged_at = np.full(len(configs), -1)
 
-        def write(step, values):
+        def write(step: int, values: Dict[str, Any]) -> None:
             for run, writer in enumerate(writers):
                 if diverged_at[run] < 0:
                     writer.scalars(step, {tag: finite(of[run]) for tag, of in values.items()})
@@ -122,7 +125,7 @@ class Runner:
             shown.scalars(end, {tag: finite(of[going].mean()) for tag, of in values.items()})
             histograms = _joined(probe.histograms(end) for probe in asked)
             for run in np.flatnonzero(going):
-                writers[run].histograms(end, {tag: of[run] for tag, of in histograms.items()})
+                writers[int(run)].histograms(end, {tag: of[run] for tag, of in histograms.items()})
 
         metrics = _joined(probe.at_end() for probe in probes)
         self._store_frames(configs, probes)
@@ -146,9 +149,9 @@ class Runner:
             for run, config in enumerate(configs)
         ]
 
-    def _store_frames(self, configs, probes):
+    def _store_frames(self, configs: Sequence[RunConfig], probes: Sequence[Probe]) -> None:
         """Stores the frames of the first run of every arm."""
-        places = {}
+        places: Dict[str, int] = {}
         for run, config in enumerate(configs):
             places.setdefault(config.arm_name, run)
         for run in places.values():
@@ -156,7 +159,7 @@ class Runner:
             if frames:
                 self._store.add_frames(configs[run], frames)
 
-    def _graph(self, configs, splits):
+    def _graph(self, configs: Sequence[RunConfig], splits: Splits) -> "_Graph":
         key = configs[0].graph_key(), len(configs)
         if key not in self._graphs:
             self._graphs[key] = _Graph(configs, splits)
@@ -321,7 +324,8 @@ def loss_of(config: RunConfig, splits: Splits) -> Callable[[Any, Any], Any]:
             + ("a model for numbers, such as bad_init_mlp, or loss='squared'." if numbers else
                "another loss, such as softmax, or a dataset of numbers, such as quadratic.")
         )
-    return LOSSES.get(name)
+    loss: Callable[[Any, Any], Any] = LOSSES.get(name)
+    return loss
 
 
 def pixel_scale(config: RunConfig, splits: Splits) -> Dict[str, float]:
@@ -330,7 +334,7 @@ def pixel_scale(config: RunConfig, splits: Splits) -> Dict[str, float]:
     return {"scale": 1.0 if config.pixels == "raw" else splits.scale, "offset": offset}
 
 
-def batch_indices(config: RunConfig, examples: int, steps: int) -> np.ndarray:
+def batch_indices(config: RunConfig, examples: int, steps: int) -> NDArray[Any]:
     """The examples of every step of a run, as `loop.batch_indices`."""
     rng = None if config.batch_order == "fixed" else np.random.default_rng(config.seed)
     keep_last = config.last_batch == "keep"

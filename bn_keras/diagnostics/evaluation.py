@@ -1,8 +1,12 @@
 """Loss and accuracy on validation and test examples, in inference mode."""
 
-import numpy as np
+from typing import Any, Dict, List, Tuple
 
-from bn_keras.diagnostics.probe import Probe
+import numpy as np
+from numpy.typing import NDArray
+
+from bn_keras.diagnostics.probe import Probe, Values
+from bn_keras.loop import Steps
 from bn_keras.registry import PROBES
 
 TARGETS = (90, 95, 97, 98)
@@ -30,20 +34,21 @@ class Evaluation(Probe):
     A regression has losses alone.
     """
 
-    def start(self):
+    def start(self) -> Values:
         self._curve_set = self.nets.splits.validation.first(self.nets.configs[0].curve_size)
-        self._curve = []
+        self._curve: List[Tuple[int, NDArray[Any]]] = []
         return {}
 
-    def during(self, step, steps):
+    def during(self, step: int, steps: Steps) -> Values:
         loss, accuracy = self.nets.evaluate(self._curve_set)
         self._curve.append((step, accuracy))
         if self.nets.regression:
             return {"loss/validation": loss}
         return {"loss/validation": loss, "accuracy/validation": accuracy}
 
-    def at_end(self):
-        splits, found = self.nets.splits, {}
+    def at_end(self) -> Values:
+        splits = self.nets.splits
+        found: Dict[str, NDArray[Any]] = {}
         for name, split in (("validation", splits.validation), ("test", splits.test)):
             loss, accuracy = self.nets.evaluate(split)
             found[f"{name}_loss"] = loss
@@ -57,10 +62,10 @@ class Evaluation(Probe):
                 found[f"steps_to_{percent}_percent"] = self._steps_to(percent / 100)
         return found
 
-    def _everywhere(self, value):
+    def _everywhere(self, value: float) -> NDArray[Any]:
         return np.full(self.nets.runs, float(value))
 
-    def _steps_to(self, target):
+    def _steps_to(self, target: float) -> NDArray[Any]:
         """The first evaluated step at which each run has the accuracy; NaN for never."""
         found = self._everywhere(np.nan)
         for step, accuracy in reversed(self._curve):

@@ -1,10 +1,12 @@
 """What goes into every normalizer and what comes out, and the statistics in between."""
 
+from typing import List, Optional
+
 import keras
 import numpy as np
 import tensorflow as tf
 
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Nets, Probe, Values
 from bn_keras.models.blocks import normalizers
 from bn_keras.registry import PROBES
 
@@ -22,19 +24,19 @@ class Histograms(Probe):
     normalizer has them.
     """
 
-    def __init__(self, nets, argument=None):
+    def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets, argument)
         self._layers = normalizers(nets.net)
         ends = [end for layer in self._layers for end in (layer.input, layer.output)]
         model = keras.Model(nets.net.input, ends)
 
         @tf.function
-        def thinned(images):
+        def thinned(images: tf.Tensor) -> List[tf.Tensor]:
             return [_thinned(end) for end in model(images, training=False)]
 
         self._ends = thinned
 
-    def histograms(self, step):
+    def histograms(self, step: int) -> Values:
         images = self.nets.inputs(self.nets.splits.validation.images[:IMAGES])
         ends = iter(self._ends(tf.constant(images)))
         values = {}
@@ -48,7 +50,7 @@ class Histograms(Probe):
         return values
 
 
-def _thinned(values):
+def _thinned(values: tf.Tensor) -> tf.Tensor:
     """Rows (n, channels) of activations (..., channels), evenly spaced, some MAX_VALUES values."""
     rows = tf.reshape(values, [-1, values.shape[-1]])
     # An odd stride meets every place where their number is a power of two.

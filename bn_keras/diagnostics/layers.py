@@ -4,11 +4,15 @@ Frames for pictures, and measures: does the signal vanish on its way through the
 saturated, are units dead?
 """
 
+from typing import Any, Dict, List, Optional
+
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Nets, Probe, Values
+from bn_keras.loop import Steps
 from bn_keras.registry import PROBES
 
 SATURATED = 0.95  # tanh's slope is under .1 there
@@ -42,42 +46,47 @@ class Layers(Probe):
     are beyond ±.95 for more than half of the examples; both also over all layers.
     """
 
-    def __init__(self, nets, argument=None):
+    def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets, argument)
         layers = [layer for layer in nets.net.layers if hasattr(layer, "kernel")]
         self._names = [layer.name for layer in layers]
         ends = [end for layer in layers for end in (layer.input, layer.output)]
         self._model = tf.function(keras.Model(nets.net.input, ends), reduce_retracing=True)
         self._widest = max(int(np.prod(end.shape[1:])) for end in ends)
-        self._grid = None
+        self._grid: Optional[NDArray[Any]] = None
         inputs = nets.splits.test.images
         if inputs.shape[1:] == (1,):  # a function of one number can be drawn as a curve
             self._grid = np.linspace(inputs.min(), inputs.max(), GRID_POINTS, dtype=np.float32)
 
-    def start(self):
+    def start(self) -> Values:
         self._seen = self.nets.splits.test.first(self.nets.configs[0].curve_size)
-        self._steps, self._frames, self._fitted = [], [], []
+        self._steps: List[int] = []
+        self._frames: List[List[NDArray[Any]]] = []
+        self._fitted: List[NDArray[Any]] = []
         self._start = self._measure("start")
-        return self.during(0, None)
+        return self._look(0)
 
-    def during(self, step, steps):
+    def during(self, step: int, steps: Steps) -> Values:
+        return self._look(step)
+
+    def _look(self, step: int) -> Values:
         self._steps.append(step)
         self._frames.append([_thinned(values) for values in self._values(self._seen.images)])
         if self._grid is not None:
             self._fitted.append(self._values(self._grid[:, None])[-1])
         return {"loss/test": self.nets.evaluate(self._seen)[0]}
 
-    def histograms(self, step):
+    def histograms(self, step: int) -> Values:
         return {
             f"{name}/{what}": self._frames[-1][2 * number + end]
             for number, name in enumerate(self._names)
             for end, what in enumerate(("layer_input", "pre-activation"))
         }
 
-    def at_end(self):
+    def at_end(self) -> Values:
         return {**self._start, **self._measure("end")}
 
-    def frames(self, run):
+    def frames(self, run: int) -> Values:
         """The frames of one net, as float32 arrays by name.
 
         Returns:
@@ -103,10 +112,10 @@ class Layers(Probe):
             found["fitted"] = np.stack([fitted[run, :, 0] for fitted in self._fitted])
         return found
 
-    def _measure(self, when):
+    def _measure(self, when: str) -> Dict[str, NDArray[Any]]:
         activation = self.nets.configs[0].activation
         count = max(1, min(MEASURED, MAX_MEASURED // self._widest))
-        metrics = {}
+        metrics: Dict[str, NDArray[Any]] = {}
         values_of_layers = self._values(self.nets.splits.train.first(count).images)[2::2]
         for number, values in enumerate(values_of_layers, start=1):
             metrics[f"{when}_std_layer_{number}"] = values.std(1, dtype=np.float64).mean(-1)
@@ -121,7 +130,7 @@ class Layers(Probe):
                 metrics[f"{when}_{what}"] = np.mean(layers, 0)
         return metrics
 
-    def _values(self, images):
+    def _values(self, images: NDArray[Any]) -> List[NDArray[Any]]:
         """Input and output of every layer, in turn, as float32 arrays (runs, n, values)."""
         nets, parts = self.nets, []
         for part in np.array_split(images, -(-len(images) // 500)):
@@ -133,5 +142,5 @@ class Layers(Probe):
         return [np.concatenate(ends, axis=1) for ends in zip(*parts)]
 
 
-def _thinned(values):
+def _thinned(values: NDArray[Any]) -> NDArray[Any]:
     return values[:, :max(1, MAX_VALUES // values.shape[-1])]

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Probe, Values
 from bn_keras.loop import NO_EXAMPLE, losses_of
 from bn_keras.registry import PROBES
 from bn_keras.surgery.statistics import batch_normalizers
@@ -16,7 +16,7 @@ from bn_keras.surgery.statistics import batch_normalizers
 class NoGradient(Probe):
     """Of the first training batch, with batch statistics where the net has them."""
 
-    def start(self):
+    def start(self) -> Values:
         nets, train = self.nets, self.nets.splits.train
         indices = nets.batches[0]
         indices = indices[(indices != NO_EXAMPLE).all(1)]
@@ -31,5 +31,5 @@ class NoGradient(Probe):
         self._share = np.mean(np.all(gradients.numpy() == 0, -1), 0)
         return {}
 
-    def at_end(self):
+    def at_end(self) -> Values:
         return {"start_no_gradient": self._share}

@@ -1,6 +1,6 @@
 """Accuracy on single images: with right statistics, company makes no difference."""
 
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Probe, Values
 from bn_keras.registry import PROBES
 
 IMAGES = 100
@@ -12,7 +12,7 @@ IMAGES = 100
 class OneAtATime(Probe):
     """Predicts the first 100 test images singly; nothing for a regression."""
 
-    def at_end(self):
+    def at_end(self) -> Values:
         if self.nets.regression:
             return {}
         _, accuracy = self.nets.evaluate(self.nets.splits.test.first(IMAGES), batch_size=1)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Probe, Values
 from bn_keras.registry import PROBES
 
 
@@ -10,7 +10,7 @@ from bn_keras.registry import PROBES
 class Penalty(Probe):
     """The sum of all regularizers, run by run."""
 
-    def at_end(self):
+    def at_end(self) -> Values:
         found = np.zeros(self.nets.runs)
         for weight in self.nets.net.trainable_variables:
             if weight.regularizer is not None:

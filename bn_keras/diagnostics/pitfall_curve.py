@@ -1,7 +1,10 @@
 """A second validation curve of the same weights, evaluated with a bug."""
 
+from typing import Optional
+
 from bn_keras.diagnostics import pitfalls
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Nets, Probe, Values
+from bn_keras.loop import Steps
 from bn_keras.registry import PROBES
 
 
@@ -19,13 +22,13 @@ class PitfallCurve(Probe):
         argument: name in `pitfalls.EVALUATIONS`.
     """
 
-    def __init__(self, nets, argument=None):
+    def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets)
         self._name = argument
         self._copy = pitfalls.evaluation(argument)(nets.net)
         self._forward = nets.as_stack(self._copy)
 
-    def during(self, step, steps):
+    def during(self, step: int, steps: Steps) -> Values:
         split = self.nets.splits.validation.first(self.nets.configs[0].curve_size)
         self._copy.refresh()
         _, accuracy = self.nets.evaluate(split, self._forward, len(split))

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Probe, Values
 from bn_keras.loop import losses_of
 from bn_keras.registry import PROBES
 from bn_keras.surgery.recalibrate import recalibrate
@@ -15,7 +15,7 @@ from bn_keras.surgery.statistics import batch_normalizers
 class PopulationLoss(Probe):
     """Test loss of a copy whose statistics are those of all training examples."""
 
-    def at_end(self):
+    def at_end(self) -> Values:
         nets, test = self.nets, self.nets.splits.test
         if not batch_normalizers(nets.net):
             return {}

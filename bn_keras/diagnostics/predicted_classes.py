@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Probe, Values
 from bn_keras.registry import PROBES
 
 
@@ -12,7 +12,7 @@ from bn_keras.registry import PROBES
 class PredictedClasses(Probe):
     """Classes given to at least one image of the validation curve; nothing for a regression."""
 
-    def at_end(self):
+    def at_end(self) -> Values:
         if self.nets.regression:
             return {}
         images = self.nets.splits.validation.first(self.nets.configs[0].curve_size).images

@@ -14,11 +14,13 @@ it may be left out; without it nothing may.
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_keras.loop import Evaluator, Forward, Steps, as_stack
 from bn_keras.registry import PROBES
 
 BATCH = 200
+Values = Mapping[str, NDArray[Any]]  # by curve, metric or tag: (runs, ...)
 
 
 class Nets:
@@ -53,13 +55,14 @@ class Nets:
         """A forward pass like the net's as one over (batch, runs, ...)."""
         return as_stack(net, self._stacked)
 
-    def inputs(self, images: np.ndarray) -> np.ndarray:
+    def inputs(self, images: NDArray[Any]) -> NDArray[Any]:
         """The same examples for every run, in the shape that the net takes."""
         if self._stacked is None:
             return images
-        return np.repeat(images[:, None], self.runs, axis=1)
+        repeated: NDArray[Any] = np.repeat(images[:, None], self.runs, axis=1)
+        return repeated
 
-    def by_run(self, values: Any) -> np.ndarray:
+    def by_run(self, values: Any) -> NDArray[Any]:
         """An activation or a weight of the net as an array (runs, ...).
 
         Args:
@@ -72,7 +75,7 @@ class Nets:
 
     def evaluate(
         self, split: Any, forward: Optional[Forward] = None, batch_size: int = BATCH
-    ) -> Tuple[np.ndarray, np.ndarray]:
+    ) -> Tuple[NDArray[Any], NDArray[Any]]:
         """(losses, accuracies) of a split, arrays (runs,), in inference mode.
 
         Args:
@@ -89,8 +92,8 @@ class Nets:
         return self._evaluators[forward](split.images, split.labels, batch_size)
 
     def predict(
-        self, images: np.ndarray, forward: Optional[Forward] = None, batch_size: int = BATCH
-    ) -> np.ndarray:
+        self, images: NDArray[Any], forward: Optional[Forward] = None, batch_size: int = BATCH
+    ) -> NDArray[Any]:
         """Outputs for images, an array (n, runs, outputs); arguments as for `evaluate`."""
         forward = forward or self.forward
         starts = range(0, len(images), batch_size)
@@ -121,23 +124,23 @@ class Probe:
             )
         self.nets = nets
 
-    def start(self) -> Mapping[str, np.ndarray]:
+    def start(self) -> Values:
         """Called before the first step; returns curves' values at step 0, as `during`."""
         return {}
 
-    def during(self, step: int, steps: Steps) -> Mapping[str, np.ndarray]:
+    def during(self, step: int, steps: Steps) -> Values:
         """Curve to values (runs,) after `step` steps, of which `steps` are the last ones."""
         return {}
 
-    def histograms(self, step: int) -> Mapping[str, np.ndarray]:
+    def histograms(self, step: int) -> Values:
         """Tag to array (runs, ...), whose values a histogram shows."""
         return {}
 
-    def at_end(self) -> Mapping[str, np.ndarray]:
+    def at_end(self) -> Values:
         """Metric to values (runs,) of the trained nets."""
         return {}
 
-    def frames(self, run: int) -> Optional[Mapping[str, np.ndarray]]:
+    def frames(self, run: int) -> Optional[Values]:
         """What a picture needs of one run, stored beside its result; None for nothing."""
         return None
 
@@ -149,7 +152,8 @@ def make_probe(name: str, nets: Nets) -> Probe:
         UnknownName, ValueError: there is no such probe, or it knows no such argument.
     """
     kind, _, argument = name.partition(":")
-    return PROBES.get(kind)(nets, argument or None)
+    found: Probe = PROBES.get(kind)(nets, argument or None)
+    return found
 
 
 def measured_always() -> List[str]:

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Probe, Values
+from bn_keras.loop import Steps
 from bn_keras.registry import PROBES
 from bn_keras.surgery.statistics import skipped_batches
 
@@ -18,7 +19,7 @@ class Training(Probe):
 
     every = "log"
 
-    def during(self, step, steps):
+    def during(self, step: int, steps: Steps) -> Values:
         found = {"loss/train": steps.loss[-1], "gradient/norm": steps.gradient_norm}
         if not self.nets.regression:
             found["accuracy/train"] = steps.accuracy[-1]

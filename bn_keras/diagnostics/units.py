@@ -1,9 +1,12 @@
 """What the units in front of the last activation see, over steps (Ioffe & Szegedy 2015, fig. 1)."""
 
+from typing import Any, Optional
+
 import keras
 import numpy as np
 
-from bn_keras.diagnostics.probe import Probe
+from bn_keras.diagnostics.probe import Nets, Probe, Values
+from bn_keras.loop import Steps
 from bn_keras.models.blocks import normalizers
 from bn_keras.registry import PROBES
 
@@ -22,16 +25,17 @@ class Units(Probe):
     `units/median_range` is how far the median has travelled so far, the mean over all units.
     """
 
-    def __init__(self, nets, argument=None):
+    def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets, argument)
         self._place = keras.Model(nets.net.input, normalizers(nets.net)[-1].output)
 
-    def start(self):
+    def start(self) -> Values:
         self._images = self.nets.splits.validation.first(self.nets.configs[0].curve_size).images
-        self._low, self._high = np.inf, -np.inf
+        self._low: Any = np.inf
+        self._high: Any = -np.inf
         return {}
 
-    def during(self, step, steps):
+    def during(self, step: int, steps: Steps) -> Values:
         parts = []
         for images in np.array_split(self._images, -(-len(self._images) // 1000)):
             values = self.nets.by_run(self._place(self.nets.inputs(images), training=False))

@@ -1,11 +1,13 @@
 """`conv_bn_relu`: two convolutions and a softmax, with the normalizer in front of every relu."""
 
-from bn_keras.models.blocks import Blocks
+import keras
+
+from bn_keras.models.blocks import Blocks, ModelSpec
 from bn_keras.registry import MODELS
 
 
 @MODELS.register("conv_bn_relu", loss="softmax")
-def conv_bn_relu(spec):
+def conv_bn_relu(spec: ModelSpec) -> keras.Model:
     """3x3x32, pool, 3x3x64, pool, dense classes, without padding; the logits are not normalized."""
     blocks = Blocks(spec)
     inputs, x = blocks.inputs()

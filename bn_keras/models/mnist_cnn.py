@@ -2,12 +2,12 @@
 
 import keras
 
-from bn_keras.models.blocks import Blocks
+from bn_keras.models.blocks import Blocks, ModelSpec
 from bn_keras.registry import MODELS
 
 
 @MODELS.register("mnist_cnn", loss="sigmoid")
-def mnist_cnn(spec):
+def mnist_cnn(spec: ModelSpec) -> keras.Model:
     """5x5x32, pool, 5x5x64, pool, dense 1024, dropout .5, dense classes: 3.3 million weights.
 
     Normalizers stand behind the second convolution and both dense layers, the logits included.
@@ -23,5 +23,5 @@ def mnist_cnn(spec):
     return blocks.model(inputs, x, "mnist_cnn")
 
 
-def _truncated_normal(seed):
+def _truncated_normal(seed: int) -> keras.Initializer:
     return keras.initializers.TruncatedNormal(stddev=0.1, seed=seed)

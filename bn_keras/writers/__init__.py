@@ -26,21 +26,21 @@ class Writer:
 class FanOut(Writer):
     """Passes everything on to several writers."""
 
-    def __init__(self, writers: Iterable[Writer]):
+    def __init__(self, writers: Iterable[Writer]) -> None:
         self._writers: List[Writer] = list(writers)
 
-    def scalars(self, step, values):
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         for writer in self._writers:
             writer.scalars(step, values)
 
-    def histograms(self, step, values):
+    def histograms(self, step: int, values: Mapping[str, Any]) -> None:
         for writer in self._writers:
             writer.histograms(step, values)
 
-    def finish(self, result):
+    def finish(self, result: Any) -> None:
         for writer in self._writers:
             writer.finish(result)
 
-    def close(self):
+    def close(self) -> None:
         for writer in self._writers:
             writer.close()

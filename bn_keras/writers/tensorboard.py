@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from typing import Any, Iterator
+from typing import Any, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -56,15 +56,13 @@ class TensorBoard(Writer):
         self._name = name
         self._writer = tf.summary.create_file_writer(str(logdir))
 
-    @_failing_as_files_do()
-    def scalars(self, step, values):
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         with self._writer.as_default(step):
             for tag, value in values.items():
                 if value is not None:
                     tf.summary.scalar(tag, value)
 
-    @_failing_as_files_do()
-    def histograms(self, step, values):
+    def histograms(self, step: int, values: Mapping[str, Any]) -> None:
         with self._writer.as_default(step):
             for tag, value in values.items():
                 value = np.asarray(value)
@@ -74,16 +72,14 @@ class TensorBoard(Writer):
                 found = histogram.histogram_pb(tag, value)
                 tf.summary.experimental.write_raw_pb(found.SerializeToString(), step)
 
-    @_failing_as_files_do()
-    def finish(self, result):
+    def finish(self, result: Any) -> None:
         with self._writer.as_default(result.steps):
             hp.hparams({name: getattr(result.config, name) for name in HPARAMS}, self._name)
             self.scalars(
                 result.steps, {f"summary/{name}": result.metrics.get(name) for name in METRICS}
             )
 
-    @_failing_as_files_do()
-    def close(self):
+    def close(self) -> None:
         self._writer.close()
 
 
@@ -116,7 +112,10 @@ def write_comparison(logdir: Any, figure: bytes, verdict: str) -> None:
         tf.summary.experimental.write_raw_pb(layout.SerializeToString(), step=0)
         hp.hparams_config(
             hparams=[hp.HParam(name) for name in HPARAMS],
-            metrics=[hp.Metric(f"summary/{name}", display_name=title) for name, title in METRICS.items()],
+            metrics=[
+                hp.Metric(f"summary/{name}", display_name=title)
+                for name, title in METRICS.items()
+            ],
         )
         tf.summary.image("comparison", tf.image.decode_png(figure, channels=3)[tf.newaxis])
         tf.summary.text("verdict", verdict)

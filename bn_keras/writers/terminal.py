@@ -60,7 +60,7 @@ class _Bar(Writer):
         self._bars, self._task = bars, task
         self._started = time.perf_counter()
 
-    def scalars(self, step, values):
+    def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         if "loss/train" in values:
             rate = step / (time.perf_counter() - self._started)
             self._bars.update(

@@ -424,7 +424,8 @@ def test_units_of_a_convolution_are_its_places_one_behind_the_other():
 def test_layers_measure_the_signal_and_dead_or_saturated_units(runs, activation):
     config = run_config(normalizer="none", activation=activation)
     nets, weights = make_nets(runs, config)
-    shift = np.linspace(0, 12 if activation == "tanh" else 2, 100)  # some units dead or saturated, others not
+    # Some units dead or saturated, others not.
+    shift = np.linspace(0, 12 if activation == "tanh" else 2, 100)
     layer = nets.net.get_layer("dense2")
     layer.bias.assign(layer.bias - np.tile(shift, len(weights)))
     found = started("layers", nets).at_end()
