@@ -6,10 +6,38 @@ the package alone does not import TensorFlow. A file of a model that holds the l
 """
 
 import importlib
+from typing import TYPE_CHECKING, Any, List
 
 from bn_keras.loading import register_layers
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:  # editors and type checkers see the names where they are
+    from bn_keras.batch_norm.layer import BatchNorm
+    from bn_keras.config import ConfigError, RunConfig
+    from bn_keras.normalizers.activated import ActivatedBatchNorm
+    from bn_keras.normalizers.conditional import ConditionalBatchNorm
+    from bn_keras.normalizers.frozen import FrozenBatchNorm
+    from bn_keras.normalizers.ghost import GhostBatchNorm
+    from bn_keras.normalizers.renorm import BatchRenorm, Ramp
+    from bn_keras.results import RunResult, Store
+    from bn_keras.surgery import statistics
+
+__version__ = "0.2.0"
+
+__all__ = [
+    "ActivatedBatchNorm",
+    "BatchNorm",
+    "BatchRenorm",
+    "ConditionalBatchNorm",
+    "ConfigError",
+    "FrozenBatchNorm",
+    "GhostBatchNorm",
+    "Ramp",
+    "RunConfig",
+    "RunResult",
+    "Store",
+    "__version__",
+    "statistics",
+]
 
 _HOMES = {
     "ActivatedBatchNorm": "bn_keras.normalizers.activated",
@@ -23,23 +51,20 @@ _HOMES = {
     "RunConfig": "bn_keras.config",
     "RunResult": "bn_keras.results",
     "Store": "bn_keras.results",
+    "statistics": "bn_keras.surgery.statistics",
 }
 
 
-_MODULES = {"statistics": "bn_keras.surgery.statistics"}
+if not TYPE_CHECKING:  # where it stands, a type checker takes every name for one of ours
 
-__all__ = sorted([*_HOMES, *_MODULES, "__version__"])
-
-
-def __getattr__(name):
-    if name in _MODULES:
-        return importlib.import_module(_MODULES[name])
-    if name not in _HOMES:
-        raise AttributeError(f"module 'bn_keras' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name not in _HOMES:
+            raise AttributeError(f"module 'bn_keras' has no attribute {name!r}")
+        home = importlib.import_module(_HOMES[name])
+        return home if home.__name__.endswith(f".{name}") else getattr(home, name)
 
 
-def __dir__():
+def __dir__() -> List[str]:
     return __all__
 
 

@@ -10,6 +10,9 @@ import importlib
 import sys
 import threading
 import warnings
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any, Optional, Sequence
 
 LAYERS = (
     "bn_keras.batch_norm.layer",
@@ -22,7 +25,7 @@ LAYERS = (
 )
 
 
-def register_layers():
+def register_layers() -> None:
     """Registers the layers with Keras: now where it is imported, else right after its import."""
     for finder in [f for f in sys.meta_path if type(f).__qualname__ == _BehindKeras.__qualname__]:
         if type(finder).__module__ == __name__:  # left by an earlier import, before a reload
@@ -33,7 +36,7 @@ def register_layers():
         sys.meta_path.insert(0, _BehindKeras())
 
 
-def _import_layers():
+def _import_layers() -> bool:
     """Imports every home of a layer; False if another thread was in the way.
 
     Somebody's `import keras` must not fail for our sake: an error becomes a warning.
@@ -60,12 +63,14 @@ class _BehindKeras:
     counts the modules of ours in progress, in all threads, and waits for the last of them.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self._lock = threading.Lock()
         self._in_progress = 0
         self._keras_is_there = False
 
-    def find_spec(self, name, path=None, target=None):
+    def find_spec(
+        self, name: str, path: Optional[Sequence[str]] = None, target: Optional[ModuleType] = None
+    ) -> Optional[ModuleSpec]:
         """The spec that the other finders give, with a note to come back after the import."""
         if name != "keras" and not name.startswith("bn_keras."):
             return None
@@ -77,13 +82,13 @@ class _BehindKeras:
                 return spec
         return None
 
-    def _watch(self, name, loader):
+    def _watch(self, name: str, loader: Any) -> None:
         """Has the loader tell when the module was executed."""
         execute = getattr(loader, "exec_module", None)
         if execute is None:
             return
 
-        def watched(module):
+        def watched(module: ModuleType) -> None:
             del loader.exec_module
             ours = name != "keras"
             with self._lock:
@@ -98,7 +103,7 @@ class _BehindKeras:
 
         loader.exec_module = watched
 
-    def _act(self):
+    def _act(self) -> None:
         """Imports the layers, unless it is too early or done. Who comes last, acts."""
         while True:
             with self._lock:

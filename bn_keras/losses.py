@@ -7,9 +7,11 @@ from keras import ops
 
 from bn_keras.registry import LOSSES
 
+Tensor = Any  # of Keras's backend
+
 
 @LOSSES.register("sigmoid")
-def sigmoid(labels: Any, logits: Any) -> Any:
+def sigmoid(labels: Tensor, logits: Tensor) -> Tensor:
     """Sigmoid cross entropy against one-hot labels, the mean over the classes.
 
     Args:
@@ -21,13 +23,13 @@ def sigmoid(labels: Any, logits: Any) -> Any:
 
 
 @LOSSES.register("softmax")
-def softmax(labels: Any, logits: Any) -> Any:
+def softmax(labels: Tensor, logits: Tensor) -> Tensor:
     """Softmax cross entropy; arguments as for `sigmoid`."""
     return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
 @LOSSES.register("clipped_softmax")
-def clipped_softmax(labels: Any, logits: Any) -> Any:
+def clipped_softmax(labels: Tensor, logits: Tensor) -> Tensor:
     """Softmax, then the logarithm of what is left after clipping at 1e-10; arguments as above.
 
     Where the right class gets less than that, the gradient is 0: the example teaches nothing.
@@ -38,7 +40,7 @@ def clipped_softmax(labels: Any, logits: Any) -> Any:
 
 
 @LOSSES.register("squared")
-def squared(targets: Any, outputs: Any) -> Any:
+def squared(targets: Tensor, outputs: Tensor) -> Tensor:
     """Squared error.
 
     Args:

@@ -4,10 +4,11 @@ import contextlib
 import os
 import sys
 import tempfile
+from typing import Iterator
 
 
 @contextlib.contextmanager
-def quiet_native_log():
+def quiet_native_log() -> Iterator[None]:
     """Keeps back what TensorFlow's C++ side prints while it loads, before any log level counts."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()

@@ -4,6 +4,7 @@ All raise ValueError with the setting, the value that was received and what is e
 """
 
 import numbers
+from typing import Any, Optional
 
 import numpy as np
 
@@ -11,7 +12,7 @@ FLOAT32_SMALLEST, FLOAT32_LARGEST = 1.1754944e-38, 3.4028235e38
 ONE_VALUE = ("warn", "error", "ignore")
 
 
-def number(name, value, low, high):
+def number(name: str, value: Any, low: float, high: float) -> float:
     """A float from low to high."""
     try:
         found = float("nan") if isinstance(value, bool) else float(value)
@@ -22,7 +23,7 @@ def number(name, value, low, high):
     return found
 
 
-def axis(value):
+def axis(value: Any) -> int:
     """One whole number, which may stand in a list or tuple."""
     axes = value if isinstance(value, (list, tuple)) else [value]
     try:
@@ -35,7 +36,7 @@ def axis(value):
     )
 
 
-def momentum(value, debias):
+def momentum(value: Any, debias: bool) -> Any:
     """A number from 0 to 1, None or a schedule; a debiased average takes a number only."""
     if debias and (value is None or callable(value)):
         raise ValueError(
@@ -46,7 +47,7 @@ def momentum(value, debias):
     return number("momentum", value, 0.0, 1.0)
 
 
-def epsilon(value):
+def epsilon(value: Any) -> float:
     """0, or a number that float32 can hold."""
     found = number("epsilon", value, 0.0, FLOAT32_LARGEST)
     if 0 < found < FLOAT32_SMALLEST:
@@ -57,14 +58,14 @@ def epsilon(value):
     return found
 
 
-def one_value(value):
+def one_value(value: Any) -> str:
     """One of ONE_VALUE."""
     if value not in ONE_VALUE:
         raise ValueError(f"BatchNorm: one_value={value!r}; expected one of {', '.join(ONE_VALUE)}.")
     return value
 
 
-def count(name, value, of_what):
+def count(name: str, value: Any, of_what: str) -> Optional[int]:
     """A whole number of at least 1, or None."""
     if value is not None and (
         isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < 1
@@ -75,14 +76,14 @@ def count(name, value, of_what):
     return None if value is None else int(value)
 
 
-def flag(name, value):
+def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"BatchNorm: {name}={value!r}; expected True or False.")
     return bool(value)
 
 
-def floating(dtype):
+def floating(dtype: str) -> str:
     """The name of a floating dtype."""
     if "float" not in dtype:
         raise ValueError(

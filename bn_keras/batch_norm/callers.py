@@ -7,6 +7,8 @@ step at a time.
 
 import functools
 import sys
+from types import FrameType
+from typing import Any, Callable, Optional, Tuple
 
 import keras
 from keras import ops
@@ -16,7 +18,7 @@ from keras.src.backend.common import global_state
 from bn_keras.batch_norm import functional
 
 
-def recomputing():
+def recomputing() -> bool:
     """Whether this is the second run of a pass whose activations were not kept.
 
     By `tf.recompute_grad` or `torch.utils.checkpoint`, and so by `keras.RematScope`. TensorFlow
@@ -29,7 +31,7 @@ def recomputing():
     return backend == "tensorflow" and _called_by("custom_gradient.py", "inner_recompute_grad")
 
 
-def micro_batches():
+def micro_batches() -> Tuple[int, Callable[[], int]]:
     """How many calls make one step of the optimizer that the called model is compiled with.
 
     Returns:
@@ -37,22 +39,22 @@ def micro_batches():
     """
     # Keras keeps what is called outermost, the model, for as long as the call takes.
     context = global_state.get_global_attribute("current_call_ctx")
-    optimizer = getattr(getattr(context, "entry_layer", None), "optimizer", None)
+    optimizer: Any = getattr(getattr(context, "entry_layer", None), "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
     steps = getattr(optimizer, "gradient_accumulation_steps", None) or 1
     return steps, lambda: int(optimizer._iterations.numpy()) % steps
 
 
-def one_step_at_a_time():
+def one_step_at_a_time() -> Optional[str]:
     """What hands this call a single time step of a sequence, in words; None if nothing does."""
     if _called_by("rnn.py", "inner_loop"):
         return "an RNN cell"
     return "a TimeDistributed wrapper" if _called_by("time_distributed.py", "call") else None
 
 
-def _called_by(file, function):
+def _called_by(file: str, function: str) -> bool:
     """Whether a function of that name, in a file of that name, is among the callers."""
-    frame = sys._getframe(1)
+    frame: Optional[FrameType] = sys._getframe(1)
     while frame is not None:
         code = frame.f_code
         if code.co_name == function and code.co_filename.endswith(file):
@@ -61,7 +63,7 @@ def _called_by(file, function):
     return False
 
 
-def normalize_whole_sequences(kind):
+def normalize_whole_sequences(kind: Any) -> None:
     """Lets `TimeDistributed` hand whole sequences to layers of a kind.
 
     Keras's wrapper calls its layer once a time step: a batch normalization would take statistics of
@@ -76,8 +78,8 @@ def normalize_whole_sequences(kind):
     step_by_step = wrapper.call
 
     @functools.wraps(step_by_step)
-    def call(self, inputs, training=None, mask=None):
-        layer = self.layer
+    def call(self: Any, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        layer: Any = self.layer
         fits = mask is None or len(mask.shape) > 1 and all(
             None in sizes or sizes[0] == sizes[1] for sizes in zip(mask.shape[:2], inputs.shape)
         )
@@ -95,7 +97,7 @@ def normalize_whole_sequences(kind):
     wrapper.call = call
 
 
-def let_recomputed_layers_take_keywords():
+def let_recomputed_layers_take_keywords() -> None:
     """Lets `keras.RematScope` recompute layers that are called with keywords in a graph.
 
     `tf.recompute_grad` takes keywords in eager mode only, and Keras calls every layer that has a
@@ -107,16 +109,16 @@ def let_recomputed_layers_take_keywords():
     positional = core.remat
 
     @functools.wraps(positional)
-    def remat(f):
+    def remat(f: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(f)
-        def call(*args, **kwargs):
+        def call(*args: Any, **kwargs: Any) -> Any:
             names = [
                 name for name, value in kwargs.items()
                 if ops.is_tensor(value) and "float" in keras.backend.standardize_dtype(value.dtype)
             ]
             rest = {name: value for name, value in kwargs.items() if name not in names}
 
-            def without_keywords(*inputs):
+            def without_keywords(*inputs: Any) -> Any:
                 given = len(inputs) - len(names)
                 return f(*inputs[:given], **dict(zip(names, inputs[given:])), **rest)
 

@@ -8,15 +8,28 @@ replicas.
 import contextlib
 import importlib
 import math
+from typing import Any, ContextManager, Optional, Tuple
 
 import keras
 from keras import ops
 from keras.src.backend.common.stateless_scope import in_stateless_scope
 
+Tensor = Any  # of the backend: TensorFlow, PyTorch and JAX have no type in common
+Count = Any  # an int where shapes tell it, else an integer tensor
+
 
 def batch_norm(
-    x, gamma, beta, *, axis=-1, epsilon=1e-3, mask=None, synchronized=False, group_size=None, n=None
-):
+    x: Tensor,
+    gamma: Optional[Tensor],
+    beta: Optional[Tensor],
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    mask: Optional[Tensor] = None,
+    synchronized: bool = False,
+    group_size: Optional[int] = None,
+    n: Optional[Count] = None,
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Normalizes x with its own statistics (Ioffe & Szegedy 2015, algorithm 1).
 
     Args:
@@ -51,7 +64,16 @@ def batch_norm(
     return ops.cast(outputs, x.dtype), ops.stop_gradient(mean), ops.stop_gradient(variance)
 
 
-def normalize(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3):
+def normalize(
+    x: Tensor,
+    mean: Tensor,
+    variance: Tensor,
+    gamma: Optional[Tensor] = None,
+    beta: Optional[Tensor] = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+) -> Tensor:
     """gamma * (x - mean) / sqrt(variance + epsilon) + beta, in the shape and dtype of x.
 
     Args: as for `batch_norm`; mean and variance are of shape (channels,).
@@ -72,7 +94,15 @@ def normalize(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3
     return ops.cast(outputs, x.dtype)
 
 
-def moments(x, *, axis=-1, mask=None, synchronized=False, group_size=None, n=None):
+def moments(
+    x: Tensor,
+    *,
+    axis: int = -1,
+    mask: Optional[Tensor] = None,
+    synchronized: bool = False,
+    group_size: Optional[int] = None,
+    n: Optional[Count] = None,
+) -> Tuple[Tensor, Tensor]:
     """Mean and biased variance of every channel, each of shape (channels,).
 
     Args: as for `batch_norm`. Where nothing counts, both are 0.
@@ -83,7 +113,14 @@ def moments(x, *, axis=-1, mask=None, synchronized=False, group_size=None, n=Non
     return standardize(wide, sums, n)[1:]
 
 
-def count(x, *, axis=-1, mask=None, synchronized=False, group_size=None):
+def count(
+    x: Tensor,
+    *,
+    axis: int = -1,
+    mask: Optional[Tensor] = None,
+    synchronized: bool = False,
+    group_size: Optional[int] = None,
+) -> Count:
     """How many values of a channel count.
 
     Returns:
@@ -95,7 +132,9 @@ def count(x, *, axis=-1, mask=None, synchronized=False, group_size=None):
     ).count()
 
 
-def standardize(x, sums, n=None):
+def standardize(
+    x: Tensor, sums: "Sums", n: Optional[Count] = None
+) -> Tuple[Tensor, Tensor, Tensor]:
     """Subtracts the mean; the variance is the mean squared distance from it.
 
     A first estimate of the mean serves as pivot: what is summed then are distances from it, so
@@ -123,7 +162,9 @@ def standardize(x, sums, n=None):
     return centered, mean, sums.total(ops.square(sums.kept(centered))) / n
 
 
-def affine(centered, inverse, gamma, beta, sums):
+def affine(
+    centered: Tensor, inverse: Tensor, gamma: Optional[Tensor], beta: Optional[Tensor], sums: "Sums"
+) -> Tensor:
     """gamma * centered * inverse + beta; None means ones and zeros."""
     scale = inverse if gamma is None else inverse * ops.cast(gamma, inverse.dtype)
     outputs = centered * sums.spread(scale)
@@ -141,14 +182,22 @@ class Sums:
         mask, synchronized, group_size: as for `batch_norm`.
     """
 
-    def __init__(self, x, axis=-1, *, mask=None, synchronized=False, group_size=None):
+    def __init__(
+        self,
+        x: Tensor,
+        axis: int = -1,
+        *,
+        mask: Optional[Tensor] = None,
+        synchronized: bool = False,
+        group_size: Optional[int] = None,
+    ) -> None:
         self.x = x
         self.axis = axis % len(x.shape)
         self.others = [a for a in range(len(x.shape)) if a != self.axis]
         self._keep = None if mask is None else mask_like(x, mask, axis)
         self._synchronized, self._group_size = synchronized, group_size
 
-    def count(self):
+    def count(self) -> Count:
         """As the function `count`."""
         if self._keep is not None:
             # A mask may be as short as 1 where it is to be repeated. Along the channels, 1 says
@@ -164,27 +213,27 @@ class Sums:
             return self._over_replicas(ops.cast(n, "int32")) if self._synchronized else n
         return self._over_replicas(math.prod(ops.shape(self.x)[a] for a in self.others))
 
-    def kept(self, values):
+    def kept(self, values: Tensor) -> Tensor:
         """The values with those that do not count set to 0; they may be NaN before."""
         if self._keep is None:
             return values
         return ops.where(self._keep, values, ops.zeros_like(values))
 
-    def total(self, values):
+    def total(self, values: Tensor) -> Tensor:
         """Sums of the channels, shape (channels,)."""
         return self._over_replicas(ops.sum(values, axis=self.others))
 
-    def spread(self, per_channel):
+    def spread(self, per_channel: Tensor) -> Tensor:
         """A (channels,) tensor in a shape that broadcasts against x."""
         return broadcast(per_channel, self.x, self.axis)
 
-    def _over_replicas(self, value):
+    def _over_replicas(self, value: Tensor) -> Tensor:
         if not self._synchronized:
             return value
         return backend_kernels().all_reduce_sum(value, self._group_size)
 
 
-def mask_like(x, mask, axis=-1):
+def mask_like(x: Tensor, mask: Tensor, axis: int = -1) -> Tensor:
     """A mask in a shape that broadcasts against x, boolean.
 
     Args:
@@ -214,14 +263,14 @@ def mask_like(x, mask, axis=-1):
     )
 
 
-def floating(x):
+def floating(x: Tensor) -> Tensor:
     """x itself if its numbers are floats, else as float32."""
     x = ops.convert_to_tensor(x)
     dtype = keras.backend.standardize_dtype(x.dtype)
     return x if "float" in dtype else ops.cast(x, keras.backend.result_type(dtype, "float32"))
 
 
-def move(variable, value, rate):
+def move(variable: keras.Variable, value: Tensor, rate: Tensor) -> None:
     """Moves a variable towards a value by a share of the way.
 
     Args:
@@ -238,7 +287,7 @@ def move(variable, value, rate):
     variable.assign(ops.where(rate == 0, old, old - (old - value) * rate))
 
 
-def add(variable, value):
+def add(variable: keras.Variable, value: Tensor) -> None:
     """Adds a tensor to a variable."""
     value = ops.cast(value, variable.dtype)
     if _assigns_in_place():
@@ -247,12 +296,12 @@ def add(variable, value):
     variable.assign(variable.value + value)
 
 
-def _assigns_in_place():
+def _assigns_in_place() -> bool:
     """Whether a variable's value is a tf.Variable: in a stateless scope it is the scope's copy."""
     return keras.backend.backend() == "tensorflow" and not in_stateless_scope()
 
 
-def broadcast(per_channel, x, axis):
+def broadcast(per_channel: Tensor, x: Tensor, axis: int) -> Tensor:
     """A (channels,) tensor reshaped so that it broadcasts along `axis` of x."""
     if axis % len(x.shape) == len(x.shape) - 1:
         return per_channel
@@ -261,13 +310,13 @@ def broadcast(per_channel, x, axis):
     return ops.reshape(per_channel, shape)
 
 
-def require(condition, message):
+def require(condition: Tensor, message: str) -> None:
     """Stops where a boolean tensor does not hold; backends without assertions in graphs go on."""
     if keras.backend.backend() == "tensorflow":
         backend_kernels().require(condition, message)
 
 
-def concrete(value):
+def concrete(value: Any) -> Optional[float]:
     """The value of a scalar as a float; None where only the run of a graph will tell."""
     try:
         return float(value)
@@ -275,21 +324,23 @@ def concrete(value):
         return None
 
 
-def outside_of_graphs():
+def outside_of_graphs() -> ContextManager[Any]:
     """A context in which variables are made that outlive the graph that is being traced."""
     if keras.backend.backend() == "tensorflow":
         return backend_kernels().outside_of_graphs()
     return contextlib.nullcontext()
 
 
-def backend_kernels():
+def backend_kernels() -> Any:
     """The module of kernels for the present backend; None if there is none."""
     modules = {"tensorflow": "kernels", "torch": "torch_kernels"}
     name = modules.get(keras.backend.backend())
     return None if name is None else importlib.import_module(f"bn_keras.batch_norm.{name}")
 
 
-def _affine(gamma, beta, channels, dtype):
+def _affine(
+    gamma: Optional[Tensor], beta: Optional[Tensor], channels: int, dtype: str
+) -> Tuple[Tensor, Tensor]:
     """gamma and beta in a dtype, ones and zeros for None."""
     return (
         ops.ones((channels,), dtype) if gamma is None else ops.cast(gamma, dtype),

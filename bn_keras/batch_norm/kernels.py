@@ -6,6 +6,7 @@ inference mode.
 """
 
 import math
+from typing import Any, ContextManager, List, Optional, Tuple
 
 import tensorflow as tf
 from tensorflow.python.ops import control_flow_util
@@ -22,7 +23,9 @@ FAR, SAMPLED_ROWS = 4, 32
 TINY = 1e-20
 
 
-def batch_norm(x, gamma, beta, axis, epsilon):
+def batch_norm(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, axis: int, epsilon: float
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Training-mode batch normalization by the fastest kernel that is exact in its setting.
 
     Args:
@@ -49,18 +52,20 @@ def batch_norm(x, gamma, beta, axis, epsilon):
     return _whichever(fused, x, gamma, beta, axis, epsilon)
 
 
-def _traced_for_xla():
+def _traced_for_xla() -> bool:
     """Whether the graph is being traced within a `tf.function(jit_compile=True)`."""
     return control_flow_util.GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
 
 
-def _run_by_xla():
+def _run_by_xla() -> bool:
     """Whether XLA runs this graph, a boolean tensor: its device index lies behind the list."""
     devices = ["CPU", "GPU"]
     return tf.equal(tf.raw_ops.DeviceIndex(device_names=devices), len(devices))
 
 
-def _fused(x, gamma, beta, axis, epsilon):
+def _fused(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, axis: int, epsilon: float
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """The fused kernel. Returns outputs, pivot and offset, whose sum the mean is, and variance."""
     image, pivot = _near_zero(_as_image(x, axis), epsilon, gamma.dtype)
     offset, variance = _moments(image)
@@ -71,7 +76,7 @@ def _fused(x, gamma, beta, axis, epsilon):
     return _from_image(outputs, x, axis), pivot, offset, variance
 
 
-def _moments(image):
+def _moments(image: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor]:
     """Mean and biased variance of an image's channels, by the fused kernel on a wider image.
 
     The kernel adds up row after row, and its rounding grows with the number of rows. Given a part
@@ -98,12 +103,12 @@ def _moments(image):
     return mean + offset, squares / n - tf.square(offset)
 
 
-def _parts(channels):
+def _parts(channels: int) -> int:
     """In how many parts long sums are made: as many as keep a row of sums in the first cache."""
     return min(max(1024 // channels, 8), 256)
 
 
-def _near_zero(image, epsilon, dtype):
+def _near_zero(image: tf.Tensor, epsilon: float, dtype: tf.DType) -> Tuple[tf.Tensor, tf.Tensor]:
     """An image minus a pivot that is 0 unless a channel is far from zero; and the pivot.
 
     The kernel adds up row after row, and its mean is off by some 30 units in the last place. A few
@@ -121,7 +126,7 @@ def _near_zero(image, epsilon, dtype):
     return shifted, tf.cast(pivot, dtype)
 
 
-def _as_image(x, axis):
+def _as_image(x: tf.Tensor, axis: int) -> tf.Tensor:
     """Any tensor as one image of one row, (1, 1, values, channels), as the fused kernel takes it.
 
     One pixel an image, the other way round, costs a third more.
@@ -133,7 +138,7 @@ def _as_image(x, axis):
     return tf.reshape(x, [1, 1, -1, x.shape[-1]])
 
 
-def _from_image(image, x, axis):
+def _from_image(image: tf.Tensor, x: tf.Tensor, axis: int) -> tf.Tensor:
     """The way back from `_as_image(x, axis)`."""
     order = _channels_last(x.shape.rank, axis)
     if order is None:
@@ -142,20 +147,24 @@ def _from_image(image, x, axis):
     return tf.transpose(image, [order.index(a) for a in range(len(order))])
 
 
-def _channels_last(rank, axis):
+def _channels_last(rank: int, axis: int) -> Optional[List[int]]:
     return None if axis == rank - 1 else [a for a in range(rank) if a != axis] + [axis]
 
 
-def _closed_form(x, gamma, beta, axis, epsilon):
+def _closed_form(
+    x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, axis: int, epsilon: float
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Two passes around a pivot, and the backward pass in closed form."""
     channels = _Channels(x, axis)
 
     @tf.custom_gradient
-    def normalize(x, gamma, beta):
+    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         centered, pivot, offset, variance = _center(x, channels, gamma.dtype)
         outputs = _scale_and_shift(centered, variance, gamma, beta, channels, epsilon)
 
-        def gradient(doutputs, *_):  # mean and variance carry no gradient
+        def gradient(
+            doutputs: tf.Tensor, *_: tf.Tensor
+        ) -> Any:
             return _backward(doutputs, centered, variance, gamma, channels, epsilon)
 
         return (tf.cast(outputs, x.dtype), pivot + offset, variance), gradient
@@ -163,7 +172,9 @@ def _closed_form(x, gamma, beta, axis, epsilon):
     return normalize(x, gamma, beta)
 
 
-def _whichever(fused, x, gamma, beta, axis, epsilon):
+def _whichever(
+    fused: tf.Tensor, x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, axis: int, epsilon: float
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """The fused kernel where a boolean holds, else the closed form; likewise backwards.
 
     The gradient has a choice of its own: XLA cannot compile that through the choice of a graph that
@@ -172,11 +183,11 @@ def _whichever(fused, x, gamma, beta, axis, epsilon):
     channels = _Channels(x, axis)
 
     @tf.custom_gradient
-    def normalize(x, gamma, beta):
-        def by_kernel():
+    def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
+        def by_kernel() -> Any:
             return _fused(x, gamma, beta, axis, epsilon)
 
-        def by_closed_form():
+        def by_closed_form() -> Any:
             centered, pivot, offset, variance = _center(x, channels, gamma.dtype)
             outputs = _scale_and_shift(centered, variance, gamma, beta, channels, epsilon)
             return tf.cast(outputs, x.dtype), pivot, offset, variance
@@ -187,8 +198,8 @@ def _whichever(fused, x, gamma, beta, axis, epsilon):
         for per_channel in (pivot, offset, variance):
             per_channel.set_shape(gamma.shape)
 
-        def gradient(doutputs, *_):
-            def by_kernel():
+        def gradient(doutputs: tf.Tensor, *_: tf.Tensor) -> Any:
+            def by_kernel() -> Any:
                 image = _as_image(x, axis)
                 shifted = tf.cond(
                     tf.reduce_any(pivot != 0),
@@ -202,7 +213,7 @@ def _whichever(fused, x, gamma, beta, axis, epsilon):
                 )
                 return _from_image(dx, x, axis), dgamma, dbeta
 
-            def by_closed_form():
+            def by_closed_form() -> Any:
                 shifted = tf.cast(channels.flat(x), gamma.dtype) - channels.spread(pivot)
                 centered = shifted - channels.spread(offset)
                 return _backward(doutputs, centered, variance, gamma, channels, epsilon)
@@ -218,7 +229,9 @@ def _whichever(fused, x, gamma, beta, axis, epsilon):
     return normalize(x, gamma, beta)
 
 
-def _center(x, channels, dtype):
+def _center(
+    x: tf.Tensor, channels: "_Channels", dtype: tf.DType
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
     """x minus its mean, pivot and offset whose sum the mean is, and the variance.
 
     The pivot is one of the batch's own rows. Mean and variance are sums of distances from it, so
@@ -235,14 +248,28 @@ def _center(x, channels, dtype):
     return centered, tf.zeros_like(offset) if pivot is None else pivot, offset, variance
 
 
-def _scale_and_shift(centered, variance, gamma, beta, channels, epsilon):
+def _scale_and_shift(
+    centered: tf.Tensor,
+    variance: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    channels: "_Channels",
+    epsilon: float,
+) -> tf.Tensor:
     inverse = tf.math.rsqrt(variance + tf.constant(epsilon, variance.dtype))
     return channels.restored(
         centered * channels.spread(inverse * gamma) + channels.spread(beta)
     )
 
 
-def _backward(doutputs, centered, variance, gamma, channels, epsilon):
+def _backward(
+    doutputs: tf.Tensor,
+    centered: tf.Tensor,
+    variance: tf.Tensor,
+    gamma: tf.Tensor,
+    channels: "_Channels",
+    epsilon: float,
+) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Gradients of x, gamma and beta (Ioffe & Szegedy 2015, section 3, put together)."""
     total, spread = channels.total, channels.spread
     inverse = tf.math.rsqrt(variance + tf.constant(epsilon, variance.dtype))
@@ -255,7 +282,15 @@ def _backward(doutputs, centered, variance, gamma, channels, epsilon):
     return tf.cast(dx, doutputs.dtype), dgamma, dbeta
 
 
-def normalize(x, mean, variance, gamma, beta, axis, epsilon):
+def normalize(
+    x: tf.Tensor,
+    mean: tf.Tensor,
+    variance: tf.Tensor,
+    gamma: tf.Tensor,
+    beta: tf.Tensor,
+    axis: int,
+    epsilon: float,
+) -> tf.Tensor:
     """Inference mode: gamma * (x - mean) / sqrt(variance + epsilon) + beta, in two passes over x.
 
     It is computed as (x - center) * scale with center = mean - beta / scale: values far from zero
@@ -271,13 +306,15 @@ def normalize(x, mean, variance, gamma, beta, axis, epsilon):
     total, spread = channels.total, channels.spread
 
     @tf.custom_gradient
-    def normalize(x, mean, variance, gamma, beta):
+    def normalize(
+        x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
+    ) -> Any:
         inverse = tf.math.rsqrt(variance + tf.constant(epsilon, x.dtype))
         scale = inverse * gamma + tf.constant(TINY, x.dtype)
         flat = channels.flat(x)
         outputs = (flat - spread(mean - beta / scale)) * spread(scale)
 
-        def gradient(doutputs):
+        def gradient(doutputs: tf.Tensor) -> Any:
             dy = channels.flat(doutputs)
             dbeta = total(dy)
             dgamma = total(dy * (flat - spread(mean))) * inverse
@@ -292,7 +329,7 @@ def normalize(x, mean, variance, gamma, beta, axis, epsilon):
 class _Channels:
     """A tensor seen as rows of channels: (rows, channels), or (before, channels, behind)."""
 
-    def __init__(self, x, axis):
+    def __init__(self, x: tf.Tensor, axis: int) -> None:
         shape = x.shape.as_list()
         if None in shape:
             self._shape = tf.shape(x)
@@ -309,19 +346,19 @@ class _Channels:
         many = self._last and isinstance(before, int) and before >= PARTS_FROM
         self._even = before - before % PARTS if many else 0
 
-    def share(self, dtype):
+    def share(self, dtype: tf.DType) -> tf.Tensor:
         """1 / n, where an empty batch counts as one value: its gradients are 0 and not NaN."""
         if isinstance(self._count, int):
             return tf.constant(1 / max(self._count, 1), dtype)
         return 1 / tf.cast(tf.maximum(self._count, 1), dtype)
 
-    def flat(self, x):
+    def flat(self, x: tf.Tensor) -> tf.Tensor:
         return x if self._is_flat else tf.reshape(x, self._sizes)
 
-    def restored(self, flat):
+    def restored(self, flat: tf.Tensor) -> tf.Tensor:
         return flat if self._is_flat else tf.reshape(flat, self._shape)
 
-    def pivot(self, flat):
+    def pivot(self, flat: tf.Tensor) -> Optional[tf.Tensor]:
         """One value of each channel, (channels,); None where it would not pay.
 
         XLA on a CPU sums up what it reads twice as fast as what it computes on the way; its two
@@ -335,14 +372,14 @@ class _Channels:
         row = flat[before:before + 1]  # of an empty batch there is none, and the sum is 0
         return self.total(row if self._last else row[:, :, behind:behind + 1])
 
-    def total(self, flat):
+    def total(self, flat: tf.Tensor) -> tf.Tensor:
         """Sums of the channels, (channels,)."""
         if not self._last:
             return tf.reduce_sum(flat, [0, 2])
         # A bias's gradient is such a sum, 3 times as fast as reduce_sum.
         return tf.raw_ops.BiasAddGrad(out_backprop=flat)
 
-    def exact_total(self, flat):
+    def exact_total(self, flat: tf.Tensor) -> tf.Tensor:
         """As `total`, which adds up row after row; this makes short sums of parts of many rows."""
         if not self._even:
             return self.total(flat)
@@ -352,22 +389,22 @@ class _Channels:
         sums = tf.reduce_sum(tf.reshape(sums, [PARTS, -1]), 0)
         return sums if self._even == rows else sums + self.total(flat[self._even:])
 
-    def spread(self, per_channel):
+    def spread(self, per_channel: tf.Tensor) -> tf.Tensor:
         """(channels,) as it broadcasts against a flat tensor."""
         return per_channel if self._last else per_channel[:, tf.newaxis]
 
 
-def move(variable, value, rate):
+def move(variable: tf.Variable, value: tf.Tensor, rate: tf.Tensor) -> None:
     """`functional.move` for a tf.Variable, in four small ops."""
     variable.assign_sub(tf.math.multiply_no_nan(variable - value, rate))
 
 
-def add(variable, value):
+def add(variable: tf.Variable, value: tf.Tensor) -> None:
     """`functional.add` for a tf.Variable, in one op."""
     variable.assign_add(value)
 
 
-def all_reduce_sum(value, group_size=None):
+def all_reduce_sum(value: tf.Tensor, group_size: Optional[int] = None) -> tf.Tensor:
     """Sums a tensor over the replicas of `tf.distribute`, differentiably.
 
     Args:
@@ -398,11 +435,11 @@ def all_reduce_sum(value, group_size=None):
     return context.all_reduce(tf.distribute.ReduceOp.SUM, rows)[group]
 
 
-def require(condition, message):
+def require(condition: tf.Tensor, message: str) -> None:
     """Stops the graph with the message where the condition, a boolean tensor, does not hold."""
     tf.debugging.Assert(condition, [message])
 
 
-def outside_of_graphs():
+def outside_of_graphs() -> ContextManager[Any]:
     """Lifts what is made in it out of the graph that is being traced."""
     return tf.init_scope()

@@ -2,11 +2,13 @@
 
 import contextlib
 import warnings
+from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
 
 import keras
 from keras import ops
 
 from bn_keras.batch_norm import arguments, callers, functional
+from bn_keras.batch_norm.functional import Tensor
 from bn_keras.batch_norm.population import Population, both
 from bn_keras.batch_norm.renorm import RenormPopulation, check_clipping
 
@@ -125,32 +127,32 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     def __init__(
         self,
-        axis=-1,
-        momentum=0.99,
-        epsilon=1e-3,
-        center=True,
-        scale=True,
-        beta_initializer="zeros",
-        gamma_initializer="ones",
-        moving_mean_initializer="zeros",
-        moving_variance_initializer="ones",
-        beta_regularizer=None,
-        gamma_regularizer=None,
-        beta_constraint=None,
-        gamma_constraint=None,
-        renorm=False,
-        renorm_clipping=None,
-        renorm_momentum=0.99,
-        synchronized=False,
+        axis: Any = -1,
+        momentum: Any = 0.99,
+        epsilon: float = 1e-3,
+        center: bool = True,
+        scale: bool = True,
+        beta_initializer: Any = "zeros",
+        gamma_initializer: Any = "ones",
+        moving_mean_initializer: Any = "zeros",
+        moving_variance_initializer: Any = "ones",
+        beta_regularizer: Any = None,
+        gamma_regularizer: Any = None,
+        beta_constraint: Any = None,
+        gamma_constraint: Any = None,
+        renorm: bool = False,
+        renorm_clipping: Optional[Dict[str, Any]] = None,
+        renorm_momentum: float = 0.99,
+        synchronized: bool = False,
         *,
-        debias=False,
-        unbiased_variance=False,
-        one_value="warn",
-        explicit_training=False,
-        replica_group_size=None,
-        gradient_accumulation_steps=None,
-        **kwargs,
-    ):
+        debias: bool = False,
+        unbiased_variance: bool = False,
+        one_value: str = "warn",
+        explicit_training: bool = False,
+        replica_group_size: Optional[int] = None,
+        gradient_accumulation_steps: Optional[int] = None,
+        **kwargs: Any,
+    ) -> None:
         if isinstance(momentum, dict):  # a schedule, as get_config writes it
             momentum = keras.saving.deserialize_keras_object(momentum)
         momentum = arguments.momentum(momentum, debias)
@@ -191,7 +193,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         self.gradient_accumulation_steps = arguments.count(
             "gradient_accumulation_steps", gradient_accumulation_steps, "micro-batches"
         )
-        self.population = None
+        self.population: Any = None  # a Population, once the layer is built
         self._holds = 0
         self._told_of_steps = False
 
@@ -199,7 +201,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
     trains_affine = True
     counts_updates = False
 
-    def build(self, input_shape):
+    def build(self, input_shape: Sequence[Optional[int]]) -> None:
         rank = len(input_shape)
         if not -rank <= self.axis < rank:
             raise ValueError(
@@ -242,7 +244,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
             setattr(self, variable.name, variable)
         self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})
 
-    def call(self, inputs, training=None, mask=None, update_statistics=True):
+    def call(
+        self,
+        inputs: Tensor,
+        training: Any = None,
+        mask: Optional[Tensor] = None,
+        update_statistics: Any = True,
+    ) -> Tensor:
         if training is None and self.explicit_training:
             raise ValueError(
                 f"BatchNorm {self.name!r}: called without `training`; expected training=True or "
@@ -275,7 +283,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return ops.cast(outputs, self.compute_dtype)
 
     @property
-    def skipped_batches(self):
+    def skipped_batches(self) -> int:
         """How many training batches have not been taken into the moving statistics (an int).
 
         Set it to 0 to count anew; it is in no file and no `weights`.
@@ -283,11 +291,11 @@ class BatchNormalization(keras.layers.BatchNormalization):
         return 0 if self.population is None else int(self.population.skipped.numpy())
 
     @skipped_batches.setter
-    def skipped_batches(self, count):
+    def skipped_batches(self, count: int) -> None:
         self.population.skipped.assign(count)
 
     @contextlib.contextmanager
-    def hold(self):
+    def hold(self) -> Iterator[None]:
         """A context in which calls leave the moving statistics alone.
 
         What `bn_keras.statistics.held` does for a whole model.
@@ -298,7 +306,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         finally:
             self._holds -= 1
 
-    def get_config(self):
+    def get_config(self) -> Dict[str, Any]:
         config = super().get_config()
         if callable(self.momentum):
             config["momentum"] = keras.saving.serialize_keras_object(self.momentum)
@@ -312,7 +320,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 
     # ------------------------------------------------------------ the steps of `call`
 
-    def _in_compute_dtype(self, inputs):
+    def _in_compute_dtype(self, inputs: Tensor) -> Tensor:
         """The inputs as numbers to compute with: as Keras's layer takes them.
 
         Half precision stays as it is where the outputs have it, too: the kernels reduce in float32.
@@ -322,18 +330,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
             return x
         return ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
 
-    def _infer(self, x):
+    def _infer(self, x: Tensor) -> Tensor:
         """Inference: normalizes with the population statistics."""
         mean, variance = self._population_moments(x)
         return functional.normalize(
             x, mean, variance, self.gamma, self.beta, axis=self.axis, epsilon=self.epsilon
         )
 
-    def _population_moments(self, x):
+    def _population_moments(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         dtype = keras.backend.result_type(x.dtype, "float32")
         return ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)
 
-    def _scope(self, mask):
+    def _scope(self, mask: Optional[Tensor]) -> Dict[str, Any]:
         """What the batch statistics are taken over."""
         return {
             "mask": mask,
@@ -341,11 +349,13 @@ class BatchNormalization(keras.layers.BatchNormalization):
             "group_size": self.replica_group_size,
         }
 
-    def _freedom(self, x, count):
+    def _freedom(self, x: Tensor, count: functional.Count) -> functional.Count:
         """Degrees of freedom of the batch's variance. A variant with more means has fewer."""
         return count - 1
 
-    def _normalize_batch(self, x, mask, count):
+    def _normalize_batch(
+        self, x: Tensor, mask: Optional[Tensor], count: functional.Count
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """Training: normalizes with the batch. Returns outputs, mean and biased variance."""
         settings = {"axis": self.axis, "epsilon": self.epsilon, "n": count, **self._scope(mask)}
         if not self.renorm:
@@ -357,11 +367,19 @@ class BatchNormalization(keras.layers.BatchNormalization):
         )
         return ops.cast(outputs, x.dtype), mean, variance
 
-    def _clipping(self):
+    def _clipping(self) -> Optional[Dict[str, Any]]:
         """rmax, rmin and dmax of renorm, numbers or scalar tensors. A variant has schedules."""
         return self.renorm_clipping
 
-    def _update_statistics(self, mean, variance, count, freedom, training, update_statistics):
+    def _update_statistics(
+        self,
+        mean: Tensor,
+        variance: Tensor,
+        count: functional.Count,
+        freedom: functional.Count,
+        training: Any,
+        update_statistics: Any,
+    ) -> None:
         """Moves the population statistics, once a batch."""
         if self._holds or callers.recomputing():
             return
@@ -371,7 +389,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
         steps = self._micro_batches()
         self.population.update(mean, variance, count, freedom, when=when, micro_batches=steps)
 
-    def _micro_batches(self):
+    def _micro_batches(self) -> int:
         """How many calls make one update of the statistics."""
         if self.gradient_accumulation_steps is not None:
             return self.gradient_accumulation_steps
@@ -388,7 +406,9 @@ class BatchNormalization(keras.layers.BatchNormalization):
             self.population.open_pool(taken)
         return steps
 
-    def _tell_one_value(self, count, freedom, training):
+    def _tell_one_value(
+        self, count: functional.Count, freedom: functional.Count, training: Any
+    ) -> None:
         """Warns or raises, as asked, where a channel has one value."""
         text = (
             f"BatchNorm {self.name!r}: one value per channel in training; its output is beta, "
@@ -404,7 +424,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
             alone = ops.logical_and(ops.any(count > 0), ops.all(freedom <= 0))
             functional.require(ops.logical_not(both(alone, training)), text)
 
-    def _tell_single_steps(self):
+    def _tell_single_steps(self) -> None:
         """Warns once where a wrapper or a cell hands out one time step at a time."""
         giver = None if self._told_of_steps else callers.one_step_at_a_time()
         if giver is None:
@@ -422,7 +442,7 @@ class BatchNormalization(keras.layers.BatchNormalization):
 BatchNorm = BatchNormalization
 
 
-def _known(flag):
+def _known(flag: Any) -> Any:
     """A flag as a Python bool where its value can be known now, else as a boolean tensor."""
     if not ops.is_tensor(flag):
         return bool(flag)

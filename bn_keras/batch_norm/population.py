@@ -5,11 +5,13 @@ A `Population` owns its variables and knows nothing of Keras layers: how much ea
 """
 
 import math
+from typing import Any, Callable, List, Optional, Tuple
 
 import keras
 from keras import ops
 
 from bn_keras.batch_norm import functional
+from bn_keras.batch_norm.functional import Tensor
 
 
 class Population:
@@ -35,9 +37,18 @@ class Population:
     """
 
     def __init__(
-        self, channels, dtype, mean_initializer, variance_initializer, *, momentum=0.99,
-        debias=False, unbiased_variance=False, counts_updates=False, pools=False,
-    ):
+        self,
+        channels: int,
+        dtype: str,
+        mean_initializer: Any,
+        variance_initializer: Any,
+        *,
+        momentum: Any = 0.99,
+        debias: bool = False,
+        unbiased_variance: bool = False,
+        counts_updates: bool = False,
+        pools: bool = False,
+    ) -> None:
         self._channels, self._dtype = channels, dtype
         self._momentum, self._debias = momentum, debias
         self._unbiased_variance = unbiased_variance
@@ -48,20 +59,29 @@ class Population:
         if counts_updates or debias or momentum is None or callable(momentum):
             self.updates = self._counter("updates", "only_first_replica")
             self.variables.append(self.updates)
-        self._pool = None
+        self._pool: List[keras.Variable] = []
         if pools:
             self._pool = self._make_pool()
             self.variables += self._pool
         # In no file: Keras's layer has no such weight.
         self.skipped = self._counter("skipped_batches", "sum")
 
-    def _statistics(self):
+    def _statistics(self) -> List[keras.Variable]:
         """The statistics that a batch moves, in the order of a weights file."""
         self.mean = self._statistic("moving_mean", self._mean_initializer)
         self.variance = self._statistic("moving_variance", self._variance_initializer)
         return [self.mean, self.variance]
 
-    def update(self, mean, variance, count, freedom, *, when=True, micro_batches=1):
+    def update(
+        self,
+        mean: Tensor,
+        variance: Tensor,
+        count: functional.Count,
+        freedom: functional.Count,
+        *,
+        when: Any = True,
+        micro_batches: int = 1,
+    ) -> None:
         """Moves the statistics towards those of a batch, unless that has nothing to say.
 
         Left out, and counted in `skipped`, is a batch whose variance is not finite (as it is if
@@ -105,13 +125,13 @@ class Population:
     # by side: a bad value in one group leaves the statistics of the others free to move.
     groups = 1
 
-    def _finite(self, variance):
+    def _finite(self, variance: Tensor) -> Tensor:
         if self.groups == 1:
             return ops.all(ops.isfinite(variance))
         groups = ops.reshape(ops.isfinite(variance), (self.groups, -1))
         return ops.repeat(ops.all(groups, 1), groups.shape[1])
 
-    def _momentum_now(self):
+    def _momentum_now(self) -> Tuple[Any, Any]:
         """The momentum of the next update, and whether it is one."""
         if self.updates is None:
             return self._momentum, True
@@ -126,37 +146,37 @@ class Population:
             )
         return momentum, ops.logical_and(momentum >= 0, momentum <= 1)
 
-    def _move(self, mean, variance, momentum, accepted):
+    def _move(self, mean: Tensor, variance: Tensor, momentum: Any, accepted: Any) -> None:
         """One update of the moving averages."""
         rate = self._rate(momentum, accepted)
         functional.move(self.mean, mean, rate)
         functional.move(self.variance, variance, rate)
 
-    def _rate(self, momentum, accepted):
+    def _rate(self, momentum: Any, accepted: Any) -> Tensor:
         """The share of the way that statistics move."""
         share = ops.convert_to_tensor(1.0 - momentum, self._dtype)
         return ops.where(accepted, share, ops.zeros_like(share))
 
-    def forget(self):
+    def forget(self) -> None:
         """Drops a group of micro-batches that is not full, and counts skipped batches from 0."""
-        for variable in [*(self._pool or []), self.skipped]:
+        for variable in [*self._pool, self.skipped]:
             variable.assign(ops.zeros_like(variable.value))
 
     # ------------------------------------------------------------ micro-batches
 
-    def open_pool(self, taken):
+    def open_pool(self, taken: Callable[[], int]) -> None:
         """Makes the variables of the pool, if they are not there yet.
 
         Args:
             taken: a function that tells how many micro-batches of the first group are gone, as in
                 a training that goes on from a file.
         """
-        if self._pool is None:
+        if not self._pool:
             with functional.outside_of_graphs():
                 self._pool = self._make_pool()
                 self._pool[-1].assign(taken())
 
-    def _make_pool(self):
+    def _make_pool(self) -> List[keras.Variable]:
         """Mean, sum of squared distances, counts and degrees of freedom of some micro-batches."""
         names = ("pooled_mean", "pooled_squares", "pooled_count", "pooled_freedom")
         return [
@@ -164,7 +184,16 @@ class Population:
             self._counter("pooled_batches", "only_first_replica"),
         ]
 
-    def _pooled(self, mean, variance, count, freedom, accepted, when, micro_batches):
+    def _pooled(
+        self,
+        mean: Tensor,
+        variance: Tensor,
+        count: functional.Count,
+        freedom: functional.Count,
+        accepted: Any,
+        when: Any,
+        micro_batches: int,
+    ) -> Tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Adds a micro-batch to the pool; the last one of a group takes out the whole.
 
         Returns:
@@ -193,7 +222,14 @@ class Population:
 
     # ------------------------------------------------------------ variables
 
-    def _statistic(self, name, initializer, shape=None, dtype=None, aggregation="mean"):
+    def _statistic(
+        self,
+        name: str,
+        initializer: Any,
+        shape: Optional[Tuple[int, ...]] = None,
+        dtype: Optional[str] = None,
+        aggregation: str = "mean",
+    ) -> keras.Variable:
         # Each replica moves its own copy; whoever reads from outside gets their mean.
         return keras.Variable(
             initializer,
@@ -206,11 +242,11 @@ class Population:
             name=name,
         )
 
-    def _counter(self, name, aggregation):
+    def _counter(self, name: str, aggregation: str) -> keras.Variable:
         return self._statistic(name, "zeros", (), "int32", aggregation)
 
 
-def momentum_at(momentum, debias, updates):
+def momentum_at(momentum: Any, debias: bool, updates: Tensor) -> Any:
     """Weight of the old statistic in the update that follows `updates` earlier ones.
 
     With a constant m it is m. The cumulative average has t / (t + 1) after t updates. The debiased
@@ -234,7 +270,7 @@ def momentum_at(momentum, debias, updates):
     return 1 - (1 - momentum) / -ops.expm1(t * math.log(max(momentum, 1e-30)))
 
 
-def both(one, other):
+def both(one: Any, other: Any) -> Any:
     """`one and other`, of Python bools or boolean tensors."""
     if one is True:
         return other

@@ -12,10 +12,21 @@ For an input of any rank, every axis but `axis` is averaged over. With a mask, n
 that are kept; all values are normalized, also those that did not count.
 """
 
+from typing import Optional, Tuple
+
 import numpy as np
+from numpy.typing import ArrayLike
 
 
-def forward(x, gamma=None, beta=None, *, axis=-1, epsilon=1e-3, mask=None):
+def forward(
+    x: ArrayLike,
+    gamma: Optional[ArrayLike] = None,
+    beta: Optional[ArrayLike] = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    mask: Optional[ArrayLike] = None,
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Training mode: normalizes with the statistics of this batch.
 
     Args:
@@ -35,14 +46,30 @@ def forward(x, gamma=None, beta=None, *, axis=-1, epsilon=1e-3, mask=None):
     return _from_rows(y, channels_last, axis), mean, variance
 
 
-def inference(x, mean, variance, gamma=None, beta=None, *, axis=-1, epsilon=1e-3):
+def inference(
+    x: ArrayLike,
+    mean: ArrayLike,
+    variance: np.ndarray,
+    gamma: Optional[ArrayLike] = None,
+    beta: Optional[ArrayLike] = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+) -> np.ndarray:
     """Inference mode: normalizes with population statistics (algorithm 2, step 11)."""
     rows, _, channels_last = _as_rows(x, axis, None)
-    y = _affine((rows - mean) / np.sqrt(variance + epsilon), gamma, beta)
+    y = _affine((rows - mean) / np.sqrt(np.asarray(variance) + epsilon), gamma, beta)
     return _from_rows(y, channels_last, axis)
 
 
-def fold(mean, variance, gamma=None, beta=None, *, epsilon=1e-3):
+def fold(
+    mean: ArrayLike,
+    variance: np.ndarray,
+    gamma: Optional[ArrayLike] = None,
+    beta: Optional[ArrayLike] = None,
+    *,
+    epsilon: float = 1e-3,
+) -> Tuple[np.ndarray, np.ndarray]:
     """Inference as one multiplication and one addition a value: y = x * factor + shift.
 
     Args:
@@ -55,7 +82,15 @@ def fold(mean, variance, gamma=None, beta=None, *, epsilon=1e-3):
     return factor, _affine(-np.asarray(mean, np.float64) * factor, None, beta)
 
 
-def backward(dy, x, gamma=None, *, axis=-1, epsilon=1e-3, mask=None):
+def backward(
+    dy: ArrayLike,
+    x: ArrayLike,
+    gamma: Optional[ArrayLike] = None,
+    *,
+    axis: int = -1,
+    epsilon: float = 1e-3,
+    mask: Optional[ArrayLike] = None,
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Gradients of a loss through `forward`, by the chain rule of section 3, step by step.
 
     Args:
@@ -81,12 +116,14 @@ def backward(dy, x, gamma=None, *, axis=-1, epsilon=1e-3, mask=None):
     return _from_rows(dx, channels_last, axis), dgamma, dbeta
 
 
-def moving_average(moving, batch_value, momentum):
+def moving_average(moving: ArrayLike, batch_value: ArrayLike, momentum: float) -> np.ndarray:
     """One update of a population statistic: an exponential moving average, as Keras has it."""
     return momentum * np.asarray(moving, np.float64) + (1 - momentum) * np.asarray(batch_value)
 
 
-def _as_rows(x, axis, mask):
+def _as_rows(
+    x: ArrayLike, axis: int, mask: Optional[ArrayLike]
+) -> Tuple[np.ndarray, np.ndarray, Tuple[int, ...]]:
     """x as (values, channels) in float64, which of them count, and the shape to go back to."""
     moved = np.moveaxis(np.asarray(x, np.float64), axis, -1)
     rows = moved.reshape(-1, moved.shape[-1])
@@ -99,17 +136,17 @@ def _as_rows(x, axis, mask):
     return rows, keep, moved.shape
 
 
-def _moments(rows, keep):
+def _moments(rows: np.ndarray, keep: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and variance of what counts in each channel, and how many values these are."""
     mean = rows.mean(axis=0, where=keep)
     return mean, ((rows - mean) ** 2).mean(axis=0, where=keep), keep.sum(axis=0)
 
 
-def _from_rows(rows, channels_last, axis):
+def _from_rows(rows: np.ndarray, channels_last: Tuple[int, ...], axis: int) -> np.ndarray:
     return np.moveaxis(rows.reshape(channels_last), -1, axis)
 
 
-def _affine(x_hat, gamma, beta):
+def _affine(x_hat: np.ndarray, gamma: Optional[ArrayLike], beta: Optional[ArrayLike]) -> np.ndarray:
     if gamma is not None:
         x_hat = x_hat * np.asarray(gamma, np.float64)
     return x_hat if beta is None else x_hat + np.asarray(beta, np.float64)

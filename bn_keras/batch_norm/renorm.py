@@ -8,15 +8,18 @@ Ioffe (2017), "Batch Renormalization: Towards Reducing Minibatch Dependence", al
 with r and d held constant in the backward pass.
 """
 
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
 from keras import ops
 
 from bn_keras.batch_norm import functional
+from bn_keras.batch_norm.functional import Tensor
 from bn_keras.batch_norm.population import Population
 
 CLIPPING_KEYS = ("rmax", "rmin", "dmax")
 
 
-def check_clipping(clipping):
+def check_clipping(clipping: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
     """Returns the clipping values as a dict.
 
     Raises:
@@ -57,12 +60,12 @@ class RenormPopulation(Population):
         renorm_momentum: weight of the old statistics that training uses.
     """
 
-    def __init__(self, *args, epsilon, renorm_momentum, **kwargs):
+    def __init__(self, *args: Any, epsilon: float, renorm_momentum: float, **kwargs: Any) -> None:
         self._epsilon, self._renorm_momentum = epsilon, renorm_momentum
         super().__init__(*args, **kwargs)
 
-    def _statistics(self):
-        def variance_root(shape, dtype=None):
+    def _statistics(self) -> List[Any]:
+        def variance_root(shape: Any, dtype: Any = None) -> Tensor:
             # A clone: a seeded initializer object may not be drawn from twice.
             return ops.sqrt(self._variance_initializer.clone()(shape, dtype=dtype))
 
@@ -72,7 +75,16 @@ class RenormPopulation(Population):
         self.renorm_stddev = self._statistic("renorm_stddev", variance_root)
         return [*statistics, self.stddev, self.renorm_mean, self.renorm_stddev]
 
-    def correct(self, x_hat, mean, variance, gamma, beta, axis, clipping):
+    def correct(
+        self,
+        x_hat: Tensor,
+        mean: Tensor,
+        variance: Tensor,
+        gamma: Optional[Tensor],
+        beta: Optional[Tensor],
+        axis: int,
+        clipping: Mapping[str, Any],
+    ) -> Tensor:
         """Algorithm 1 behind x_hat: (x_hat * r + d) * gamma + beta.
 
         Args:
@@ -88,7 +100,9 @@ class RenormPopulation(Population):
         scale = functional.broadcast(r * gamma, x_hat, axis)
         return x_hat * scale + functional.broadcast(d * gamma + beta, x_hat, axis)
 
-    def _correction(self, mean, stddev, clipping):
+    def _correction(
+        self, mean: Tensor, stddev: Tensor, clipping: Mapping[str, Any]
+    ) -> Tuple[Tensor, Tensor]:
         """r and d, each of shape (channels,), without a gradient."""
         floor = ops.sqrt(ops.cast(self._epsilon, stddev.dtype))
         moving_stddev = ops.maximum(ops.cast(self.renorm_stddev, stddev.dtype), floor)
@@ -106,7 +120,7 @@ class RenormPopulation(Population):
             d = ops.clip(d, -dmax, dmax)
         return ops.stop_gradient(r), ops.stop_gradient(d)
 
-    def _move(self, mean, variance, momentum, accepted):
+    def _move(self, mean: Tensor, variance: Tensor, momentum: Any, accepted: Any) -> None:
         rate = self._rate(momentum, accepted)
         stddev = ops.sqrt(variance + self._epsilon)
         renorm_rate = self._rate(self._renorm_momentum, accepted)

@@ -12,6 +12,7 @@ things are done to x first; neither changes the result or any gradient:
 """
 
 import math
+from typing import Any, Callable, Tuple
 
 import torch
 from torch.autograd import forward_ad
@@ -21,7 +22,9 @@ from torch.autograd import forward_ad
 ONE_BLOCK = 2**12
 
 
-def batch_norm(x, gamma, beta, axis, epsilon):
+def batch_norm(
+    x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, axis: int, epsilon: float
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Training-mode batch normalization; derivatives of any order, backward and forward.
 
     Args:
@@ -49,7 +52,15 @@ def batch_norm(x, gamma, beta, axis, epsilon):
     return restore(outputs).to(x.dtype), mean.detach() + origin.reshape(-1), variance.detach()
 
 
-def normalize(x, mean, variance, gamma, beta, axis, epsilon):
+def normalize(
+    x: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    axis: int,
+    epsilon: float,
+) -> torch.Tensor:
     """Inference: gamma * (x - mean) / sqrt(variance + epsilon) + beta, in x's shape and dtype.
 
     Args:
@@ -74,7 +85,7 @@ def normalize(x, mean, variance, gamma, beta, axis, epsilon):
     return outputs.to(x.dtype)
 
 
-def recomputing():
+def recomputing() -> bool:
     """Whether this call re-runs a forward pass for its activations (torch.utils.checkpoint).
 
     The evidence is that autograd is in a backward pass, which is when a checkpoint, and with it
@@ -84,7 +95,9 @@ def recomputing():
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
 
 
-def _too_few(x, gamma, beta, axis):
+def _too_few(
+    x: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, axis: int
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Batches with at most one value per channel, for which PyTorch has no variance."""
     # 0, or NaN where the value is not finite.
     nothing = x.to(gamma.dtype) - x
@@ -94,7 +107,9 @@ def _too_few(x, gamma, beta, axis):
     return outputs.to(x.dtype), mean, nothing.detach().sum(others)
 
 
-def _as_rows(x, axis):
+def _as_rows(
+    x: torch.Tensor, axis: int
+) -> Tuple[torch.Tensor, Callable[[torch.Tensor], torch.Tensor]]:
     """A dense tensor as (values, channels) or (batch, channels, values), and the way back."""
     order = sorted(range(x.dim()), key=lambda a: -x.stride(a))
     moved = x.permute(order)
@@ -102,13 +117,15 @@ def _as_rows(x, axis):
     after = math.prod(moved.shape[order.index(axis) + 1:])
     rows = moved.reshape((-1, channels, after) if after > 1 else (-1, channels))
 
-    def restore(rows):
+    def restore(rows: torch.Tensor) -> torch.Tensor:
         return rows.reshape(moved.shape).permute([order.index(a) for a in range(x.dim())])
 
     return rows, restore
 
 
-def _native(rows, gamma, beta, epsilon):
+def _native(
+    rows: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, epsilon: float
+) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """PyTorch's batch normalization."""
     channels = rows.shape[1]
     # The variance is to be had from moving statistics only: a momentum of 1 forgets the zeros.
@@ -118,12 +135,20 @@ def _native(rows, gamma, beta, epsilon):
     return outputs, mean, variance * ((n - 1) / n)  # it comes Bessel-corrected
 
 
-def _kernel(rows, gamma, beta, mean, variance, training, epsilon):
+def _kernel(
+    rows: torch.Tensor,
+    gamma: torch.Tensor,
+    beta: torch.Tensor,
+    mean: torch.Tensor,
+    variance: torch.Tensor,
+    training: bool,
+    epsilon: float,
+) -> torch.Tensor:
     cudnn = torch.backends.cudnn.enabled
     return torch.batch_norm(rows, gamma, beta, mean, variance, training, 1.0, epsilon, cudnn)
 
 
-def _needs_blocks(rows, n, gamma, beta):
+def _needs_blocks(rows: torch.Tensor, n: int, gamma: torch.Tensor, beta: torch.Tensor) -> bool:
     if rows.dim() > 2 or n <= ONE_BLOCK or rows.dtype != torch.float32:
         return False  # these kernels add up in float64
     if rows.device.type != "cpu":
@@ -131,7 +156,7 @@ def _needs_blocks(rows, n, gamma, beta):
     return _only_backward(rows, gamma, beta)
 
 
-def _only_backward(*tensors):
+def _only_backward(*tensors: torch.Tensor) -> bool:
     """Whether no compiler, no transform of torch.func and no forward mode is at work.
 
     The fastest ways have no rules for these. Compiled kernels need no fastest way.
@@ -149,7 +174,9 @@ class _Blocks(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, rows, gamma, beta, epsilon):
+    def forward(
+        ctx: Any, rows: torch.Tensor, gamma: torch.Tensor, beta: torch.Tensor, epsilon: float
+    ) -> Any:
         n, channels = rows.shape
         blocks = _number_of_blocks(n, channels)
         means, variances = torch.batch_norm_update_stats(
@@ -165,7 +192,7 @@ class _Blocks(torch.autograd.Function):
         return torch.addcmul(beta - mean * scale, rows, scale), mean, variance
 
     @staticmethod
-    def backward(ctx, dy, *_):
+    def backward(ctx: Any, dy: torch.Tensor, *_: Any) -> Any:
         rows, gamma, mean, variance = ctx.saved_tensors
         n, channels = rows.shape
         if torch.is_grad_enabled():  # a second derivative: all that depends on x must show it
@@ -189,16 +216,16 @@ class _Blocks(torch.autograd.Function):
         return drows.addcmul_(dy, scale), dgamma, dbeta, None
 
 
-def _number_of_blocks(n, channels):
+def _number_of_blocks(n: int, channels: int) -> int:
     """A divisor of n: blocks of equal size. More sums than a first-level cache holds are slow."""
     most = max(1, min(256, 4096 // channels))
     return next(blocks for blocks in range(most, 0, -1) if n % blocks == 0)
 
 
-def _requires_grad(*tensors):
+def _requires_grad(*tensors: torch.Tensor) -> bool:
     return any(tensor.requires_grad for tensor in tensors)
 
 
-def _along(per_channel, x, axis):
+def _along(per_channel: torch.Tensor, x: torch.Tensor, axis: int) -> torch.Tensor:
     """A (channels,) tensor reshaped so that it broadcasts along `axis` of x."""
     return per_channel.reshape([-1 if a == axis else 1 for a in range(x.dim())])

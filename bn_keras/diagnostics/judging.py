@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 # Child processes started for one layer; the rest of its probes fail then, without being tried.
 MOST_CHILDREN = 4
@@ -57,7 +58,7 @@ class Judgement:
     evidence: str
 
 
-def judge(layer, only=(), timeout=120.0):
+def judge(layer: str, only: Sequence[str] = (), timeout: float = 120.0) -> Iterator[Judgement]:
     """Yields a Judgement for each probe, in the suite's order.
 
     Args:
@@ -68,7 +69,8 @@ def judge(layer, only=(), timeout=120.0):
     Raises:
         Refused: the layer cannot be imported or is none, or `only` selects nothing.
     """
-    plan, done = [], 0
+    plan: List[Any] = []
+    done = 0
     for _ in range(MOST_CHILDREN):
         with contextlib.closing(_Child(layer, only, done)) as child:
             plan = child.receive("plan", START_SECONDS)
@@ -83,7 +85,7 @@ def judge(layer, only=(), timeout=120.0):
             alive = True
             while alive and done < len(plan):
                 try:
-                    found = child.receive(f"outcome {done}", timeout)
+                    found: Any = child.receive(f"outcome {done}", timeout)
                 except (Silence, Refused) as silence:
                     alive, found = False, ("fail", f"expected an answer, received none: {silence}")
                 yield Judgement(*plan[done], *found)
@@ -91,21 +93,21 @@ def judge(layer, only=(), timeout=120.0):
         if done == len(plan):
             return
     for one in plan[done:]:
-        evidence = (
+        found = "fail", (
             f"expected an answer, received none: not tried, after {MOST_CHILDREN} processes that "
             "the layer ended"
         )
-        yield Judgement(*one, "fail", evidence)
+        yield Judgement(*one, *found)
 
 
 class _Child:
     """The process that imports and judges the layer, seen from the parent."""
 
-    def __init__(self, layer, only, first):
+    def __init__(self, layer: str, only: Sequence[str], first: int) -> None:
         self._word = secrets.token_hex()
         self._pipe, theirs = os.pipe()
         self._unread = b""
-        self._said = {}
+        self._said: Dict[str, Any] = {}
         self._process = subprocess.Popen(
             [sys.executable, "-c", BOOT], stdin=subprocess.PIPE, stdout=2, pass_fds=[theirs],
             start_new_session=True, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
@@ -115,11 +117,12 @@ class _Child:
             "path": sys.path, "pipe": theirs, "word": self._word, "layer": layer,
             "only": list(only), "first": first,
         }
+        self._stdin: Any = self._process.stdin
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(task).encode() + b"\n")
-            self._process.stdin.flush()  # and not closed: its end tells the child that we are gone
+            self._stdin.write(json.dumps(task).encode() + b"\n")
+            self._stdin.flush()  # and not closed: its end tells the child that we are gone
 
-    def receive(self, key, seconds):
+    def receive(self, key: str, seconds: float) -> Any:
         """What the child has to say under a key.
 
         Raises:
@@ -143,7 +146,7 @@ class _Child:
                 raise Silence(self._end())
         raise Silence(f"the layer was not done after {seconds:g} s")
 
-    def _understood(self, line):
+    def _understood(self, line: bytes) -> Dict[str, Any]:
         """A line as a dict; an empty one if somebody else wrote it."""
         try:
             said = json.loads(line)
@@ -151,7 +154,7 @@ class _Child:
         except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
             return {}
 
-    def _end(self):
+    def _end(self) -> str:
         try:
             status = self._process.wait(5)
         except subprocess.TimeoutExpired:
@@ -159,34 +162,35 @@ class _Child:
         how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
         return f"the layer ended the process ({how})"
 
-    def close(self):
+    def close(self) -> None:
         """Ends the child and the processes that it started."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
+            self._stdin.close()
         os.close(self._pipe)
 
 
 # ---------------------------------------------------------------- in the child
 
 
-def answer(pipe, word, layer, only, first):
+def answer(pipe: int, word: str, layer: str, only: Sequence[str], first: int) -> None:
     """The child's part: sends the plan, then the outcome of each probe from the first one on."""
     os.set_inheritable(pipe, False)
     _end_with_the_parent()
     write, dumps = os.write, json.dumps  # as they are now, before the layer's module is here
 
-    def send(key, told=True):
+    def send(key: str, told: Any = True) -> None:
         write(pipe, f"\n{dumps({'word': word, key: told})}\n".encode())
 
     from bn_keras.native_log import quiet_native_log
 
     with quiet_native_log():
         from bn_keras.diagnostics import conformance
+        from bn_keras.diagnostics.conformance import replicas
 
-        conformance.replicas.make_logical_devices()
+        replicas.make_logical_devices()
     suite = conformance.suite
     probes, run, describe, parts = dict(suite.PROBES), suite.run, suite.describe, _parts
     try:
@@ -194,11 +198,11 @@ def answer(pipe, word, layer, only, first):
     except ValueError as error:
         return send("refused", str(error))
     send("plan", [
-        (one.name, one.kind, one.severity, one.why) for one in map(probes.get, names)
+        (one.name, one.kind, one.severity, one.why) for one in (probes[name] for name in names)
     ])
     before = parts(conformance)
 
-    def changed():
+    def changed() -> Optional[str]:
         now = parts(conformance)
         return next((name for name in before if now.get(name) is not before[name]), None)
 
@@ -224,19 +228,19 @@ def answer(pipe, word, layer, only, first):
     return None
 
 
-def _end_with_the_parent():
+def _end_with_the_parent() -> None:
     """Ends this process when the parent does, and gives the layer an empty standard input."""
     lifeline = os.dup(0)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 
-    def wait():
+    def wait() -> None:
         os.read(lifeline, 1)
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _parts(conformance):
+def _parts(conformance: Any) -> Dict[str, Any]:
     """What the verdicts depend on, by name, to see whether the layer has put other things there."""
     import numpy
 

@@ -1,11 +1,15 @@
 """Probes of arguments: what the layer accepts, and what it says of what it does not."""
 
+import functools
+from typing import Any, Callable
+
 import numpy as np
 import tensorflow as tf
 
 from bn_keras.diagnostics.conformance.suite import (
     KERAS_LAYER,
     Failed,
+    Maker,
     NotApplicable,
     alike,
     array,
@@ -20,7 +24,7 @@ from bn_keras.diagnostics.conformance.suite import (
 from bn_keras.diagnostics.severity import CONVENIENCE, DROP_IN, WRONG_NUMBERS
 
 
-def _refusal(call, wanted):
+def _refusal(call: Callable[[], Any], wanted: str) -> Exception:
     """The exception that a call ends in; fails if there is none, and lets skips through."""
     try:
         call()
@@ -32,7 +36,7 @@ def _refusal(call, wanted):
 
 
 @probe(CONVENIENCE)
-def training_may_be_a_tensor(make):
+def training_may_be_a_tensor(make: Maker) -> str:
     """A training loop in one graph switches by a tensor; Keras 2 took it."""
     make.needs_keras("no graphs")
     layer, plain = make(momentum=0.5), make(momentum=0.5)
@@ -47,7 +51,7 @@ def training_may_be_a_tensor(make):
 
 
 @probe(CONVENIENCE)
-def axis_may_be_a_list_of_one(make):
+def axis_may_be_a_list_of_one(make: Maker) -> str:
     """Configs of Keras 2 hold axis as a list."""
     plain = make(axis=1)
     x = draw(4, 3, 5)
@@ -55,7 +59,7 @@ def axis_may_be_a_list_of_one(make):
 
 
 @probe(CONVENIENCE)
-def an_axis_out_of_range_is_named(make):
+def an_axis_out_of_range_is_named(make: Maker) -> str:
     """An IndexError from inside the layer names neither axis nor shape."""
     wanted = "an error that names the axis"
     error = _refusal(lambda: make(axis=7)(draw(4, 3)), wanted)
@@ -64,18 +68,18 @@ def an_axis_out_of_range_is_named(make):
 
 
 @probe(CONVENIENCE)
-def impossible_momentum_and_epsilon_are_refused(make):
+def impossible_momentum_and_epsilon_are_refused(make: Maker) -> str:
     """Momentum=1.5 trains for hours and then predicts NaN."""
     make(momentum=0.9, epsilon=1e-3)
     for settings in ({"momentum": 1.5}, {"epsilon": -1.0}):
         wanted = f"an error for {settings}"
-        error = _refusal(lambda settings=settings: make(**settings), wanted)
+        error = _refusal(functools.partial(make, **settings), wanted)
         evidence = expect(isinstance(error, (ValueError, TypeError)), wanted, describe(error))
     return evidence
 
 
 @probe(CONVENIENCE)
-def a_clipping_error_names_what_it_received(make):
+def a_clipping_error_names_what_it_received(make: Maker) -> str:
     """An f-string without its f: the message shows {rmax} and not the value."""
     make(renorm=True)
     wanted = "an error that names the value 0.5"
@@ -86,7 +90,7 @@ def a_clipping_error_names_what_it_received(make):
 
 
 @probe(WRONG_NUMBERS)
-def masked_positions_do_not_count(make):
+def masked_positions_do_not_count(make: Maker) -> str:
     """Padded sequences: padding is no data."""
     make.needs_mask()
     x, mask = draw(4, 6, 3, mean=2.0), np.random.default_rng(0).random((4, 6)) < 0.6
@@ -100,7 +104,7 @@ def masked_positions_do_not_count(make):
 
 
 @probe(CONVENIENCE)
-def a_mask_goes_with_channels_first(make):
+def a_mask_goes_with_channels_first(make: Maker) -> str:
     """Channels-first sequences have padding too."""
     make.needs_mask()
     x, mask = draw(4, 3, 6, mean=2.0), np.random.default_rng(0).random((4, 6)) < 0.6
@@ -110,7 +114,7 @@ def a_mask_goes_with_channels_first(make):
 
 
 @probe(DROP_IN)
-def a_mask_without_the_last_axis_means_what_it_means_to_keras(make):
+def a_mask_without_the_last_axis_means_what_it_means_to_keras(make: Maker) -> str:
     """Models hand on masks of the inputs' shape without the last axis, whatever `axis` is."""
     make.needs_mask()
     layer, theirs = make(axis=1, momentum=0.5), KERAS_LAYER(axis=1, momentum=0.5)
@@ -127,7 +131,7 @@ def a_mask_without_the_last_axis_means_what_it_means_to_keras(make):
 
 
 @probe(DROP_IN)
-def a_mask_is_handed_on(make):
+def a_mask_is_handed_on(make: Maker) -> str:
     """A layer behind this one, such as an LSTM, needs the mask as well."""
     make.needs_mask()
     layer = make()

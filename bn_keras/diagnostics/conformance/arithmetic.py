@@ -5,6 +5,7 @@ import tensorflow as tf
 
 from bn_keras.batch_norm import reference
 from bn_keras.diagnostics.conformance.suite import (
+    Maker,
     affine,
     alike,
     array,
@@ -21,13 +22,13 @@ from bn_keras.diagnostics.severity import DROP_IN, ROBUSTNESS, WRONG_NUMBERS
 EPSILON = 1e-3
 
 
-def _rows():
+def _rows() -> np.ndarray:
     """A batch whose second channel is so narrow that epsilon shows."""
     return draw(12, 3, mean=1.5) * np.array([1.0, 0.02, 3.0], "float32")
 
 
 @probe(WRONG_NUMBERS)
-def training_normalizes_with_the_batch(make):
+def training_normalizes_with_the_batch(make: Maker) -> str:
     """The very definition: every tutorial's equation, epsilon inside the root."""
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
     expected, _, _ = reference.forward(_rows(), *affine(layer, 3), epsilon=EPSILON)
@@ -35,7 +36,7 @@ def training_normalizes_with_the_batch(make):
 
 
 @probe(WRONG_NUMBERS)
-def gradients_flow_through_mean_and_variance(make):
+def gradients_flow_through_mean_and_variance(make: Maker) -> str:
     """A gradient that takes mean and variance as constants trains, but worse and diverging."""
     make.needs_keras("no gradients")
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
@@ -45,7 +46,7 @@ def gradients_flow_through_mean_and_variance(make):
 
 
 @probe(WRONG_NUMBERS)
-def gamma_and_beta_get_their_gradients(make):
+def gamma_and_beta_get_their_gradients(make: Maker) -> str:
     """Gamma and beta that get a wrong gradient learn slowly, and nobody sees why."""
     make.needs_keras("no gradients")
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
@@ -57,7 +58,7 @@ def gamma_and_beta_get_their_gradients(make):
 
 
 @probe(WRONG_NUMBERS)
-def inference_uses_the_moving_statistics(make):
+def inference_uses_the_moving_statistics(make: Maker) -> str:
     """A fixed affine map by the population statistics, as it is folded into convolutions."""
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
     mean, variance = value(layer, "moving_mean"), value(layer, "moving_variance")
@@ -67,7 +68,7 @@ def inference_uses_the_moving_statistics(make):
 
 
 @probe(WRONG_NUMBERS)
-def inference_takes_each_example_by_itself(make):
+def inference_takes_each_example_by_itself(make: Maker) -> str:
     """Else a prediction depends on what else happens to be in the request."""
     layer = set_weights(make(), (None, 3))
     x = draw(6, 3)
@@ -76,7 +77,7 @@ def inference_takes_each_example_by_itself(make):
 
 
 @probe(WRONG_NUMBERS)
-def inference_has_a_gradient(make):
+def inference_has_a_gradient(make: Maker) -> str:
     """Saliency maps, adversarial examples and frozen layers below need it."""
     make.needs_keras("no gradients")
     layer = set_weights(make(epsilon=EPSILON), (None, 3))
@@ -87,7 +88,7 @@ def inference_has_a_gradient(make):
 
 
 @probe(WRONG_NUMBERS)
-def every_rank_normalizes_over_all_positions(make):
+def every_rank_normalizes_over_all_positions(make: Maker) -> str:
     """Images, sequences and volumes: a channel's statistics are over all of its positions."""
     make.needs_keras("rank 2 only")
     found, expected = [], []
@@ -100,7 +101,7 @@ def every_rank_normalizes_over_all_positions(make):
 
 
 @probe(WRONG_NUMBERS)
-def another_axis_is_the_same_as_transposed_data(make):
+def another_axis_is_the_same_as_transposed_data(make: Maker) -> str:
     """Channels-first data."""
     layer = make(axis=1)
     x = draw(4, 3, 5, mean=2.0)
@@ -110,18 +111,18 @@ def another_axis_is_the_same_as_transposed_data(make):
 
 
 @probe(DROP_IN)
-def center_and_scale_can_be_left_out(make):
+def center_and_scale_can_be_left_out(make: Maker) -> str:
     """An offset in front of another bias, a factor in front of relu: they only cost."""
     layer = make(center=False, scale=False)
     x = draw(12, 3)
     y = array(layer(x, training=True))
     count = len(layer.trainable_variables)
-    expect(count == 0, "no trainable weight with center=False, scale=False", count)
+    expect(count == 0, "no trainable weight with center=False, scale=False", str(count))
     return alike(y, array(make()(x, training=True)))
 
 
 @probe(DROP_IN)
-def integers_are_taken_as_floating_numbers(make):
+def integers_are_taken_as_floating_numbers(make: Maker) -> str:
     """Images come as uint8; outputs in uint8 are noise from 0 to 255."""
     make.needs_keras("its types are its own")
     images = np.random.default_rng(0).integers(0, 256, (4, 5, 5, 3)).astype("uint8")
@@ -136,7 +137,7 @@ def integers_are_taken_as_floating_numbers(make):
 
 
 @probe(ROBUSTNESS)
-def variance_keeps_its_digits_far_from_zero(make):
+def variance_keeps_its_digits_far_from_zero(make: Maker) -> str:
     """E[x²] − E[x]² cancels: data far from zero lose their variance in float32."""
     x = draw(256, 2, mean=1e4)
     layer = make(momentum=0.0)
@@ -145,7 +146,7 @@ def variance_keeps_its_digits_far_from_zero(make):
 
 
 @probe(ROBUSTNESS)
-def half_precision_is_reduced_in_float32(make):
+def half_precision_is_reduced_in_float32(make: Maker) -> str:
     """Float16 overflows at 65504: a standard deviation of 300 becomes infinite."""
     x = 300 * np.sign(draw(64, 2)) + draw(64, 2, seed=1)
     y = make(dtype="mixed_float16")(tf.constant(x, tf.float16), training=True)
@@ -155,7 +156,7 @@ def half_precision_is_reduced_in_float32(make):
 
 
 @probe(WRONG_NUMBERS)
-def a_graph_does_what_eager_calls_do(make):
+def a_graph_does_what_eager_calls_do(make: Maker) -> str:
     """What is right in a notebook cell must be right in fit, which runs graphs."""
     make.needs_keras("no graphs")
     found = []
@@ -170,7 +171,7 @@ def a_graph_does_what_eager_calls_do(make):
 
 
 @probe(DROP_IN)
-def xla_compiles_the_training_step(make):
+def xla_compiles_the_training_step(make: Maker) -> str:
     """Jit_compile=True makes dense nets two to three times as fast."""
     make.needs_keras("no graphs")
     layer, plain = make(momentum=0.5), make(momentum=0.5)
@@ -182,7 +183,7 @@ def xla_compiles_the_training_step(make):
 
 
 @probe(WRONG_NUMBERS)
-def xla_keeps_the_digits_of_images_far_from_zero(make):
+def xla_keeps_the_digits_of_images_far_from_zero(make: Maker) -> str:
     """Air pressure is 1013 ± 1 hPa: XLA merges sums, and their squares cancel in float32."""
     make.needs_keras("no graphs")
     x = draw(8, 8, 8, 3, mean=1013.0)
@@ -194,7 +195,7 @@ def xla_keeps_the_digits_of_images_far_from_zero(make):
 
 
 @probe(WRONG_NUMBERS)
-def renorm_without_clipping_is_inference_by_its_moving_statistics(make):
+def renorm_without_clipping_is_inference_by_its_moving_statistics(make: Maker) -> str:
     """Batch renormalization (Ioffe 2017) trains with what inference will use."""
     layer = make(renorm=True, renorm_momentum=0.5)
     for seed in range(4):
@@ -205,7 +206,7 @@ def renorm_without_clipping_is_inference_by_its_moving_statistics(make):
 
 
 @probe(WRONG_NUMBERS)
-def renorm_keeps_its_correction_out_of_the_gradient(make):
+def renorm_keeps_its_correction_out_of_the_gradient(make: Maker) -> str:
     """Its correction is a constant in the backward pass (algorithm 1 there)."""
     layer = make(renorm=True, renorm_momentum=0.5, epsilon=EPSILON)
     for seed in range(4):

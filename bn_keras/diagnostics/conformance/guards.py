@@ -1,11 +1,13 @@
 """Probes of batches that say nothing: the population statistics must survive them."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from bn_keras.diagnostics.conformance.suite import (
+    Maker,
     alike,
     draw,
     expect,
@@ -18,7 +20,7 @@ from bn_keras.diagnostics.severity import ROBUSTNESS
 
 
 @probe(ROBUSTNESS)
-def one_bad_sample_does_not_poison_the_statistics(make):
+def one_bad_sample_does_not_poison_the_statistics(make: Maker) -> str:
     """One overflow in mixed precision, and every later evaluation is NaN."""
     layer = make(momentum=0.5)
     bad = draw(8, 3)
@@ -28,11 +30,11 @@ def one_bad_sample_does_not_poison_the_statistics(make):
         layer(draw(8, 3, seed=seed), training=True)
     after = value(layer, "moving_variance")
     wanted = "a finite moving variance 20 batches after an inf"
-    return expect(np.isfinite(after).all(), wanted, after.round(2))
+    return expect(np.isfinite(after).all(), wanted, str(after.round(2)))
 
 
 @probe(ROBUSTNESS)
-def an_empty_batch_changes_nothing(make):
+def an_empty_batch_changes_nothing(make: Maker) -> str:
     """The last batch of a replica, or of a filtered pipeline, may be empty."""
     layer = make(momentum=0.5)
     layer(draw(8, 3), training=True)
@@ -42,7 +44,7 @@ def an_empty_batch_changes_nothing(make):
 
 
 @probe(ROBUSTNESS)
-def a_fully_masked_batch_changes_nothing(make):
+def a_fully_masked_batch_changes_nothing(make: Maker) -> str:
     """A batch of padding alone drags mean and variance towards 0."""
     make.needs_mask()
     layer = make(momentum=0.5)
@@ -54,7 +56,7 @@ def a_fully_masked_batch_changes_nothing(make):
 
 
 @probe(ROBUSTNESS)
-def one_value_per_channel_is_told_and_changes_nothing(make):
+def one_value_per_channel_is_told_and_changes_nothing(make: Maker) -> str:
     """The last batch of 129 at size 128: the output is beta, the variance decays, silently."""
     layer = make(momentum=0.5)
     layer(draw(2, 3), training=True)
@@ -66,6 +68,7 @@ def one_value_per_channel_is_told_and_changes_nothing(make):
             layer(draw(1, 3), training=True)
         except ValueError as error:
             return expect(True, wanted, f"ValueError: {first_line(error)}")
-    evidence = expect(told, wanted, f"{first_line(told[0].message) if told else 'silence'}")
+    message: Any = told[0].message if told else None
+    evidence = expect(told, wanted, first_line(message) if told else "silence")
     alike(statistics(layer), before, 0)
     return evidence

@@ -8,6 +8,7 @@ starts as in Keras, with a mean of 0 and a variance of 1.
 """
 
 import inspect
+from typing import Any, Optional, Tuple
 
 import keras
 import numpy as np
@@ -28,22 +29,22 @@ class Attribute:
     Statistics that were kept with axes of size 1 are read without them.
     """
 
-    def __init__(self, owner, name):
+    def __init__(self, owner: Any, name: str) -> None:
         self._owner, self._name = owner, name
 
-    def __array__(self, dtype=None, copy=None):
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
         return np.asarray(getattr(self._owner, self._name), dtype).reshape(-1)
 
     @property
-    def shape(self):
+    def shape(self) -> Tuple[int, ...]:
         return np.asarray(self).shape
 
-    def assign(self, values):
+    def assign(self, values: Any) -> None:
         old = np.asarray(getattr(self._owner, self._name))
         setattr(self._owner, self._name, np.asarray(values, old.dtype).reshape(old.shape))
 
 
-def adapt(plain):
+def adapt(plain: Any) -> type:
     """The Keras layer class around a plain one.
 
     Raises:
@@ -54,12 +55,12 @@ def adapt(plain):
     own = {name: next((o for o in own if o in parameters), None) for name, own in SETTINGS.items()}
 
     class Plain(keras.layers.Layer):
-        def __init__(self, **settings):
+        def __init__(self, **settings: Any) -> None:
             super().__init__()
             self._settings = {own[name]: setting for name, setting in settings.items()}
 
-        def build(self, shape):
-            def make(settings):
+        def build(self, shape: Any) -> None:
+            def make(settings: Any) -> Any:
                 return plain(shape[-1], **settings) if channels else plain(**settings)
 
             theirs = dict(self._settings)
@@ -72,20 +73,21 @@ def adapt(plain):
                 _call(self.inner, np.eye(4, shape[-1], dtype="float32"), True)
                 names = {name: _attribute(self.inner, name) for name in NAMES}
                 for name, start in (("moving_mean", 0.0), ("moving_variance", 1.0)):
-                    if names[name] is not None:
-                        Attribute(self.inner, names[name]).assign(np.full(shape[-1], start))
+                    if found := names[name]:
+                        Attribute(self.inner, found).assign(np.full(shape[-1], start))
             for name, found in names.items():
                 if found is not None:
                     setattr(self, name, Attribute(self.inner, found))
             self.built = True
 
-        def call(self, inputs, training=None):
+        def call(self, inputs: Any, training: bool = False) -> Any:
             return tf.convert_to_tensor(_call(self.inner, np.asarray(inputs), training))
 
     settings = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None)
                 for name, theirs in own.items() if theirs]
     self_ = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    Plain.__init__.__signature__ = inspect.Signature([self_, *settings])
+    constructor: Any = Plain.__init__
+    constructor.__signature__ = inspect.Signature([self_, *settings])
     Plain.__name__ = plain.__name__
     try:
         Plain()(np.eye(4, 3, dtype="float32"), training=True)
@@ -100,19 +102,19 @@ def adapt(plain):
     return Plain
 
 
-def _call(inner, rows, training):
+def _call(inner: Any, rows: Any, training: bool) -> Any:
     """Calls a plain object in a mode."""
     takes = "training" in inspect.signature(inner.__call__).parameters
     inner.training = training
     return inner(rows, **({"training": training} if takes else {}))
 
 
-def _attribute(inner, name):
+def _attribute(inner: Any, name: str) -> Optional[str]:
     """What a plain object calls one of Keras's weights; None if it has none."""
     return next((n for n in NAMES[name] if hasattr(inner, n)), None)
 
 
-def _weighs_the_new(inner, channels):
+def _weighs_the_new(inner: Any, channels: int) -> bool:
     """Whether an object whose momentum is a quarter moves its mean by less than half of the way."""
     found = _attribute(inner, "moving_mean")
     if found != "running_mean":

@@ -1,18 +1,19 @@
 """Probes under tf.distribute: two replicas against one big batch."""
 
 import functools
+from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
 import tensorflow as tf
 
 from bn_keras.batch_norm import reference
-from bn_keras.diagnostics.conformance.suite import NotApplicable, alike, draw, probe, value
+from bn_keras.diagnostics.conformance.suite import Maker, NotApplicable, alike, draw, probe, value
 from bn_keras.diagnostics.severity import ROBUSTNESS
 
 DEVICES = ["CPU:0", "CPU:1"]
 
 
-def make_logical_devices():
+def make_logical_devices() -> None:
     """Splits the CPU in two, which a process can do only before it first uses it."""
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
@@ -21,32 +22,34 @@ def make_logical_devices():
 
 
 @functools.cache
-def two_replicas():
+def two_replicas() -> Any:
     """The process's one strategy: TensorFlow mixes up the all-reduces of several."""
     if len(tf.config.list_logical_devices("CPU")) < 2:
         raise NotApplicable("TensorFlow was started with one logical CPU; two make two replicas")
     return tf.distribute.MirroredStrategy(DEVICES)
 
 
-def spread(arrays):
+def spread(arrays: Iterable[Any]) -> Any:
     """One array for each replica, of whatever shapes."""
     values = iter([tf.constant(array) for array in arrays])
     return two_replicas().experimental_distribute_values_from_function(lambda _: next(values))
 
 
-def local(values):
+def local(values: Any) -> List[np.ndarray]:
     """What each replica returned."""
     return [np.asarray(part) for part in two_replicas().experimental_local_results(values)]
 
 
-def trained(make, parts, masks=None, **settings):
+def trained(
+    make: Maker, parts: Sequence[Any], masks: Optional[Sequence[Any]] = None, **settings: Any
+) -> Tuple[Any, List[np.ndarray]]:
     """A layer after one training step in which each replica saw its part; and the outputs."""
     with two_replicas().scope():
         layer = make(momentum=0.0, **settings)
         layer.build(parts[0].shape)
 
     @tf.function
-    def step(x, mask):
+    def step(x: Any, mask: Any) -> Any:
         masked = {} if mask is None else {"mask": mask}  # a layer need not take one
         return layer(x, training=True, **masked)
 
@@ -55,7 +58,7 @@ def trained(make, parts, masks=None, **settings):
 
 
 @probe(ROBUSTNESS)
-def replicas_statistics_are_averaged(make):
+def replicas_statistics_are_averaged(make: Maker) -> str:
     """Saved statistics must be those of all replicas; the first one's are a part of the data."""
     make.needs_keras("no replicas")
     parts = [draw(4, 2, mean=1.0), draw(4, 2, mean=5.0, seed=1)]
@@ -64,7 +67,7 @@ def replicas_statistics_are_averaged(make):
 
 
 @probe(ROBUSTNESS)
-def synchronized_replicas_are_one_big_batch(make):
+def synchronized_replicas_are_one_big_batch(make: Maker) -> str:
     """Small batches on many devices: what synchronized=True is for."""
     parts = [draw(3, 2, mean=1.0), draw(8, 2, mean=2.0, seed=1)]
     _, outputs = trained(make, parts, synchronized=True)
@@ -73,14 +76,14 @@ def synchronized_replicas_are_one_big_batch(make):
 
 
 @probe(ROBUSTNESS)
-def synchronized_gradients_cross_the_replicas(make):
+def synchronized_gradients_cross_the_replicas(make: Maker) -> str:
     """A gradient that stays in its replica is not the gradient of what was computed."""
     with two_replicas().scope():
         layer = make(synchronized=True)
         layer.build((None, 2))
 
     @tf.function
-    def gradient(x, dy):
+    def gradient(x: Any, dy: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(x)
             loss = tf.reduce_sum(layer(x, training=True) * dy)
@@ -93,7 +96,7 @@ def synchronized_gradients_cross_the_replicas(make):
 
 
 @probe(ROBUSTNESS)
-def synchronized_variance_keeps_its_digits(make):
+def synchronized_variance_keeps_its_digits(make: Maker) -> str:
     """The same cancellation as in one process, in the code path that few look at."""
     parts = [draw(256, 2, mean=1e4, seed=seed) for seed in range(2)]
     layer, _ = trained(make, parts, synchronized=True)
@@ -101,7 +104,7 @@ def synchronized_variance_keeps_its_digits(make):
 
 
 @probe(ROBUSTNESS)
-def a_mask_is_synchronized_too(make):
+def a_mask_is_synchronized_too(make: Maker) -> str:
     """Sequences on several devices: a mask must not switch synchronization off."""
     make.needs_mask()
     parts = [draw(4, 3, 2, mean=mean) for mean in (1.0, 5.0)]

@@ -2,12 +2,14 @@
 
 import pathlib
 import tempfile
+from typing import Any, Dict
 
 import keras
 import numpy as np
 
 from bn_keras.diagnostics.conformance.suite import (
     KERAS_LAYER,
+    Maker,
     NotApplicable,
     alike,
     array,
@@ -23,7 +25,7 @@ from bn_keras.diagnostics.severity import DROP_IN, ROBUSTNESS, WRONG_NUMBERS
 
 
 @probe(WRONG_NUMBERS)
-def moving_mean_is_an_exponential_average(make):
+def moving_mean_is_an_exponential_average(make: Maker) -> str:
     """Momentum is the weight of the old value in Keras; PyTorch's is that of the new one."""
     layer = make(momentum=0.9)
     x = draw(6, 3, mean=4.0)
@@ -33,7 +35,7 @@ def moving_mean_is_an_exponential_average(make):
 
 
 @probe(WRONG_NUMBERS)
-def moving_variance_averages_the_biased_variance(make):
+def moving_variance_averages_the_biased_variance(make: Maker) -> str:
     """Keras keeps the variance that normalizes (1/n), PyTorch 1/(n-1): a third more at n = 4."""
     layer = make(momentum=0.9)
     x = draw(4, 3)
@@ -42,7 +44,7 @@ def moving_variance_averages_the_biased_variance(make):
 
 
 @probe(WRONG_NUMBERS)
-def inference_comes_to_agree_with_training(make):
+def inference_comes_to_agree_with_training(make: Maker) -> str:
     """Statistics that stop moving: the loss falls, and the accuracy of evaluation stays."""
     layer = make(momentum=0.5)
     x = draw(64, 3, mean=3.0) * np.array([0.5, 1.0, 2.0], "float32")
@@ -52,7 +54,7 @@ def inference_comes_to_agree_with_training(make):
 
 
 @probe(WRONG_NUMBERS)
-def inference_leaves_the_statistics_alone(make):
+def inference_leaves_the_statistics_alone(make: Maker) -> str:
     """An evaluation that moves the statistics leaks the test set into the model."""
     layer = set_weights(make(momentum=0.5), (None, 3))
     before = statistics(layer)
@@ -61,7 +63,7 @@ def inference_leaves_the_statistics_alone(make):
 
 
 @probe(DROP_IN)
-def a_frozen_layer_runs_in_inference_mode(make):
+def a_frozen_layer_runs_in_inference_mode(make: Maker) -> str:
     """Keras's rule for fine-tuning: trainable=False means inference, whatever training says."""
     make.needs_keras("no trainable")
     layer = set_weights(make(momentum=0.5), (None, 3))
@@ -75,7 +77,7 @@ def a_frozen_layer_runs_in_inference_mode(make):
 
 
 @probe(ROBUSTNESS)
-def statistics_are_float32_in_a_float16_layer(make):
+def statistics_are_float32_in_a_float16_layer(make: Maker) -> str:
     """Float16 has 11 bits: at momentum .999 a step is lost in the rounding."""
     layer = make(momentum=0.999, dtype="float16")
     layer.build((None, 1))
@@ -84,7 +86,7 @@ def statistics_are_float32_in_a_float16_layer(make):
 
 
 @probe(DROP_IN)
-def weights_stand_in_the_order_of_keras(make):
+def weights_stand_in_the_order_of_keras(make: Maker) -> str:
     """Weights files, surgery and pretrained models go by the order of the weights."""
     make.needs_keras("no list of weights")
     theirs = set_weights(KERAS_LAYER(), (None, 3))
@@ -100,7 +102,7 @@ def weights_stand_in_the_order_of_keras(make):
 
 
 @probe(DROP_IN)
-def the_config_builds_the_same_layer(make):
+def the_config_builds_the_same_layer(make: Maker) -> str:
     """Clone_model, saving and Keras Tuner build the layer again from its config."""
     make.needs_keras("no config")
     settings = {"momentum": 0.7, "epsilon": 0.5, "center": False}
@@ -115,7 +117,7 @@ def the_config_builds_the_same_layer(make):
 
 
 @probe(DROP_IN)
-def a_saved_model_keeps_its_statistics(make):
+def a_saved_model_keeps_its_statistics(make: Maker) -> str:
     """A model that predicts otherwise once it is loaded again."""
     make.needs_keras("not saved by Keras")
     layer = make(momentum=0.5)
@@ -131,14 +133,14 @@ def a_saved_model_keeps_its_statistics(make):
     return alike(array(again(x, training=False)), array(model(x, training=False)), 1e-6)
 
 
-def _named(layer):
+def _named(layer: Any) -> Dict[str, type]:
     """The layer's class under the name that Keras will look for, for classes not registered."""
     name = keras.saving.get_registered_name(type(layer))
     return {name: type(layer), type(layer).__name__: type(layer)}
 
 
 @probe(DROP_IN)
-def a_stateless_call_hands_out_the_moved_statistics(make):
+def a_stateless_call_hands_out_the_moved_statistics(make: Maker) -> str:
     """Loops in JAX's way pass all state by hand: what a call hands out is all that moves."""
     make.needs_keras("no stateless_call")
     layer, plain = make(momentum=0.5), make(momentum=0.5)
@@ -154,7 +156,7 @@ def a_stateless_call_hands_out_the_moved_statistics(make):
     after = [array(one) for one in layer.non_trainable_variables]
     for found, expected in zip(after, before):
         alike(found, expected, 0, of="the layer's own statistics as they were:")
-    expect(len(moved) == len(before), f"{len(before)} statistics", len(moved))
+    expect(len(moved) == len(before), f"{len(before)} statistics", str(len(moved)))
     evidence = ""
     for found, expected in zip(moved, plain.non_trainable_variables):
         evidence = alike(array(found), array(expected), of="moved statistic")
@@ -162,7 +164,7 @@ def a_stateless_call_hands_out_the_moved_statistics(make):
 
 
 @probe(DROP_IN)
-def isinstance_takes_it_for_the_layer_of_keras(make):
+def isinstance_takes_it_for_the_layer_of_keras(make: Maker) -> str:
     """Quantizers, pruning and transfer-learning code find the layer by isinstance."""
     make.needs_keras("no Keras layer at all")
     bases = ", ".join(base.__name__ for base in type(make()).__bases__)

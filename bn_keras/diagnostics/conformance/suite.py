@@ -6,7 +6,7 @@ import inspect
 import pathlib
 import re
 import warnings
-from typing import Callable
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import keras
 import numpy as np
@@ -14,8 +14,10 @@ import tensorflow as tf
 
 from bn_keras.diagnostics.severity import SEVERITIES
 
+Check = Callable[["Maker"], str]  # raises Failed, or returns the evidence
+
 PASS, FAIL, SKIP = "pass", "fail", "skip"
-PROBES: dict = {}
+PROBES: Dict[str, "Probe"] = {}
 # Taken before any module of a user is imported, which may put a layer of its own in its place.
 KERAS_LAYER = keras.layers.BatchNormalization
 # Lines of an error's text that say where and not what.
@@ -47,7 +49,7 @@ class Probe:
     name: str
     severity: str
     why: str
-    check: Callable
+    check: Check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,19 +61,19 @@ class Outcome:
     evidence: str
 
 
-def probe(severity):
+def probe(severity: str) -> Callable[[Check], Check]:
     """Decorator: makes `(make) -> evidence` a probe; its docstring says why it matters."""
     assert severity in SEVERITIES
 
-    def add(check):
+    def add(check: Check) -> Check:
         kind, name = check.__module__.rpartition(".")[2], check.__name__.replace("_", " ")
-        PROBES[name] = Probe(kind, name, severity, check.__doc__, check)
+        PROBES[name] = Probe(kind, name, severity, check.__doc__ or "", check)
         return check
 
     return add
 
 
-def run(layer_class, names=None):
+def run(layer_class: type, names: Optional[Iterable[str]] = None) -> Iterator[Outcome]:
     """Runs probes on a layer class, in this process.
 
     Args:
@@ -91,7 +93,7 @@ def run(layer_class, names=None):
         yield Outcome(PROBES[name], verdict, evidence)
 
 
-def _judge(question, make):
+def _judge(question: Probe, make: "Maker") -> Tuple[str, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a layer warns of is a probe's to ask for
         try:
@@ -106,15 +108,15 @@ def _judge(question, make):
             return FAIL, f"expected no error, received {describe(error)}"
 
 
-def _raised_here(error):
+def _raised_here(error: BaseException) -> bool:
     """Whether the suite raised it; a layer that does would have its own failure skipped."""
-    trace = error.__traceback__
+    trace: Any = error.__traceback__
     while trace.tb_next:
         trace = trace.tb_next
     return pathlib.Path(trace.tb_frame.f_code.co_filename).parent == pathlib.Path(__file__).parent
 
 
-def find_layer(path):
+def find_layer(path: str) -> type:
     """The layer class at `module:Class`, or at a dotted path such as `keras.layers.Dense`.
 
     Raises:
@@ -151,7 +153,7 @@ def find_layer(path):
     return found
 
 
-def select(texts):
+def select(texts: Sequence[str]) -> List[str]:
     """Names of the probes that any of the texts asks for.
 
     Args:
@@ -160,7 +162,7 @@ def select(texts):
     Raises:
         ValueError: a text that asks for none.
     """
-    def asked(text):
+    def asked(text: str) -> Set[str]:
         text = " ".join(text.lower().replace("_", " ").replace("-", " ").split())
         return {
             one.name for one in PROBES.values()
@@ -190,13 +192,13 @@ class Maker:
             Keras's arguments.
     """
 
-    def __init__(self, layer_class):
+    def __init__(self, layer_class: type) -> None:
         self.plain = not issubclass(layer_class, keras.layers.Layer)
         if self.plain:
             from bn_keras.diagnostics.conformance.plain import adapt
 
             layer_class = adapt(layer_class)
-        self._layer_class = layer_class
+        self._layer_class: Any = layer_class
         self._known = _settings(layer_class)
         theirs = inspect.signature(KERAS_LAYER.__init__).parameters
         needed = [one.name for one in self._known.values() if _is_needed(one)]
@@ -208,36 +210,37 @@ class Maker:
                 )
         self._given = {name: theirs[name].default for name in needed}
 
-    def __call__(self, **settings):
+    def __call__(self, **settings: Any) -> Any:
         """A fresh layer; skips the probe if the class takes no such setting."""
         unknown = [name for name in settings if not self.takes(name)]
         if unknown:
             raise NotApplicable(f"takes no argument {', '.join(unknown)}")
         return self._layer_class(**{**self._given, **settings})
 
-    def takes(self, name):
+    def takes(self, name: str) -> bool:
         """Whether the constructor has such an argument."""
         return name in self._known
 
-    def needs_mask(self):
+    def needs_mask(self) -> None:
         """Skips the probe if `call` takes no mask."""
         parameters = inspect.signature(self._layer_class.call).parameters.values()
         if not any(one.name == "mask" or one.kind == one.VAR_KEYWORD for one in parameters):
             raise NotApplicable("call takes no argument mask")
 
-    def needs_keras(self, what):
+    def needs_keras(self, what: str) -> None:
         """Skips the probe if the class is no Keras layer."""
         if self.plain:
             raise NotApplicable(f"a plain class: {what}")
 
 
-def _settings(layer_class):
+def _settings(layer_class: type) -> Dict[str, inspect.Parameter]:
     """Parameters of the constructor, those of its bases included as far as it hands on."""
-    found = {}
+    found: Dict[str, inspect.Parameter] = {}
     for base in inspect.getmro(layer_class):
-        if "__init__" not in vars(base):
+        constructor = vars(base).get("__init__")
+        if constructor is None:
             continue
-        parameters = list(inspect.signature(base.__init__).parameters.values())[1:]
+        parameters = list(inspect.signature(constructor).parameters.values())[1:]
         for one in parameters:
             if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL):
                 found.setdefault(one.name, one)
@@ -248,14 +251,14 @@ def _settings(layer_class):
     return found
 
 
-def _is_needed(parameter):
+def _is_needed(parameter: inspect.Parameter) -> bool:
     return parameter.default is parameter.empty
 
 
 # ---------------------------------------------------------------- what probes are made of
 
 
-def describe(error):
+def describe(error: BaseException) -> str:
     """An exception as one short line, whatever its class makes of that."""
     try:
         code = f"({error.code!r})" if isinstance(error, SystemExit) else ""
@@ -265,7 +268,7 @@ def describe(error):
         return f"{type(error).__name__}, whose text cannot be read"
 
 
-def first_line(error):
+def first_line(error: BaseException) -> str:
     """The line of an error's text that says what happened."""
     lines = [line.strip() for line in COLOR.sub("", str(error)).splitlines()]
     # From inside a graph, the text quotes the user's code before it comes to the error.
@@ -275,17 +278,17 @@ def first_line(error):
     return next((line for line in told + lines if not PREAMBLE.match(line)), "")
 
 
-def draw(*shape, mean=0.0, seed=0):
+def draw(*shape: int, mean: float = 0.0, seed: int = 0) -> np.ndarray:
     """Normal numbers in float32, the same at every call."""
     return np.random.default_rng(seed).normal(mean, 1.0, shape).astype("float32")
 
 
-def array(tensor):
+def array(tensor: Any) -> np.ndarray:
     """A tensor of any kind as float64."""
     return np.asarray(tf.cast(tf.convert_to_tensor(tensor), tf.float64))
 
 
-def weight(layer, name):
+def weight(layer: Any, name: str) -> Any:
     """A weight of the layer; skips the probe if it has none of that name."""
     found = getattr(layer, name, None)
     if found is None:
@@ -293,17 +296,17 @@ def weight(layer, name):
     return found
 
 
-def value(layer, name):
+def value(layer: Any, name: str) -> np.ndarray:
     """The values of a weight as float64; skips the probe if there is none."""
     return array(weight(layer, name))
 
 
-def statistics(layer):
+def statistics(layer: Any) -> np.ndarray:
     """Moving mean and moving variance as one array of two rows."""
     return np.stack([value(layer, "moving_mean"), value(layer, "moving_variance")])
 
 
-def expect(condition, expected, received):
+def expect(condition: Any, expected: str, received: str) -> str:
     """Fails unless the condition holds; returns the evidence, `expected …, received …`."""
     evidence = f"expected {expected}, received {received}"
     if not condition:
@@ -311,7 +314,7 @@ def expect(condition, expected, received):
     return evidence
 
 
-def alike(found, expected, tolerance=1e-4, of=""):
+def alike(found: Any, expected: Any, tolerance: float = 1e-4, of: str = "") -> str:
     """Fails unless two arrays agree; returns the evidence, at the element that is most wrong.
 
     Args:
@@ -335,7 +338,7 @@ def alike(found, expected, tolerance=1e-4, of=""):
     )
 
 
-def gradients(layer, x, dy, training):
+def gradients(layer: Any, x: Any, dy: Any, training: bool) -> List[np.ndarray]:
     """Gradients of sum(y * dy) by x and by gamma and beta if there are any, as float64 arrays."""
     x, dy = tf.constant(x), tf.constant(dy)
     weights = [getattr(layer, name, None) for name in ("gamma", "beta")]
@@ -351,7 +354,7 @@ def gradients(layer, x, dy, training):
     return [array(gradient) for gradient in found]
 
 
-def set_weights(layer, shape, seed=7):
+def set_weights(layer: Any, shape: Tuple[Optional[int], ...], seed: int = 7) -> Any:
     """Builds a layer and gives gamma, beta and the statistics values that differ by channel."""
     layer.build(shape)
     for number, name in enumerate(("gamma", "beta", "moving_mean", "moving_variance")):
@@ -362,7 +365,7 @@ def set_weights(layer, shape, seed=7):
     return layer
 
 
-def affine(layer, channels):
+def affine(layer: Any, channels: int) -> Tuple[np.ndarray, np.ndarray]:
     """Gamma and beta as float64 arrays; ones and zeros where the layer has none."""
     gamma, beta = getattr(layer, "gamma", None), getattr(layer, "beta", None)
     return (
