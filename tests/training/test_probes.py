@@ -338,17 +338,17 @@ def test_predicted_classes_are_those_that_some_image_gets(runs):
 
 
 def test_predicted_classes_are_counted_run_by_run():
-    """A bias alone decides: the first run says one class, the second one two."""
+    """A bias alone decides in the first run, one class for all; in the second one the images do."""
     nets, _ = make_nets(2, CONFIG)
-    nets.net.get_layer("logits_dense").kernel.assign(np.zeros((2, 100, 3)))
-    nets.net.get_layer("logits_dense").bias.assign([0, 0, 5, 0, 0, 0])
-    kernel = np.zeros((2, 100, 3))
-    kernel[1, 0] = [100, -100, 0]
+    kernel = np.random.default_rng(0).normal(0, 10, (2, 100, 3))
+    kernel[0] = 0
     nets.net.get_layer("logits_dense").kernel.assign(kernel)
+    nets.net.get_layer("logits_dense").bias.assign([0, 0, 5, 0, 0, 0])
     part = VALIDATION.first(CONFIG.curve_size)
-    second = nets.predict(part.images)[:, 1].argmax(-1)
+    second = set(nets.predict(part.images)[:, 1].argmax(-1))
+    assert len(second) > 1
     found = started("predicted_classes", nets).at_end()["predicted_classes"]
-    assert found.tolist() == [1, len(set(second))] and found[1] >= 1
+    assert found.tolist() == [1, len(second)]
 
 
 @FEW
