@@ -16,7 +16,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from typing import Any, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def _is_curve(name: str, points: Any) -> bool:
     )
 
 
-_CHECKS = {
+_CHECKS: Dict[str, Callable[[Any], bool]] = {
     "config": lambda value: isinstance(value, dict),
     "status": lambda value: value in (OK, DIVERGED),
     "steps": _is_count,

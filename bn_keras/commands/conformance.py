@@ -8,12 +8,18 @@ import collections
 import dataclasses
 import json
 import os
-from typing import Sequence
+from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence
 
 from bn_keras.commands.console import make_console, refuse, say
 from bn_keras.diagnostics.severity import CONVENIENCE, SEVERITIES
 from bn_keras.registry import COMMANDS
 from bn_keras.report.texts import plain
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from bn_keras.diagnostics.judging import Judgement
 
 DESCRIPTION = """Asks a batch normalization layer some fifty questions.
 
@@ -41,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         options = _parser().parse_args(arguments)
     except SystemExit as end:
-        return end.code
+        return int(end.code or 0)
     if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
         return _refuse(
             f"received KERAS_BACKEND={os.environ['KERAS_BACKEND']}; expected tensorflow"
@@ -85,7 +91,7 @@ def main(arguments: Sequence[str]) -> int:
     return status
 
 
-def _parser():
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "bn-keras conformance", description=DESCRIPTION, allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -109,7 +115,7 @@ def _parser():
     return parser
 
 
-def _severity(text):
+def _severity(text: str) -> str:
     known = {one.replace("-", " "): one for one in SEVERITIES}
     try:
         return known[text.lower().replace("-", " ").replace("_", " ")]
@@ -119,7 +125,7 @@ def _severity(text):
         ) from None
 
 
-def _seconds(text):
+def _seconds(text: str) -> float:
     try:
         seconds = float(text)
     except ValueError:
@@ -129,11 +135,11 @@ def _seconds(text):
     return seconds
 
 
-def _refuse(text):
+def _refuse(text: str) -> int:
     return refuse("bn-keras conformance", text)
 
 
-def _collect(judgements):
+def _collect(judgements: Iterable[Any]) -> List["Judgement"]:
     """All judgements, with a word on a terminal of how far they have come."""
     from rich.console import Console
 
@@ -145,12 +151,12 @@ def _collect(judgements):
     return found
 
 
-def _plain(text):
+def _plain(text: str) -> str:
     kept = plain(text)
     return kept if len(kept) <= MOST_CHARACTERS else kept[:MOST_CHARACTERS] + "…"
 
 
-def _counts(judgements):
+def _counts(judgements: Sequence["Judgement"]) -> Dict[str, Any]:
     verdicts = collections.Counter(one.verdict for one in judgements)
     failed = collections.Counter(one.severity for one in judgements if one.verdict == "fail")
     return {
@@ -161,7 +167,7 @@ def _counts(judgements):
     }
 
 
-def _summary(counts):
+def _summary(counts: Dict[str, Any]) -> str:
     by_severity = ", ".join(
         f"{number} {severity}" for severity, number in counts["failed_by_severity"].items()
     )
@@ -171,7 +177,7 @@ def _summary(counts):
     )
 
 
-def _table(judgements):
+def _table(judgements: Sequence["Judgement"]) -> "Table":
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -191,7 +197,7 @@ def _table(judgements):
     return table
 
 
-def _print_failure(console, judgement):
+def _print_failure(console: "Console", judgement: "Judgement") -> None:
     """Three lines: severity and probe, the evidence, why it matters."""
     console.print(
         f"{judgement.severity}: {judgement.probe}", style="bold red", markup=False

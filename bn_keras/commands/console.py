@@ -3,7 +3,7 @@
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Callable, TextIO
+from typing import TYPE_CHECKING, Any, Callable, TextIO, cast
 
 from bn_keras.report.texts import encodable, plain
 
@@ -67,7 +67,7 @@ def make_console(width: int = 100) -> "Console":
     from rich.console import Console  # help and mistakes do without
 
     return Console(
-        file=Output(sys.stdout), highlight=False, width=None if sys.stdout.isatty() else width,
+        file=cast(TextIO, Output(sys.stdout)), highlight=False, width=None if sys.stdout.isatty() else width,
     )
 
 

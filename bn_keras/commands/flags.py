@@ -1,5 +1,6 @@
 """The flags of `train`: fields of RunConfig, and what says which runs to make."""
 
+import dataclasses
 import difflib
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -53,7 +54,7 @@ def flag_groups() -> Dict[str, Dict[str, Flag]]:
         groups[title] = {
             name: (field.metadata["rule"], field.default, field.metadata["why"])
             for name, field in RUN_FIELDS.items()
-            if name in part.__dataclass_fields__ and name != "seed"
+            if name != "seed" and name in [field.name for field in dataclasses.fields(part)]
         }
     rule, default, why = groups["Model"]["normalizer"]
     groups["Model"]["normalizer"] = (ARMS, (default,), why + "; several with commas between")
@@ -88,7 +89,7 @@ def parse(argv: Sequence[str]) -> Optional[Dict[str, Any]]:
     """
     if any(argument in ("--help", "-h", "-help", "--helpfull") for argument in argv[1:]):
         return None
-    values = flags.FlagValues()
+    values: Any = flags.FlagValues()  # type: ignore[no-untyped-call]
     rules = {name: flag for group in flag_groups().values() for name, flag in group.items()}
     for name, (rule, default, why) in rules.items():
         parser = _Parser(rule)
@@ -141,7 +142,7 @@ def _check_together(given: Dict[str, Any]) -> None:
                 )
 
 
-class _Parser(flags.ArgumentParser):  # type: ignore[misc, type-arg]
+class _Parser(flags.ArgumentParser):  # type: ignore[type-arg]
     """Turns a flag's text into a value by the rule of its setting."""
 
     def __init__(self, rule: Rule):

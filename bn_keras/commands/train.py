@@ -52,7 +52,8 @@ def main(arguments: Sequence[str], program: str = "bn-keras train") -> int:
 
 def script() -> int:
     """The command as `python train.py`; arguments and exit status as those of `main`."""
-    return main(sys.argv[1:], program=f"python {pathlib.Path(sys.argv[0]).name}")
+    status: int = main(sys.argv[1:], program=f"python {pathlib.Path(sys.argv[0]).name}")
+    return status
 
 
 def _plan(options: Dict[str, Any]) -> Plan:

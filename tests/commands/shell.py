@@ -14,8 +14,8 @@ from bn_keras.results import OK, RunResult, write_atomically
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
 SETTINGS = {
-    "model": "ioffe_mlp", "steps": 20, "validation_size": 10, "batch_size": 8, "eval_interval": 10,
-    "curve_size": 10, "measure": (),
+    "model": "ioffe_mlp", "optimizer": "adam", "learning_rate": 0.05, "steps": 20,
+    "validation_size": 10, "batch_size": 8, "eval_interval": 10, "curve_size": 10, "measure": (),
 }
 
 

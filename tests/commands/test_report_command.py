@@ -34,7 +34,7 @@ def without_pictures(monkeypatch):
 def test_report_prints_and_draws_a_work_directory_again(folder, capsys):
     assert main(["report", str(folder)]) == 0
     output = capsys.readouterr().out
-    assert "At learning rate 3 (sgd, 20 steps)" in output and "missing" not in output
+    assert "At learning rate 0.05 (adam, 20 steps)" in output and "missing" not in output
     assert str(folder / "picture.png") in output
     assert (folder / "picture.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads((folder / "results.json").read_text())

@@ -8,7 +8,6 @@ import signal
 import time
 
 import pytest
-import shell
 from shell import flags, run, start, write_csv
 
 from bn_keras import experiment
