@@ -154,12 +154,12 @@ def report(store: Store) -> Report:
     In a process that has trained, TensorBoard's folder gets picture and verdict as well.
     """
     found = write(store)
-    if "tensorflow" in sys.modules:
+    picture = store.work_dir / "picture.png"  # of a study that has figures
+    if "tensorflow" in sys.modules and picture.exists():
         from bn_keras.writers import tensorboard
 
-        picture = (store.work_dir / "picture.png").read_bytes()
         tensorboard.write_comparison(
-            store.work_dir / "tensorboard" / "comparison", picture, found.verdict
+            store.work_dir / "tensorboard" / "comparison", picture.read_bytes(), found.verdict
         )
     return found
 

@@ -13,6 +13,11 @@ from bn_keras.plan import make_plan
 from bn_keras.results import OK, RunResult, write_atomically
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
+# As users have it: what is printed waits in a buffer until that is full or flushed.
+ENVIRONMENT = {
+    **{name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"},
+    "PYTHONPATH": str(ROOT),
+}
 SETTINGS = {
     "model": "ioffe_mlp", "optimizer": "adam", "learning_rate": 0.05, "steps": 20,
     "validation_size": 10, "batch_size": 8, "eval_interval": 10, "curve_size": 10, "measure": (),
@@ -24,7 +29,7 @@ def start(*arguments, program=("train.py",), cwd=None, environment=(), **pipes):
     command = [sys.executable, str(ROOT / program[0]), *program[1:], *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **pipes}
     return subprocess.Popen(
-        command, cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT), **dict(environment)}, **pipes
+        command, cwd=cwd, env={**ENVIRONMENT, **dict(environment)}, **pipes
     )
 
 

@@ -39,7 +39,7 @@ def test_output_that_goes_nowhere_is_no_traceback(code, place):
     program = "import sys; from bn_keras.__main__ import main; sys.exit(main(sys.argv[1].split()))"
     process = subprocess.run(
         [sys.executable, "-c", program, code], stdout=target, stderr=subprocess.PIPE, text=True,
-        cwd=shell.ROOT,
+        env=shell.ENVIRONMENT,
     )
     os.close(target)
     if place == "a full disk":

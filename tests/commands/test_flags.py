@@ -101,7 +101,8 @@ def test_help_and_mistakes_answer_at_once_and_load_nothing_heavy():
         "print(json.dumps([[name for name in heavy if name in sys.modules], time.process_time()]))"
     )
     process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=shell.ROOT, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True,
+        env=shell.ENVIRONMENT,
     )
     loaded, seconds = json.loads(process.stdout.splitlines()[-1])
     assert loaded == [] and seconds < 1

@@ -199,8 +199,10 @@ def test_a_command_that_was_stopped_killed_and_left_alone_ends_as_if_nothing_had
 
     process = start(*again)
     assert "runs are stored in" in process.stdout.readline()
-    process.stdout.close()
-    assert process.stderr.read() == "" and process.wait(timeout=300) == 0
+    process.stdout.close()  # as `head -1` does
+    with process.stderr as errors:
+        assert errors.read() == ""
+    assert process.wait(timeout=300) == 0
     assert len(list(path.glob("runs/*/seed_*.json"))) == 9
     assert numbers(path) == numbers(work_dir(tmp_path / "whole"))
 
