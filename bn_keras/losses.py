@@ -39,8 +39,8 @@ def clipped_softmax(labels: Tensor, logits: Tensor) -> Tensor:
     return -ops.sum(one_hot * ops.log(probabilities), -1)
 
 
-@LOSSES.register("squared")
-def squared(targets: Tensor, outputs: Tensor) -> Tensor:
+@LOSSES.register("squared", numbers=True)
+def squared(targets: Any, outputs: Any) -> Any:
     """Squared error.
 
     Args:

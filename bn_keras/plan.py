@@ -218,8 +218,8 @@ def stacks(run: RunConfig) -> bool:
 
 def _stack_key(run: RunConfig) -> str:
     """Equal for runs that can stand in one stack: they differ in nothing but what each has own."""
-    # Only plain SGD takes each run's own rate.
-    own = [*_OWN_IN_A_STACK, *(["learning_rate"] if run.optimizer == "sgd" else [])]
+    rates = OPTIMIZERS.properties(run.optimizer).get("rate_per_run")
+    own = [*_OWN_IN_A_STACK, *(["learning_rate"] if rates else [])]
     defaults = {name: RUN_FIELDS[name].default for name in own}
     return dataclasses.replace(run, **defaults).fingerprint()
 

@@ -317,7 +317,7 @@ def loss_of(config: RunConfig, splits: Splits) -> Callable[[Any, Any], Any]:
     """
     name = config.loss or MODELS.properties(config.model)["loss"]
     numbers = splits.train.labels.dtype.kind == "f"
-    if numbers != (name == "squared"):
+    if numbers != LOSSES.properties(name).get("numbers", False):
         raise ConfigError(
             f"loss={name!r} of model={config.model!r} with dataset={config.dataset!r}, whose "
             f"labels are {'numbers' if numbers else 'classes'}; expected "

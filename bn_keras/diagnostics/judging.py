@@ -117,7 +117,8 @@ class _Child:
             "path": sys.path, "pipe": theirs, "word": self._word, "layer": layer,
             "only": list(only), "first": first,
         }
-        self._stdin: Any = self._process.stdin
+        assert self._process.stdin is not None  # it is a pipe
+        self._stdin = self._process.stdin
         with contextlib.suppress(BrokenPipeError):
             self._stdin.write(json.dumps(task).encode() + b"\n")
             self._stdin.flush()  # and not closed: its end tells the child that we are gone

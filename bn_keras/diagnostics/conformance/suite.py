@@ -12,6 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from bn_keras.diagnostics.conformance.plain import adapt
 from bn_keras.diagnostics.severity import SEVERITIES
 
 Check = Callable[["Maker"], str]  # raises Failed, or returns the evidence
@@ -195,9 +196,7 @@ class Maker:
     def __init__(self, layer_class: type) -> None:
         self.plain = not issubclass(layer_class, keras.layers.Layer)
         if self.plain:
-            from bn_keras.diagnostics.conformance.plain import adapt
-
-            layer_class = adapt(layer_class)
+            layer_class = _adapted(layer_class)
         self._layer_class: Any = layer_class
         self._known = _settings(layer_class)
         theirs = inspect.signature(KERAS_LAYER.__init__).parameters
@@ -249,6 +248,20 @@ def _settings(layer_class: type) -> Dict[str, inspect.Parameter]:
         ):
             break
     return found
+
+
+def _adapted(plain: Any) -> Any:
+    """The Keras layer class around a plain one, after a call that shows that it works."""
+    layer_class = adapt(plain)
+    try:
+        layer_class()(np.eye(4, 3, dtype="float32"), training=True)
+    except Exception as error:
+        raise ValueError(
+            f"{plain.__name__} on a NumPy array of shape (4, 3) ended in {describe(error)}; "
+            "expected a subclass of keras.layers.Layer, or a plain class with __call__(x) and "
+            "`training`"
+        ) from error
+    return layer_class
 
 
 def _is_needed(parameter: inspect.Parameter) -> bool:
