@@ -170,8 +170,8 @@ class TrainingSettings:
         graph=True, plugin=True,
     )
     learning_rate: float = setting(
-        3.0, "thirty times what is usual with SGD: of 36 seeds without BN none learned, with it all "
-        "did", POSITIVE, graph=False,
+        3.0, "thirty times what is usual with SGD: of 36 seeds without BN none learned, with it "
+        "all did", POSITIVE, graph=False,
     )
     batch_size: int = setting(
         64, "the tutorial's; a batch statistic over 64 images is steady", COUNT, graph=True

@@ -92,7 +92,7 @@ class Registry:
     def _parse(self) -> Iterator[Tuple[str, Tuple[str, Dict[str, Any]]]]:
         spec = importlib.util.find_spec(self._location)
         if spec is None or spec.origin is None:
-            raise ImportError(f"{self._location}: no such module, though it holds every {self.kind}")
+            raise ImportError(f"{self._location}: no such module; it holds every {self.kind}")
         folders = spec.submodule_search_locations
         if folders is None:
             sources = {self._location: pathlib.Path(spec.origin)}

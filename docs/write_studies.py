@@ -48,7 +48,7 @@ def record(work_dir: pathlib.Path) -> Dict[str, Any]:
         "cells": [list(row) for row in cells],
         "claims": [
             {"claim": one.claim.text, "source": one.claim.source, "verdict": one.verdict,
-             "reason": one.reason, "otherwise": one.claim.otherwise, "figures": list(one.figures)}
+             "reason": one.reason, "otherwise": one.claim.otherwise}
             for one in found.judged
         ],
         "versions": found.results[0].versions,
@@ -57,14 +57,14 @@ def record(work_dir: pathlib.Path) -> Dict[str, Any]:
 
 def kept() -> Dict[str, Dict[str, Any]]:
     """Study to record, of all that is kept, in the order of the names."""
-    return {
-        path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(KEPT.glob("*.json"))
-    }
+    paths = sorted(KEPT.glob("*.json"))
+    return {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in paths}
 
 
 def page(records: Dict[str, Dict[str, Any]]) -> str:
     """`docs/studies.md` as text."""
-    return "\n".join([INTRODUCTION, *(line for name in records for line in _section(records[name]))])
+    lines = (line for found in records.values() for line in _section(found))
+    return "\n".join([INTRODUCTION, *lines])
 
 
 def table(records: Dict[str, Dict[str, Any]]) -> str:

@@ -5,7 +5,6 @@ images to logits, that has the bug. Training had no part in it: what differs fro
 bug alone.
 """
 
-from typing import Any, Callable, Optional, Sequence
 
 import keras
 import numpy as np

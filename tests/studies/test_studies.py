@@ -12,8 +12,8 @@ import sys
 import types
 
 import pytest
+from reports import result
 from rich.console import Console
-from test_results import result
 
 from bn_keras import metrics, report
 from bn_keras import study as studies
@@ -298,7 +298,7 @@ def test_a_report_can_be_made_of_whatever_was_left_behind(name, part, status, tm
     store = Store(tmp_path)
     for run in plan.runs:
         store.add(dataclasses.replace(
-            result(), config=run, status=status, steps=7,
+            result(run, 0.5), status=status, steps=7,
             metrics=left if status == OK else dict.fromkeys(left),
             curves={"accuracy/validation": [[3, 0.5], [7, 0.625]]} if status == OK else {},
         ))

@@ -27,7 +27,7 @@ from bn_keras.intervals import (
     tie_width,
     upper_bound,
 )
-from bn_keras.studies import Claim, Row, Test
+from bn_keras.study import Claim, Comparison, Row
 from bn_keras.verdicts import FAILS, HOLDS, judge
 
 SHARES = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95)  # of the seeds that learn
@@ -199,9 +199,9 @@ def test_guessers_are_stuck_and_nets_that_learned_are_not():
 
 def decisions(seeds):
     """The verdict on a claim for every number of seeds in which it is seen."""
-    claim = Claim("", "", effect=(Test("accuracy", "batch", "at least", 0.5),))
+    claim = Claim("", "", effect=(Comparison("accuracy", "batch", "at least", 0.5),))
     return np.array([
-        judge(claim, [Row("batch", seed, {"accuracy": float(seed < count)})
+        judge(claim, [Row("batch", seed, "ok", {"accuracy": float(seed < count)})
                       for seed in range(seeds)]).verdict
         for count in range(seeds + 1)
     ])

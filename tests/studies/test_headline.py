@@ -1,0 +1,55 @@
+"""The headline: at SGD's rate of 3 the net with BN learns MNIST and the net without does not."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+from make import ROOT
+
+from bn_keras import data, runner
+from bn_keras.config import RunConfig
+from bn_keras.results import OK, Store
+
+
+@pytest.mark.slow
+def test_six_pairs_decide_that_bn_learns_where_the_net_without_does_not(tmp_path):
+    command = [sys.executable, str(ROOT / "train.py"), f"--logdir={tmp_path}"]
+    assert subprocess.run(command, capture_output=True, timeout=500).returncode == 0
+    (path,) = tmp_path.glob("*/results.json")
+    content = json.loads(path.read_text())
+    accuracies = {"none": [], "batch": []}
+    for row in content["rows"]:
+        assert row["status"] == OK
+        accuracies[row["arm"]].append(row["metrics"]["validation_accuracy"])
+        if row["arm"] == "batch":
+            assert row["outcome"] == "learned"
+            assert row["metrics"]["test_accuracy"] >= 0.9
+            assert row["metrics"]["one_at_a_time_accuracy"] >= 0.9
+            assert row["metrics"]["validation_accuracy_batch_statistics"] >= 0.9
+            assert row["metrics"]["steps_to_90_percent"] <= 60
+    assert len(accuracies["none"]) == len(accuracies["batch"]) == 6
+    assert min(accuracies["batch"]) >= 0.9, accuracies
+    assert max(accuracies["none"]) <= 0.2, accuracies
+    (compared,) = content["comparisons"]
+    assert (compared["pairs"]["won"], compared["alike"]) == (6, True)
+    assert compared["adjusted_p"] == pytest.approx(2 / 2**6)
+    assert "batch is higher than none in 6 of 6 pairs" in content["verdict"]
+
+
+def test_a_run_is_the_same_twice_and_another_seed_differs(tmp_path):
+    splits = data.load("mnist", train_size=500, validation_size=100, test_size=50)
+    train = runner.Runner(lambda config: splits, Store(tmp_path))
+    config = RunConfig(
+        steps=12, batch_size=16, validation_size=100, log_interval=3, eval_interval=6, measure=(),
+    )
+    (first,), (other,), (again,) = (
+        train([run]) for run in (config, dataclasses.replace(config, seed=1), config)
+    )
+    assert first.status == OK and first.steps == 12
+    assert again.curves == first.curves and again.metrics == first.metrics
+    assert again.start == first.start and other.start != first.start
+    assert other.curves != first.curves
+    assert [step for step, _ in first.curves["loss/train"]] == [3, 6, 9, 12]
+    assert len(train._graphs) == 1
