@@ -67,7 +67,8 @@ def make_console(width: int = 100) -> "Console":
     from rich.console import Console  # help and mistakes do without
 
     return Console(
-        file=cast(TextIO, Output(sys.stdout)), highlight=False, width=None if sys.stdout.isatty() else width,
+        file=cast(TextIO, Output(sys.stdout)), highlight=False,
+        width=None if sys.stdout.isatty() else width,
     )
 
 

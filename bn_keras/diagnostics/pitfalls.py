@@ -5,6 +5,7 @@ images to logits, that has the bug. Training had no part in it: what differs fro
 bug alone.
 """
 
+from typing import Callable
 
 import keras
 import numpy as np
