@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 import bn_keras
 from bn_keras import loop
-from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig
+from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import Splits
 from bn_keras.diagnostics.probe import Nets, Probe, make_probe, measured_always
 from bn_keras.models.blocks import ModelSpec
+from bn_keras.plan import groups
 from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
 from bn_keras.results import DIVERGED, OK, RunResult, Store
 from bn_keras.surgery.digest import kernel_digest
@@ -266,32 +267,18 @@ def build_model(config: RunConfig, splits: Splits, runs: Optional[int] = None) -
 
 
 # Settings in which runs that stand side by side may differ.
-OWN_IN_A_STACK = ("arm", "seed", "learning_rate", "initializer", "bias", "batch_order")
-
-
 def check_stack(configs: Sequence[RunConfig]) -> None:
     """Checks that runs can be trained side by side in one graph.
 
     Raises:
         ValueError: they differ in what they must share, or would mix with each other.
     """
-    first = configs[0]
-    for name in RUN_FIELDS:
-        values = {str(getattr(config, name)) for config in configs}
-        if len(values) > 1 and name not in OWN_IN_A_STACK:
-            raise ValueError(
-                f"received runs of one stack with {name} {' and '.join(sorted(values))}; expected "
-                f"runs that differ in {', '.join(OWN_IN_A_STACK)} only"
-            )
-    if len(configs) > 1 and not (
-        MODELS.properties(first.model).get("stacks")
-        and NORMALIZERS.properties(first.normalizer).get("channelwise")
-        and first.dtype_policy != "mixed_float16"  # one loss scale would serve all
-    ):
+    if groups(configs) != [[list(configs)]]:
+        first = configs[0]
         raise ValueError(
             f"received a stack of {len(configs)} runs of model={first.model!r}, normalizer="
-            f"{first.normalizer!r}, dtype_policy={first.dtype_policy!r}; expected one run: these "
-            "cannot stand side by side"
+            f"{first.normalizer!r}, dtype_policy={first.dtype_policy!r}; expected one run, or runs "
+            "that plan.groups puts into one stack"
         )
 
 
