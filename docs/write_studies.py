@@ -30,8 +30,8 @@ Figures are median [lowest, highest] over seeds; counts in parentheses say in ho
 is a value. A claim *holds* if the seeds show, with 95 % confidence, that it is true in more than
 half of all seeds (5 of 5, 7 of 8, 9 of 10 do), *does not hold* if they show the opposite, and is
 *not decided* otherwise. Where the effect is there, but the controls contradict the reason given for
-it, the claim *holds, but for another reason*. `--arms="NAME; NAME"` runs some arms alone, `--seeds=N`
-more pairs.
+it, the claim *holds, but for another reason*. `--arms="NAME; NAME"` runs some arms alone,
+`--seeds=N` more pairs.
 """
 
 
