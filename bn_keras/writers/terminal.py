@@ -1,13 +1,15 @@
 """The terminal: progress bars while runs are trained, a line for each where there are no bars."""
 
-import sys
 import time
-from typing import Any, Mapping, Optional
+from typing import Any, List, Mapping, Optional
 
 from rich import progress
 from rich.markup import escape
+from rich.table import Column
 
 from bn_keras.writers import Writer
+
+WIDE = 100  # columns; a narrower terminal has room for the numbers alone
 
 
 class Terminal:
@@ -21,11 +23,15 @@ class Terminal:
 
     def __init__(self, console: Any):
         self._console = console
-        self._bars = progress.Progress(
-            progress.TextColumn("{task.description}"),
+        name = progress.TextColumn("{task.description}", table_column=Column(overflow="fold"))
+        bar: List[progress.ProgressColumn] = [
             progress.BarColumn(bar_width=24),
-            progress.TextColumn("{task.completed:>4.0f}/{task.total:.0f} steps"),
             progress.TextColumn("{task.fields[rate]:>6} steps/s"),
+        ]
+        self._bars = progress.Progress(
+            name,
+            *(bar if console.width >= WIDE else []),
+            progress.TextColumn("{task.completed:>4.0f}/{task.total:.0f} steps"),
             progress.TextColumn("loss {task.fields[loss]}"),
             progress.TextColumn("accuracy {task.fields[accuracy]}"),
             console=console,
@@ -52,7 +58,6 @@ class Terminal:
             f"{name}: {result.status} after {result.steps} steps, {_outcome(result.metrics)}",
             highlight=False, markup=False, soft_wrap=True,
         )
-        sys.stdout.flush()
 
 
 class _Bar(Writer):

@@ -38,7 +38,7 @@ def result(**changes):
     metrics = {"validation_accuracy": 0.25, "test_accuracy": 0.5, "validation_commonest": 0.3,
                "steps_to_90_percent": None, "validation_loss": 2.0}
     fields = {"config": run_config(learning_rate=0.05), "status": OK, "steps": 8, "seconds": 1.0,
-              "metrics": metrics, "curves": {}, "start": "a", "versions": {}}
+              "metrics": metrics, "curves": {}, "start": "a", "versions": {}, "data": "b"}
     return RunResult(**{**fields, **changes})
 
 
@@ -179,6 +179,16 @@ def test_a_terminal_shows_a_bar_with_steps_loss_and_accuracy():
                  "accuracy 0.875"):
         assert part in text
     assert "9.000" not in text and "ok after" not in text
+
+
+def test_a_narrow_terminal_has_all_numbers_and_the_whole_name():
+    console = Console(file=io.StringIO(), force_terminal=True, width=60)
+    with Terminal(console) as terminal:
+        follow(terminal)
+    text = console.file.getvalue()
+    for part in ("batch/seed_0", "[and] 2 more", "20/40 steps", "loss 0.250", "accuracy 0.875"):
+        assert part in text
+    assert "…" not in text
 
 
 def test_elsewhere_every_stored_run_has_a_line_and_nothing_else_is_said():
