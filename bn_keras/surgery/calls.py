@@ -70,7 +70,9 @@ def input_count(model: keras.Model) -> int:
     return 1
 
 
-def inputs_and_mask(layer: keras.Layer, args: tuple, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+def inputs_and_mask(
+    layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Any, Any]:
     """What a call of a normalizer normalizes, and the mask that it heeds or None."""
     arguments = layer._call_signature.bind(*args, **kwargs).arguments
     inputs = next(iter(arguments.values()))

@@ -7,10 +7,11 @@ table of every normalizer that was met, exchanged or not and why, and how far th
 import collections
 import dataclasses
 import warnings
-from typing import Any, Optional
+from typing import Any, Iterator, Optional, Sequence
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_keras.batch_norm.layer import EXTRAS, BatchNorm
 from bn_keras.surgery import copies
@@ -145,17 +146,18 @@ def convert(
 class _Surgeon:
     """Says for each layer of a model what stands in its place, and remembers that."""
 
-    def __init__(self, model, to):
+    def __init__(self, model: keras.Model, to: type[keras.layers.BatchNormalization]) -> None:
         self._to = to
         self._ours = to is BatchNorm
         self._paths = _paths(model)
         self._steps = _inside_time_distributed(model)
-        self._fates = {}  # id → Row of a normalizer, in the order in which they were met
-        self._exchanged = []
+        # By the id of each normalizer, in the order in which they were met.
+        self._fates: dict[int, Row] = {}
+        self._exchanged: list[keras.Layer] = []
         self.saw_normalizers = False
         self._refuse_extras(model)
 
-    def __call__(self, layer):
+    def __call__(self, layer: keras.Layer) -> Optional[keras.Layer]:
         """The exchanged layer, with its weights, or None to have the layer copied."""
         if not is_batch_normalizer(layer) and not isinstance(layer, (KERAS, BatchNorm)):
             reason = _unseen(layer)
@@ -181,7 +183,7 @@ class _Surgeon:
         self._exchanged.append(layer)
         return new
 
-    def rows(self, copy):
+    def rows(self, copy: keras.Model) -> list[Row]:
         """The table, in the order of the model's layers."""
         lost = self._not_in_config(copy)
         rows = [
@@ -191,7 +193,9 @@ class _Surgeon:
         order = {path: number for number, path in enumerate(self._paths.values())}
         return sorted(rows, key=lambda row: order.get(row.path, len(order)))
 
-    def _note(self, layer, after, fate, note=""):
+    def _note(
+        self, layer: keras.Layer, after: Optional[str], fate: str, note: str = ""
+    ) -> None:
         if id(layer) not in self._paths:
             note = "; ".join(filter(None, [note, "not tracked by Keras, in no file"]))
         elif fate != LEFT and id(layer) in self._steps:
@@ -203,12 +207,12 @@ class _Surgeon:
         path = self._paths.get(id(layer), layer.path or layer.name)
         self._fates[id(layer)] = Row(path, _name(type(layer)), after, fate, note)
 
-    def _is_wanted(self, layer):
+    def _is_wanted(self, layer: keras.Layer) -> bool:
         if self._ours:
             return isinstance(layer, BatchNorm)
         return isinstance(layer, KERAS) and not isinstance(layer, BatchNorm)
 
-    def _refuse_extras(self, model):
+    def _refuse_extras(self, model: keras.Model) -> None:
         if self._ours:
             return
         extras = {}
@@ -222,7 +226,7 @@ class _Surgeon:
                 "BatchNorm without them."
             )
 
-    def _not_in_config(self, copy):
+    def _not_in_config(self, copy: keras.Model) -> dict[int, str]:
         """Exchanged layers that the new model's config does not have: id → note."""
         try:
             config = keras.saving.serialize_keras_object(copy)
@@ -236,7 +240,7 @@ class _Surgeon:
         }
 
 
-def _own(layer):
+def _own(layer: keras.Layer) -> Optional[str]:
     """Why a layer cannot be exchanged: what it computes in its own way; None if it does not."""
     kind = type(layer)
     base = next((base for base in (BatchNorm, KERAS) if isinstance(layer, base)), None)
@@ -254,7 +258,7 @@ def _own(layer):
     return None
 
 
-def _unseen(layer):
+def _unseen(layer: keras.Layer) -> Optional[str]:
     """Why a layer may hold a normalizer that nobody sees; None if it does not."""
     kind = type(layer)
     if isinstance(layer, copies.OPAQUE):
@@ -264,16 +268,16 @@ def _unseen(layer):
     return None
 
 
-def _name(kind):
+def _name(kind: type[keras.Layer]) -> str:
     """BatchNorm for ours, whose class has the same name as Keras's."""
     return "BatchNorm" if kind is BatchNorm else kind.__name__
 
 
-def _paths(model):
+def _paths(model: keras.Model) -> dict[int, str]:
     """Id of each layer of a model → names of the layers around it and its own."""
-    paths = {}
+    paths: dict[int, str] = {}
 
-    def walk(layer, path):
+    def walk(layer: keras.Layer, path: str) -> None:
         paths.setdefault(id(layer), path)
         if isinstance(layer, keras.Model):
             inner = layer.layers
@@ -289,7 +293,7 @@ def _paths(model):
     return paths
 
 
-def _inside_time_distributed(model):
+def _inside_time_distributed(model: keras.Model) -> dict[int, keras.Layer]:
     """Id of each layer in a TimeDistributed → the layer that the wrapper calls."""
     return {
         id(inner): layer.layer for layer in model._flatten_layers()
@@ -297,7 +301,7 @@ def _inside_time_distributed(model):
     }
 
 
-def _names_in(config, registered):
+def _names_in(config: Any, registered: str) -> Iterator[Optional[str]]:
     """Names of the layers of a registered class in a config, however deep."""
     if isinstance(config, dict):
         inner = config.get("config")
@@ -313,7 +317,7 @@ def _names_in(config, registered):
                 yield from _names_in(part, registered)
 
 
-def _measured(model, copy):
+def _measured(model: keras.Model, copy: keras.Model) -> tuple[Optional[float], str]:
     """The largest difference of the outputs, or None; and over what, or why not."""
     try:
         inputs = _random_inputs(model)
@@ -338,20 +342,20 @@ def _measured(model, copy):
     return float(max(distances)), f"random inputs of shape {shapes}, in inference mode"
 
 
-def _wide(outputs):
+def _wide(outputs: Any) -> NDArray[np.float64]:
     return keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32")).astype(np.float64)
 
 
-def _random_inputs(model):
+def _random_inputs(model: keras.Model) -> Any:
     """Random arrays in the structure that a model takes; integers are 0 or 1."""
     rng = np.random.default_rng(0)
 
-    def draw(shape, dtype="float32"):
-        shape = [TRIED, *(TRIED_LENGTH if size is None else size for size in shape[1:])]
+    def draw(shape: Sequence[Optional[int]], dtype: str = "float32") -> NDArray[Any]:
+        sizes = [TRIED, *(TRIED_LENGTH if size is None else size for size in shape[1:])]
         if dtype.startswith(("float", "bfloat")):
-            return rng.normal(size=shape).astype("float32")
+            return rng.normal(size=sizes).astype("float32")
         if dtype.startswith(("int", "uint", "bool")):
-            return rng.integers(0, 2, shape).astype(dtype)
+            return rng.integers(0, 2, sizes).astype(dtype)
         raise ValueError(f"no random inputs of dtype {dtype}")
 
     if getattr(model, "inputs", None):

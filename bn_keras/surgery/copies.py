@@ -60,13 +60,15 @@ OPAQUE = tuple(
 )
 
 
+# For a layer: None to have it copied, or the layer that takes its place.
+Replace = Callable[[keras.Layer], Optional[keras.Layer]]
+
+
 class NotCopyable(TypeError):
     """A part of the model cannot be copied; the message says which and why."""
 
 
-def copy_model(
-    model: keras.Model, replace: Optional[Callable[[keras.Layer], Optional[keras.Layer]]] = None
-) -> keras.Model:
+def copy_model(model: keras.Model, replace: Optional[Replace] = None) -> keras.Model:
     """An independent copy of a built model: what happens to one does not touch the other.
 
     Shared layers stay shared. Weights, statistics, names, paths, `trainable` flags, dtype policies,
@@ -106,7 +108,7 @@ def copy_with_parts(model: keras.Model) -> tuple[keras.Model, list[tuple[Any, An
     return copy, copier.pairs((keras.Layer, keras.Variable))
 
 
-def _copied(model, replace):
+def _copied(model: keras.Model, replace: Optional[Replace]) -> tuple[keras.Model, "_Copier"]:
     check_model(model, "copy_model")
     strategy = getattr(model, "_distribute_strategy", None)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
@@ -150,13 +152,15 @@ def weights_by_name(old: keras.Layer, new: keras.Layer) -> None:
 class _Copier:
     """One copying: the memory of what was met, and what is still to be filled in."""
 
-    def __init__(self, replace):
+    def __init__(self, replace: Optional[Replace]) -> None:
         self._replace = replace
-        self._memory = {}  # id → (object, kept so that nothing else gets its id; its copy)
-        self._queue = []  # a graph is deep: layers are filled one after the other, not nested
-        self._owner = None  # the layer that is being filled, for messages
+        # id → (object, kept so that nothing else gets its id; its copy)
+        self._memory: dict[int, tuple[Any, Any]] = {}
+        # (object, its shell, its layer): a graph is deep, so layers are filled one after the other.
+        self._queue: list[tuple[Any, Any, Optional[keras.Layer]]] = []
+        self._owner: Optional[keras.Layer] = None  # that is being filled, for messages
 
-    def run(self, model):
+    def run(self, model: keras.Model) -> keras.Model:
         # Layers first, so that the variables of exchanged ones are known to all others.
         for layer in model._flatten_layers():
             self(layer)
@@ -172,10 +176,10 @@ class _Copier:
             new._trainable_variables_indices = {key: i for i, key in enumerate(keys)}
         return self(model)
 
-    def pairs(self, kind):
+    def pairs(self, kind: type | tuple[type, ...]) -> list[tuple[Any, Any]]:
         return [pair for pair in self._memory.values() if isinstance(pair[0], kind)]
 
-    def __call__(self, x):
+    def __call__(self, x: Any) -> Any:
         """The copy of an object; the same one whenever it is asked for."""
         if isinstance(x, SHARED):
             return x
@@ -183,11 +187,11 @@ class _Copier:
             self._memory[id(x)] = x, self._new(x)
         return self._memory[id(x)][1]
 
-    def _keep(self, x, new):
+    def _keep(self, x: Any, new: Any) -> Any:
         self._memory[id(x)] = x, new
         return new
 
-    def _new(self, x):
+    def _new(self, x: Any) -> Any:
         kind = type(x)
         if isinstance(x, keras.Layer) and self._replace:
             new = self._replace(x)
@@ -212,18 +216,18 @@ class _Copier:
             return self._container(x)
         return self._object(x)
 
-    def _exchanged(self, x, new):
+    def _exchanged(self, x: keras.Layer, new: keras.Layer) -> keras.Layer:
         new._called, new.autocast = x._called, x.autocast
         variables = {variable.name: variable for variable in new.variables}
         for variable in x.variables:
             self._keep(variable, variables[variable.name])
         return new
 
-    def _later(self, x, shell):
+    def _later(self, x: Any, shell: Any) -> Any:
         self._queue.append((x, shell, x if isinstance(x, keras.Layer) else self._owner))
         return shell
 
-    def _fill(self, x, shell, owner):
+    def _fill(self, x: Any, shell: Any, owner: Optional[keras.Layer]) -> None:
         """Gives a shell what the object that it stands for has, copied."""
         self._owner = owner
         if isinstance(x, types.CellType):
@@ -243,7 +247,7 @@ class _Copier:
         for name in sorted(attributes, key=lambda name: name.startswith("_self_")):
             shell.__dict__[name] = self._part(x, name, attributes[name])
 
-    def _part(self, x, name, value):
+    def _part(self, x: Any, name: str, value: Any) -> Any:
         try:
             return self(value)
         except NotCopyable:
@@ -256,7 +260,7 @@ class _Copier:
                 f"({type(error).__name__}: {error})"
             ) from error
 
-    def _function(self, x):
+    def _function(self, x: types.FunctionType) -> types.FunctionType:
         """The function itself, or another that refers to copies if it has state of the model."""
         if not _reaches_state(x, {}):
             return x
@@ -269,12 +273,13 @@ class _Copier:
         new.__dict__.update({key: self(value) for key, value in vars(x).items()})
         return new
 
-    def _container(self, x):
+    def _container(self, x: Any) -> Any:
         """A list, dict, set or tuple, or of a class derived from one, such as Keras's TrackedList.
 
         The methods of the base classes fill it: those of derived ones may do more than that.
         """
-        kind = type(x)
+        kind: Any = type(x)
+        base: Any
         if issubclass(kind, (tuple, frozenset)):
             items = [self(item) for item in x]
             same = all(new is old for new, old in zip(items, x, strict=True))
@@ -295,9 +300,9 @@ class _Copier:
             new.__dict__[name] = self(value)
         return new
 
-    def _object(self, x):
+    def _object(self, x: Any) -> Any:
         """An object of any other class."""
-        kind = type(x)
+        kind: Any = type(x)
         library = kind.__module__.partition(".")[0]
         if library == "tensorflow" and hasattr(x, "python_function"):
             raise TypeError(
@@ -320,7 +325,7 @@ class _Copier:
             object.__setattr__(new, name, self._part(x, name, value))
         return new
 
-    def _connect(self):
+    def _connect(self) -> None:
         """Gives layers, tensors and functional models the part of the graph that is copied.
 
         A layer lists the nodes of all its calls, also those of other models; only nodes of copied
@@ -352,12 +357,12 @@ class _Copier:
             }
 
 
-def _refers_to_state(x):
+def _refers_to_state(x: object) -> bool:
     """Whether an object of a library is the model's own: a tf.Variable, or a note to track one."""
     return hasattr(x, "assign") or type(x).__name__ == "TrackableReference"
 
 
-def _forget_compile(attributes):
+def _forget_compile(attributes: dict[str, Any]) -> None:
     """Takes the state of `compile` and `fit` out of a model's attributes."""
     for name in COMPILED_ONLY:
         attributes.pop(name, None)
@@ -372,13 +377,14 @@ def _forget_compile(attributes):
         attributes[references] = [r for r in attributes[references] if r.name not in gone]
 
 
-def _reaches_state(x, seen):
+def _reaches_state(x: Any, seen: dict[int, Any]) -> bool:
     """Whether a function, or what it closes over, leads to a layer or a variable."""
     if isinstance(x, SHARED) or id(x) in seen:
         return False
     if isinstance(x, (keras.Operation, keras.Variable)):
         return True
     seen[id(x)] = x
+    parts: list[Any]
     if isinstance(x, types.FunctionType):
         parts = [x.__closure__, x.__defaults__, x.__kwdefaults__, vars(x)]
     elif isinstance(x, types.MethodType):
@@ -401,9 +407,9 @@ def _reaches_state(x, seen):
     return any(_reaches_state(part, seen) for part in parts)
 
 
-def _state(x):
+def _state(x: object) -> dict[str, Any]:
     """The attributes of an object, in its dict and its slots."""
-    slots = []
+    slots: list[str] = []
     for kind in type(x).__mro__:
         names = vars(kind).get("__slots__", ())
         slots += [names] if isinstance(names, str) else names

@@ -4,7 +4,7 @@ A surgery that goes through the data layer by layer asks for the fewest passes t
 """
 
 import contextlib
-from typing import Any, Optional
+from typing import Any, Callable, ContextManager, Optional
 
 import keras
 
@@ -78,11 +78,15 @@ def order_of_calls(model: keras.Model, layers: list[keras.Layer], inputs: Any) -
     return passes
 
 
-def _called(model, layers, inputs):
+def _called(
+    model: keras.Model, layers: list[keras.Layer], inputs: Any
+) -> tuple[list[keras.Layer], list[set[int]]]:
     """The layers that a forward pass calls, in order; each behind all before it."""
-    made = []
+    made: list[keras.Layer] = []
 
-    def instead(layer, call, /, *args, **kwargs):
+    def instead(
+        layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         calls.check_readable(layer, calls.inputs_and_mask(layer, args, kwargs)[0])
         made.append(layer)
         return call(*args, **kwargs)
@@ -92,7 +96,9 @@ def _called(model, layers, inputs):
     return made, [set(range(number)) for number in range(len(made))]
 
 
-def _traced(model, layers, inputs):
+def _traced(
+    model: keras.Model, layers: list[keras.Layer], inputs: Any
+) -> tuple[list[keras.Layer], Optional[list[set[int]]]]:
     """The same from the graph of a forward pass, each behind what its inputs are made of.
 
     The second is None where there is no graph, or where a layer is called in a loop or a branch of
@@ -102,9 +108,13 @@ def _traced(model, layers, inputs):
         return [], None
     import tensorflow as tf
 
-    made, sources, results = [], [], {}
+    made: list[keras.Layer] = []
+    sources: list[list[tf.Tensor]] = []  # of each call
+    results: dict[str, int] = {}  # name of an operation → the call whose output it is
 
-    def instead(layer, call, /, *args, **kwargs):
+    def instead(
+        layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         number = len(made)
         made.append(layer)
         sources.append([x for x in calls.inputs_and_mask(layer, args, kwargs) if tf.is_tensor(x)])
@@ -122,7 +132,8 @@ def _traced(model, layers, inputs):
         return [], None
     if any(x.graph is not graph for given in sources for x in given):
         return made, None
-    behind = {}  # name of an operation → calls that it stands behind; operations come in order
+    # Name of an operation → calls that it stands behind; operations come in order.
+    behind: dict[str, frozenset[int]] = {}
     for operation in graph.get_operations():
         before = [x.op for x in operation.inputs] + operation.control_inputs
         found = frozenset().union(*(behind.get(other.name, frozenset()) for other in before))
@@ -134,7 +145,9 @@ def _traced(model, layers, inputs):
     ]
 
 
-def _all_redirected(layers, instead):
+def _all_redirected(
+    layers: list[keras.Layer], instead: calls.Instead
+) -> ContextManager[Any]:
     stack = contextlib.ExitStack()
     for layer in layers:
         stack.enter_context(calls.redirected(layer, instead))

@@ -10,14 +10,14 @@ import collections
 import contextlib
 import itertools
 import math
-from typing import Any, Iterable, Iterator
+from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
 
 import keras
 import numpy as np
 
 from bn_keras.batch_norm import functional
 from bn_keras.surgery import calls, copies, statistics
-from bn_keras.surgery.dependencies import order_of_calls
+from bn_keras.surgery.dependencies import Call, order_of_calls
 
 BATCH_SIZE = 1000
 NO_CALL = -1
@@ -114,7 +114,7 @@ def recalibrate_in_one_pass(
     return copy
 
 
-def _start(model, caller):
+def _start(model: keras.Model, caller: str) -> tuple[keras.Model, list[keras.Layer]]:
     """The copy, and its layers whose statistics are to be computed."""
     copies.check_model(model, caller)
     copy = copies.copy_model(model)
@@ -124,7 +124,10 @@ def _start(model, caller):
 
 
 @contextlib.contextmanager
-def _measured(model, layers, pooled, now, limits):
+def _measured(
+    model: keras.Model, layers: list[keras.Layer], pooled: dict[int, "_Moments"],
+    now: Optional[list[Call]], limits: Mapping[int, int],
+) -> Iterator[Callable[[Any], None]]:
     """Lets what goes into some calls of some layers be added to their moments.
 
     Args:
@@ -138,9 +141,12 @@ def _measured(model, layers, pooled, now, limits):
         `(batch) -> None`, a forward pass.
     """
     counted = {id(layer): number for layer, number in now or [(layer, None) for layer in layers]}
-    seen = collections.Counter()  # calls in this forward pass, by the id of the layer
+    # Calls in this forward pass, by the id of the layer.
+    seen: collections.Counter[int] = collections.Counter()
 
-    def instead(layer, call, /, *args, **kwargs):
+    def instead(
+        layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         if counted.get(id(layer), NO_CALL) in (None, seen[id(layer)]):
             pooled[id(layer)].add(*calls.inputs_and_mask(layer, args, kwargs))
         seen[id(layer)] += 1
@@ -153,7 +159,7 @@ def _measured(model, layers, pooled, now, limits):
             )
         return calls.in_mode(now is None, layer, call, *args, **kwargs)
 
-    def forward(batch):
+    def forward(batch: Any) -> None:
         seen.clear()
         calls.infer(model, batch)
 
@@ -163,7 +169,7 @@ def _measured(model, layers, pooled, now, limits):
         yield forward
 
 
-def _assign(layer, moments):
+def _assign(layer: keras.Layer, moments: "_Moments") -> None:
     """Gives a layer the statistics that were computed for it; none if nothing reached it."""
     if not np.any(moments.count):
         return
@@ -189,11 +195,11 @@ class _Moments:
     and so does what the distance of the two means contributes.
     """
 
-    def __init__(self, layer):
+    def __init__(self, layer: keras.Layer) -> None:
         self._layer = layer
         self.count, self.mean, self.variance = np.zeros(()), np.zeros(()), np.zeros(())
 
-    def add(self, inputs, mask=None):
+    def add(self, inputs: functional.Tensor, mask: Optional[functional.Tensor] = None) -> None:
         """Takes in the values of a batch."""
         axis = getattr(self._layer, "axis", -1)
         calls.check_readable(self._layer, inputs)
@@ -219,7 +225,7 @@ class _Source:
         caller: its name, for messages.
     """
 
-    def __init__(self, model, inputs, batch_size, caller):
+    def __init__(self, model: keras.Model, inputs: Any, batch_size: int, caller: str) -> None:
         self._caller = caller
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(
@@ -227,6 +233,7 @@ class _Source:
             )
         self._expected = calls.input_count(model)
         self._once = False
+        self._batches: Iterable[Any]
         whole = isinstance(inputs, (list, tuple)) and len(inputs) == self._expected > 1
         whole = whole and all(map(_is_array, inputs))
         if whole or isinstance(inputs, dict) or _is_array(inputs):
@@ -250,7 +257,7 @@ class _Source:
         if self._once:
             self._rest = batches
 
-    def will_be_read(self, times):
+    def will_be_read(self, times: int) -> None:
         """Raises if the batches cannot be read that often."""
         if self._once and times > 1:
             raise ValueError(
@@ -273,7 +280,7 @@ class _Source:
                 f"read again; expected {DATA} that can be read several times."
             )
 
-    def _x(self, batch):
+    def _x(self, batch: Any) -> Any:
         """The inputs in a batch: Keras's convention is x, (x,), (x, y) or (x, y, w)."""
         if isinstance(self._batches, _Slices) or not isinstance(batch, (tuple, list)):
             return batch
@@ -286,7 +293,7 @@ class _Source:
 class _Slices:
     """Consecutive batches of arrays."""
 
-    def __init__(self, arrays, size, caller):
+    def __init__(self, arrays: Any, size: int, caller: str) -> None:
         lengths = {len(array) for array in keras.tree.flatten(arrays)}
         if len(lengths) > 1:
             raise ValueError(
@@ -294,7 +301,7 @@ class _Slices:
             )
         self._arrays, self._size, self._length = arrays, size, lengths.pop() if lengths else 0
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         for start in range(0, self._length, self._size):
             part = slice(start, start + self._size)
             yield keras.tree.map_structure(lambda array: array[part], self._arrays)
@@ -303,16 +310,16 @@ class _Slices:
 class _Indexed:
     """The batches of a keras.utils.PyDataset."""
 
-    def __init__(self, dataset):
+    def __init__(self, dataset: keras.utils.PyDataset) -> None:
         self._dataset = dataset
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Any]:
         return (self._dataset[number] for number in range(self._dataset.num_batches))
 
 
-def _is_array(x):
+def _is_array(x: object) -> bool:
     return hasattr(x, "shape")
 
 
-def _length(batch):
+def _length(batch: Any) -> int:
     return len(keras.tree.flatten(batch)[0])

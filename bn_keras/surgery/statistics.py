@@ -7,14 +7,14 @@ another that keeps a `moving_mean` and a `moving_variance`; nested ones included
 import collections
 import contextlib
 import re
-from typing import Iterable, Iterator
+from typing import Any, Iterable, Iterator
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
 # Statistics by their paths, such as `bn/moving_mean`.
-Snapshot = dict[str, npt.NDArray]
+Snapshot = dict[str, npt.NDArray[Any]]
 
 # All that training moves in a batch normalization, by its name as an attribute of the layer.
 STATISTICS = (
@@ -113,7 +113,7 @@ def held(model: keras.Layer) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unassignable(variable):
+def _unassignable(variable: keras.Variable) -> Iterator[None]:
     before = vars(variable).get("assign")
     variable.assign = lambda value: value
     try:
@@ -248,18 +248,19 @@ def reset(model: keras.Layer) -> None:
             layer.population.forget()
 
 
-def _names(layer):
+def _names(layer: keras.Layer) -> list[str]:
     """The names of a layer's statistics: whether it is frozen does not matter."""
     return [name for name in STATISTICS if isinstance(getattr(layer, name, None), keras.Variable)]
 
 
-def _variables(layer):
+def _variables(layer: keras.Layer) -> list[keras.Variable]:
     return [getattr(layer, name) for name in _names(layer)]
 
 
-def _statistics(model):
+def _statistics(model: keras.Layer) -> dict[str, keras.Variable]:
     """The variables of a model's statistics by path."""
-    found, seen = {}, collections.Counter()
+    found: dict[str, keras.Variable] = {}
+    seen: collections.Counter[str] = collections.Counter()
     for layer in batch_normalizers(model):
         if not _names(layer):
             raise ValueError(
@@ -272,13 +273,13 @@ def _statistics(model):
     return found
 
 
-def _matched(wanted, statistics, caller):
+def _matched(wanted: Snapshot, statistics: Snapshot, caller: str) -> list[npt.NDArray[Any]]:
     """The arrays of a snapshot in the order of another one's paths."""
     for plain in (str, _without_model):
         ours, theirs = ([plain(path) for path in one] for one in (wanted, statistics))
         if sorted(ours) == sorted(theirs) and len(set(ours)) == len(ours):
-            arrays = dict(zip(theirs, statistics.values()))
-            arrays = [arrays[path] for path in ours]
+            by_path = dict(zip(theirs, statistics.values()))
+            arrays = [by_path[path] for path in ours]
             break
     else:
         ours, theirs = ([_without_numbers(path) for path in one] for one in (wanted, statistics))
@@ -291,17 +292,17 @@ def _matched(wanted, statistics, caller):
     return arrays
 
 
-def _without_model(path):
+def _without_model(path: str) -> str:
     """A path without the outermost name, where more than a layer and a statistic are in it."""
     first, _, rest = path.partition("/")
     return rest if "/" in rest else path
 
 
-def _without_numbers(path):
+def _without_numbers(path: str) -> str:
     """A path without the model's name and the numbers in automatic names."""
     return re.sub(r"_\d+(?=[/#])", "", _without_model(path))
 
 
-def _told(statistics):
+def _told(statistics: Snapshot) -> str:
     paths = [f"{path} {np.shape(array)}" for path, array in statistics.items()]
     return f"{len(paths)} arrays ({', '.join(paths[:4])}{', …' if len(paths) > 4 else ''})"
