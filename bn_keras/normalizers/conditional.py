@@ -4,16 +4,17 @@ De Vries et al. (2017), "Modulating early visual processing by language": anothe
 embedding of the class for example, predicts them.
 """
 
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 import keras
 from keras import ops
 
 from bn_keras.batch_norm import functional
+from bn_keras.batch_norm.functional import Tensor
 from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
-Shape = tuple[Optional[int], ...]
+Shape = Sequence[Optional[int]]
 
 
 @keras.saving.register_keras_serializable(package="bn_keras")
@@ -74,7 +75,7 @@ class ConditionalBatchNorm(BatchNorm):
         del config["center"], config["scale"]
         return config
 
-    def _broadcast(self, name, value, x):
+    def _broadcast(self, name: str, value: Tensor, x: Tensor) -> Tensor:
         value = ops.cast(value, x.dtype)
         channels = x.shape[self.axis]
         if len(value.shape) not in (1, 2) or value.shape[-1] != channels:

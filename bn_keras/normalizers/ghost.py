@@ -4,12 +4,13 @@ Hoffer, Hubara & Soudry (2017), "Train longer, generalize better", algorithm 1. 
 the noise that small batches' statistics bring; ghosts keep it.
 """
 
-from typing import Any, Optional
+from typing import Any, Optional, Sequence
 
 import keras
 from keras import ops
 
 from bn_keras.batch_norm import functional
+from bn_keras.batch_norm.functional import Count, Tensor
 from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
@@ -53,7 +54,7 @@ class GhostBatchNorm(BatchNorm):
             )
         self.virtual_batch_size = virtual_batch_size
 
-    def build(self, input_shape: tuple[Optional[int], ...]) -> None:
+    def build(self, input_shape: Sequence[Optional[int]]) -> None:
         super().build(input_shape)
         if self.virtual_batch_size is not None and self.axis % len(input_shape) == 0:
             raise ValueError(
@@ -64,17 +65,20 @@ class GhostBatchNorm(BatchNorm):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "virtual_batch_size": self.virtual_batch_size}
 
-    def _freedom(self, x, count):
+    def _freedom(self, x: Tensor, count: Count) -> Count:
         # Each ghost has a mean of its own.
         if self.virtual_batch_size is None:
             return super()._freedom(x, count)
-        return count - self._ghosts(x)
+        return count - _ghosts(x, self.virtual_batch_size)
 
-    def _normalize_batch(self, x, mask, count):
-        if self.virtual_batch_size is None:
+    def _normalize_batch(
+        self, x: Tensor, mask: Optional[Tensor], count: Count
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        size = self.virtual_batch_size
+        if size is None:
             return super()._normalize_batch(x, mask, count)
         wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
-        sums = _GhostSums(wide, self.axis, mask, self.virtual_batch_size, self._ghosts(x))
+        sums = _GhostSums(wide, self.axis, mask, size, _ghosts(x, size))
         n = sums.total(sums.kept(ops.ones_like(wide)))
         centered, mean, variance = functional.standardize(wide, sums, n)
         outputs = functional.affine(
@@ -84,29 +88,32 @@ class GhostBatchNorm(BatchNorm):
         moments = (ops.stop_gradient(ops.sum(share * value, 0)) for value in (mean, variance))
         return ops.cast(outputs, x.dtype), *moments
 
-    def _ghosts(self, x):
-        """How many ghosts there are: an int where the shape tells, as JAX needs it."""
-        rows = ops.shape(x)[0]
-        if isinstance(rows, int):
-            return max(rows // self.virtual_batch_size, 1)
-        return ops.maximum(rows // self.virtual_batch_size, 1)
+
+def _ghosts(x: Tensor, size: int) -> Count:
+    """How many ghosts there are: an int where the shape tells, as JAX needs it."""
+    rows = ops.shape(x)[0]
+    if isinstance(rows, int):
+        return max(rows // size, 1)
+    return ops.maximum(rows // size, 1)
 
 
 class _GhostSums(functional.Sums):
     """Sums over each ghost by itself, of shape (ghosts, channels)."""
 
-    def __init__(self, x, axis, mask, size, ghosts):
+    def __init__(
+        self, x: Tensor, axis: int, mask: Optional[Tensor], size: int, ghosts: Count
+    ) -> None:
         super().__init__(x, axis, mask=mask)
         self._ghosts = ghosts
         self._positions = [a for a in self.others if a]
         rows = ops.arange(ops.shape(x)[0])
         self._ghost_of_row = ops.minimum(rows // size, ghosts - 1)
 
-    def total(self, values: Any) -> Any:
+    def total(self, values: Tensor) -> Tensor:
         sums = ops.sum(values, self._positions)
         return ops.segment_sum(sums, self._ghost_of_row, self._ghosts)
 
-    def spread(self, per_channel: Any) -> Any:
+    def spread(self, per_channel: Tensor) -> Tensor:
         shape = [-1] + [1] * (len(self.x.shape) - 1)
         shape[self.axis] = self.x.shape[self.axis]
         return ops.reshape(ops.take(per_channel, self._ghost_of_row, axis=0), shape)

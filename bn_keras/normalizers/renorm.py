@@ -4,7 +4,7 @@ Ioffe (2017), "Batch Renormalization: Towards Reducing Minibatch Dependence", se
 starts as plain batch normalization (r_max 1, d_max 0) and is given its freedom bit by bit.
 """
 
-from typing import Any, Callable, Union
+from typing import Any, Callable, Optional, Union
 
 import keras
 from keras import ops
@@ -88,7 +88,7 @@ class BatchRenorm(BatchNorm):
         }
         return {**config, **bounds}
 
-    def _clipping(self):
+    def _clipping(self) -> Optional[dict[str, Any]]:
         rmax, dmax = (
             bound(self.updates.value) if callable(bound) else bound
             for bound in (self.rmax, self.dmax)
@@ -107,7 +107,7 @@ def renorm(
     )
 
 
-def _bound(name, value, least):
+def _bound(name: str, value: Any, least: float) -> Union[float, Callable[[Any], Any], None]:
     if isinstance(value, dict):  # a schedule, as get_config writes it
         value = keras.saving.deserialize_keras_object(value)
     if value is None or callable(value):
