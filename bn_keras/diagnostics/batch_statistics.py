@@ -4,10 +4,12 @@ A large gap between this and plain inference says that the moving averages lag b
 updated; the weights may be fine.
 """
 
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import keras
 
+from bn_keras.diagnostics.probe import Nets, Probe, Values
+from bn_keras.registry import PROBES
 from bn_keras.surgery import calls, copies
 from bn_keras.surgery.statistics import is_batch_normalizer
 
@@ -65,7 +67,9 @@ class ModeCopy(ModelCopy):
     """
 
     def __init__(self, model: keras.Model, trains: Callable[[keras.Layer], bool]) -> None:
-        def instead(layer, call, /, *args, **kwargs):
+        def instead(
+            layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+        ) -> Any:
             return calls.in_mode(trains(layer), layer, call, *args, **kwargs)
 
         super().__init__(model, instead)
@@ -95,14 +99,14 @@ class BatchStatistics(Probe):
     Nothing for nets without batch normalization.
     """
 
-    def __init__(self, nets, argument=None):
+    def __init__(self, nets: Nets, argument: Optional[str] = None) -> None:
         super().__init__(nets, argument)
-        self._copy = None
+        self._copy: Optional[BatchStatisticsModel] = None
         if batch_normalizers(nets.net):
             self._copy = BatchStatisticsModel(nets.net)
             self._forward = nets.as_stack(self._copy)
 
-    def at_end(self):
+    def at_end(self) -> Values:
         if self._copy is None:
             return {}
         self._copy.refresh()

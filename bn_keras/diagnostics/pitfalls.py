@@ -5,13 +5,17 @@ images to logits, that has the bug. Training had no part in it: what differs fro
 bug alone.
 """
 
-from typing import Callable
+from typing import Any, Callable, Optional
 
 import keras
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel, ModeCopy, ModelCopy
+from bn_keras.diagnostics.probe import Nets, Probe, Values
+from bn_keras.loop import Forward
+from bn_keras.registry import PROBES
 from bn_keras.surgery import calls, statistics
 from bn_keras.surgery.statistics import is_batch_normalizer
 
@@ -61,7 +65,9 @@ def dropout_active(model: keras.Model) -> ModelCopy:
 def without_bn(model: keras.Model) -> ModelCopy:
     """An evaluation graph that was built a second time, without its batch normalization."""
 
-    def instead(layer, call, /, *args, **kwargs):
+    def instead(
+        layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         if is_batch_normalizer(layer):
             return layer._call_signature.bind(*args, **kwargs).args[0]
         return calls.in_mode(False, layer, call, *args, **kwargs)
@@ -76,7 +82,7 @@ EVALUATIONS = {
 }
 
 
-def evaluation(name: str) -> Callable[[keras.Model], ModelCopy]:
+def evaluation(name: Optional[str]) -> Callable[[keras.Model], ModelCopy]:
     """The function of EVALUATIONS.
 
     Raises:
@@ -134,19 +140,20 @@ class Pitfalls(Probe):
     image. `pitfall/images` is how many test images stand behind them.
     """
 
-    def __init__(self, nets, argument=None):
+    def __init__(self, nets: Nets, argument: Optional[str] = None) -> None:
         super().__init__(nets)
         if argument is not None:
             evaluation(argument)
         self._names = [
             name for name in evaluations(nets.net) if argument is None or name == argument
         ]
+        self._copies: dict[str, tuple[ModelCopy, Forward, Forward]] = {}
 
-        self._copies = {}
-
-    def at_end(self):
+    def at_end(self) -> Values:
         nets, split = self.nets, self.nets.splits.test.first(IMAGES)
-        found = {"pitfall/images": np.full(nets.runs, float(len(split)))}
+        found: dict[str, NDArray[Any]] = {
+            "pitfall/images": np.full(nets.runs, float(len(split)))
+        }
         for name in self._names:
             copy, forward, singly = self._copy(name)
             copy.refresh()
@@ -159,7 +166,8 @@ class Pitfalls(Probe):
             found[f"pitfall/{name}/spread"] = np.ptp(logits, axis=0).max(-1)
         return found
 
-    def _copy(self, name):
+    def _copy(self, name: str) -> tuple[ModelCopy, Forward, Forward]:
+        """The copy, its forward pass as a stack, and the same as a graph for any batch size."""
         if name not in self._copies:
             copy = EVALUATIONS[name](self.nets.net)
             forward = self.nets.as_stack(copy)
@@ -180,8 +188,11 @@ class _FreshStatistics(ModeCopy):
         fresh: `(layer) -> bool`, whether a layer has initial statistics.
     """
 
-    def __init__(self, model, trains, fresh):
-        self._fresh = []
+    def __init__(
+        self, model: keras.Model, trains: Callable[[keras.Layer], bool],
+        fresh: Callable[[keras.Layer], bool],
+    ) -> None:
+        self._fresh: list[tuple[keras.Variable, NDArray[Any]]] = []
         super().__init__(model, trains)
         for layer in self._layers:
             if is_batch_normalizer(layer) and fresh(layer):
@@ -189,17 +200,17 @@ class _FreshStatistics(ModeCopy):
                 self._fresh += [(variable, variable.numpy()) for variable in layer.variables
                                 if variable.name in statistics.STATISTICS]
 
-    def refresh(self):
+    def refresh(self) -> None:
         super().refresh()
         for variable, initial in self._fresh:
             variable.assign(initial)
 
 
-def _never(layer):
+def _never(layer: keras.Layer) -> bool:
     return False
 
 
-def _is_behind_dense(layer):
+def _is_behind_dense(layer: keras.Layer) -> bool:
     """Whether a normalizer takes rows, whose statistics have one value an image."""
     if not is_batch_normalizer(layer):
         return False
@@ -208,11 +219,11 @@ def _is_behind_dense(layer):
     return len((layer.get_build_config() or {}).get("input_shape", ())) == 2
 
 
-def _is_behind_conv(layer):
+def _is_behind_conv(layer: keras.Layer) -> bool:
     return is_batch_normalizer(layer) and not _is_behind_dense(layer)
 
 
-def _drops(layer):
+def _drops(layer: keras.Layer) -> bool:
     """Whether a layer drops units in training, be it for that alone or with a rate of its own."""
     if isinstance(layer, DROPOUTS):
         return True
