@@ -25,7 +25,7 @@ class PitfallCurve(Probe):
     def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets)
         self._name = argument
-        self._copy = pitfalls.evaluation(argument)(nets.net)
+        self._copy = pitfalls.evaluation(str(argument))(nets.net)
         self._forward = nets.as_stack(self._copy)
 
     def during(self, step: int, steps: Steps) -> Values:

@@ -5,7 +5,7 @@ images to logits, that has the bug. Training had no part in it: what differs fro
 bug alone.
 """
 
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import keras
 import numpy as np
@@ -65,9 +65,7 @@ def dropout_active(model: keras.Model) -> ModelCopy:
 def without_bn(model: keras.Model) -> ModelCopy:
     """An evaluation graph that was built a second time, without its batch normalization."""
 
-    def instead(
-        layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
-    ) -> Any:
+    def instead(layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         if is_batch_normalizer(layer):
             return layer._call_signature.bind(*args, **kwargs).args[0]
         return calls.in_mode(False, layer, call, *args, **kwargs)
@@ -147,7 +145,7 @@ class Pitfalls(Probe):
         self._names = [
             name for name in evaluations(nets.net) if argument is None or name == argument
         ]
-        self._copies: dict[str, tuple[ModelCopy, Forward, Forward]] = {}
+        self._copies: Dict[str, Tuple[ModelCopy, Forward, Any]] = {}
 
     def at_end(self) -> Values:
         nets, split = self.nets, self.nets.splits.test.first(IMAGES)
@@ -166,8 +164,7 @@ class Pitfalls(Probe):
             found[f"pitfall/{name}/spread"] = np.ptp(logits, axis=0).max(-1)
         return found
 
-    def _copy(self, name: str) -> tuple[ModelCopy, Forward, Forward]:
-        """The copy, its forward pass as a stack, and the same as a graph for any batch size."""
+    def _copy(self, name: str) -> Tuple[ModelCopy, Forward, Any]:
         if name not in self._copies:
             copy = EVALUATIONS[name](self.nets.net)
             forward = self.nets.as_stack(copy)
@@ -189,10 +186,12 @@ class _FreshStatistics(ModeCopy):
     """
 
     def __init__(
-        self, model: keras.Model, trains: Callable[[keras.Layer], bool],
+        self,
+        model: keras.Model,
+        trains: Callable[[keras.Layer], bool],
         fresh: Callable[[keras.Layer], bool],
     ) -> None:
-        self._fresh: list[tuple[keras.Variable, NDArray[Any]]] = []
+        self._fresh = []
         super().__init__(model, trains)
         for layer in self._layers:
             if is_batch_normalizer(layer) and fresh(layer):
