@@ -45,11 +45,8 @@ class Work:
         return self.splits[config.part(DataSettings)]
 
     def missing(self) -> List[RunConfig]:
-        """The runs of the plan that are not stored, or not with these data."""
-        return [
-            config for config in self.plan.runs
-            if self.store.find(config, self.load(config).digest()) is None
-        ]
+        """The runs of the plan that are not stored; `prepare` dropped those of other data."""
+        return [config for config in self.plan.runs if self.store.find(config) is None]
 
 
 def run(

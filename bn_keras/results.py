@@ -1,4 +1,4 @@
-"""What a run gave, and the work directory that keeps it through crashes.
+"""Results of runs, and the work directory that keeps them through crashes.
 
     WORK_DIR/plan.json                  the study and its runs
     WORK_DIR/runs/ARM/seed_0.json       one finished run; present means complete
@@ -143,14 +143,8 @@ class Store:
         """Path of a run below `runs/` and `tensorboard/`, such as `batch/seed_0`."""
         return f"{config.arm_name}/seed_{config.seed}"
 
-    def look_up(
-        self, config: RunConfig, data: Optional[str] = None
-    ) -> Tuple[Optional[RunResult], str]:
-        """The stored result of exactly this configuration, and why there is none.
-
-        Args:
-            config: RunConfig.
-            data: digest of the examples that it must have been trained on; None for any.
+    def look_up(self, config: RunConfig) -> Tuple[Optional[RunResult], str]:
+        """The stored result of exactly this configuration, or why there is none.
 
         Returns:
             `(result, "")`, or `(None, reason)`, the reason in words.
@@ -164,13 +158,11 @@ class Store:
             return None, f"{path} cannot be read: {error}"
         if result.config != config:
             return None, f"{path} is of other settings"
-        if data is not None and result.data != data:
-            return None, f"{path} is of other data"
         return result, ""
 
-    def find(self, config: RunConfig, data: Optional[str] = None) -> Optional[RunResult]:
-        """The stored result of exactly this configuration, or None; arguments as for `look_up`."""
-        return self.look_up(config, data)[0]
+    def find(self, config: RunConfig) -> Optional[RunResult]:
+        """The stored result of exactly this configuration, or None."""
+        return self.look_up(config)[0]
 
     def add(self, result: RunResult) -> None:
         """Stores a result and its curves as CSV; the JSON, written last, marks it complete."""
@@ -182,13 +174,13 @@ class Store:
         self._path(config, ".json").unlink(missing_ok=True)
 
     def add_frames(self, config: RunConfig, frames: Mapping[str, Any]) -> None:
-        """Stores what the layers of a run saw, a dict of arrays; to be called before `add`."""
+        """Stores what the layers of a run saw, a dict of arrays; call it before `add`."""
         packed = io.BytesIO()
         np.savez_compressed(packed, **frames)
         write_atomically(self._path(config, ".npz"), packed.getvalue())
 
     def frames(self, config: RunConfig) -> Optional[Dict[str, np.ndarray]]:
-        """What `add_frames` was given for a run, or None where there is nothing readable."""
+        """The frames of a run as `add_frames` got them, or None if there are none to read."""
         try:
             # Through memory: of a damaged file NumPy would leave the handle open.
             with np.load(io.BytesIO(self._path(config, ".npz").read_bytes())) as stored:

@@ -34,7 +34,7 @@ class Runner:
     """Trains and evaluates stacks of runs; stacks that share a graph share its trace.
 
     Args:
-        load: RunConfig to Splits; called for every stack, so that it had better remember.
+        load: RunConfig to Splits; called once for each stack, so it should keep what it has read.
         store: `bn_keras.results.Store` to write TensorBoard events and frames beside; results are
             returned.
         show: `(name, steps) -> Writer`, such as `Terminal.stack`; None to show nothing.
@@ -62,7 +62,6 @@ class Runner:
         """
         check_stack(configs)
         splits = self._load(configs[0])
-        check_batch_size(configs[0], splits)
         total = configs[0].total_steps(len(splits.train))
         memories = [Memory() for _ in configs]
         with contextlib.ExitStack() as open_writers:
@@ -261,12 +260,10 @@ def build_model(config: RunConfig, splits: Splits, runs: Optional[int] = None) -
     except ValueError as error:
         raise ConfigError(
             f"model={config.model!r} cannot be built for images of shape {spec.input_shape} with "
-            f"these settings: "
-            f"{str(error).strip().splitlines()[0]}"
+            f"these settings: {str(error).strip().splitlines()[0]}"
         ) from error
 
 
-# Settings in which runs that stand side by side may differ.
 def check_stack(configs: Sequence[RunConfig]) -> None:
     """Checks that runs can be trained side by side in one graph.
 
@@ -279,20 +276,6 @@ def check_stack(configs: Sequence[RunConfig]) -> None:
             f"received a stack of {len(configs)} runs of model={first.model!r}, normalizer="
             f"{first.normalizer!r}, dtype_policy={first.dtype_policy!r}; expected one run, or runs "
             "that plan.groups puts into one stack"
-        )
-
-
-def check_batch_size(config: RunConfig, splits: Splits) -> None:
-    """Checks that a batch can be filled.
-
-    Raises:
-        ConfigError: there are fewer training examples.
-    """
-    examples = len(splits.train)
-    if config.batch_size > examples:
-        raise ConfigError(
-            f"batch_size={config.batch_size}: the dataset has {examples} training images; "
-            f"expected at most {examples}."
         )
 
 

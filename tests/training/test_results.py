@@ -29,16 +29,15 @@ def stored(tmp_path):
 
 def test_a_result_is_found_again_as_it_was(tmp_path):
     store, _, _ = stored(tmp_path)
-    assert store.find(RunConfig()) == store.find(RunConfig(), "data") == result()
+    assert store.find(RunConfig()) == result()
     assert store.look_up(RunConfig(seed=1)) == (None, "not finished")
     store.remove(RunConfig())
     store.remove(RunConfig())
     assert store.find(RunConfig()) is None
 
 
-def test_a_result_of_other_settings_or_data_is_not_taken(tmp_path):
+def test_a_result_of_other_settings_is_not_taken(tmp_path):
     store, path, _ = stored(tmp_path)
-    assert store.look_up(RunConfig(), "other") == (None, f"{path} is of other data")
     assert store.look_up(RunConfig(steps=7)) == (None, f"{path} is of other settings")
 
 

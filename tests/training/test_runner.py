@@ -248,11 +248,6 @@ def test_a_loss_for_numbers_is_refused_for_classes(tmp_path, model, loss):
         train(tmp_path, run_config(), splits=number_splits())
 
 
-def test_a_batch_of_more_images_than_there_are_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="batch_size=61: the dataset has 60 training images; exp"):
-        train(tmp_path, run_config(batch_size=61))
-
-
 def test_images_that_a_model_shrinks_to_nothing_are_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"'conv_bn_relu' cannot be built .* \(4, 4, 1\)"):
         train(tmp_path, run_config(model="conv_bn_relu"))
