@@ -3,10 +3,8 @@
 import sys
 from typing import List, Optional
 
-from bn_keras.commands.console import refuse, say
+from bn_keras.commands.console import INTERRUPTED, refuse, say
 from bn_keras.registry import COMMANDS, UnknownName
-
-INTERRUPTED = 130
 
 
 def usage() -> str:

@@ -65,6 +65,7 @@ EPOCHS = _number(lambda v: 0 < v <= 10_000, "a number greater than 0 and at most
 COUNT = _whole(1, 100_000_000)
 STEPS = _whole(1, 1_000_000)  # the indices of all batches of a run lie in memory
 INDEX = _whole(0, 2**31 - 1)
+SEEDS = _whole(1, 10_000)  # runs of one arm
 TEXT = Rule(str, (str,), lambda v: True, "a text")
 NAMES = Rule(
     names_of, (tuple, list), lambda v: all(isinstance(name, str) for name in v),
@@ -300,11 +301,15 @@ def parse_text(rule: Rule, text: str) -> Any:
     return value
 
 
-def _checked(field: Any, value: Any) -> Any:
-    rule = field.metadata["rule"]
-    if value is None and field.default is None:
-        return None
+def check_value(name: str, value: Any, rule: Rule) -> Any:
+    """The value of a setting under its rule; a ConfigError names the setting."""
     # A whole number is a fine learning rate, but True is no number and 64.0 no count of images.
     if type(value) not in rule.kinds or not rule.accepts(value):
-        raise ConfigError(f"{field.name}={value!r}: expected {rule.expected}")
+        raise ConfigError(f"{name}={value!r}: expected {rule.expected}")
     return rule.parse(value)
+
+
+def _checked(field: Any, value: Any) -> Any:
+    if value is None and field.default is None:
+        return None
+    return check_value(field.name, value, field.metadata["rule"])

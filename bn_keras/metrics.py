@@ -10,12 +10,12 @@ title for that text.
 """
 
 import dataclasses
-import difflib
+import math
 import re
 from typing import Dict, Optional, Tuple
 
 from bn_keras.expressions import ExpressionError, names_in
-from bn_keras.registry import PROBES, STUDIES, UnknownName
+from bn_keras.registry import PROBES, STUDIES, UnknownName, did_you_mean
 from bn_keras.study import Study, expressions_of
 
 Declared = Tuple[str, str, Optional[str]]
@@ -50,13 +50,18 @@ class Metric:
     unit: str
     worse: Optional[str]
 
+    @property
+    def worst(self) -> float:
+        """Counts for a run without a value: the infinity at the worse end, NaN if there is none."""
+        return {LOW: -math.inf, HIGH: math.inf}.get(self.worse or "", math.nan)
+
 
 def describe(name: str) -> Metric:
-    """The metric or curve of that name.
+    """The metric or curve of that name; one that nobody has declared is titled by its name."""
+    return _declared(name) or Metric(name, name.replace("_", " ").replace("/", " "), "", None)
 
-    Raises:
-        UnknownName: nobody has declared it; the message names the nearest one.
-    """
+
+def _declared(name: str) -> Optional[Metric]:
     known = declared()
     if name in known:
         return Metric(name, *known[name])
@@ -68,11 +73,7 @@ def describe(name: str) -> Metric:
             title, unit, worse = known[pattern]
             words = [text.replace("_", " ") for text in matched.groups()]
             return Metric(name, title.format(*words), unit, worse)
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise UnknownName(
-        f"unknown metric {name!r}{hint}; expected one that a probe or study declares"
-    )
+    return None
 
 
 def declared() -> Dict[str, Declared]:
@@ -94,7 +95,7 @@ def check(study: Study) -> None:
         for names in names_in(expression):
             for name in names:
                 try:
-                    describe(name)
+                    check_name(name)
                 except UnknownName as error:
                     raise ExpressionError(f"expression {expression!r}: {error}") from error
     compared = [part for claim in study.claims for part in (*claim.effect, *claim.cause)]
@@ -104,4 +105,13 @@ def check(study: Study) -> None:
         *(part.metric for part in compared),
         *(name for _, name in study.reported),
     ):
-        describe(name)
+        check_name(name)
+
+
+def check_name(name: str) -> None:
+    """Raises UnknownName for a metric or curve that nobody has declared; names the nearest one."""
+    if _declared(name) is None:
+        hint = did_you_mean(name, declared())
+        raise UnknownName(
+            f"unknown metric {name!r}{hint}; expected one that a probe or study declares"
+        )

@@ -4,7 +4,6 @@ No TensorFlow: mistakes in flags answer before it is loaded.
 """
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import re
@@ -12,7 +11,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from bn_keras import metrics
 from bn_keras import study as studies
-from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig
+from bn_keras.config import RUN_FIELDS, SEEDS, ConfigError, RunConfig, check_value
 from bn_keras.registry import (
     DATASETS,
     LOSSES,
@@ -22,6 +21,7 @@ from bn_keras.registry import (
     PROBES,
     STUDIES,
     Registry,
+    did_you_mean,
 )
 from bn_keras.study import Study
 
@@ -35,7 +35,6 @@ REGISTRIES: Dict[str, Registry] = {
     "measure": PROBES,
 }
 MOST_RUNS = 32  # in a stack: the indices of all steps and the activations must fit in memory
-MOST_SEEDS = 10_000
 # Settings in which the runs of one stack may differ: each run has its own weights and batches.
 _OWN_IN_A_STACK = ("arm", "seed", "initializer", "bias", "batch_order")
 
@@ -166,8 +165,7 @@ def make_plan(
     _check_overrides(study, overrides)
     if seeds is None:
         seeds = study.quick_seeds if quick else study.seeds
-    if type(seeds) is not int or not 1 <= seeds <= MOST_SEEDS:
-        raise ConfigError(f"seeds={seeds!r}: expected a whole number from 1 to {MOST_SEEDS:,}")
+    check_value("seeds", seeds, SEEDS)
     chosen = tuple(arms) or (study.quick_arms if quick else ()) or tuple(study.arms)
     for arm in chosen:
         if arm not in study.arms:
@@ -263,11 +261,9 @@ def _key(run: RunConfig) -> Tuple[str, int]:
 def _run(settings: Mapping[str, Any]) -> RunConfig:
     unknown = sorted(set(settings) - set(RUN_FIELDS))
     if unknown:
-        near = difflib.get_close_matches(unknown[0], RUN_FIELDS, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise ConfigError(
-            f"unknown setting {unknown[0]!r}{hint}; expected fields of RunConfig: "
-            f"{', '.join(RUN_FIELDS)}"
+            f"unknown setting {unknown[0]!r}{did_you_mean(unknown[0], RUN_FIELDS)}; expected "
+            f"fields of RunConfig: {', '.join(RUN_FIELDS)}"
         )
     return RunConfig(**settings)
 

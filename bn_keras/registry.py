@@ -15,7 +15,7 @@ import importlib
 import importlib.util
 import pathlib
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Tuple
 
 # Runs are trained in threads, and Python 3.11's parser fails when two of them parse at once.
 _READING = threading.Lock()
@@ -23,6 +23,12 @@ _READING = threading.Lock()
 
 class UnknownName(ValueError):
     """A name that is in no registry; the message lists the known ones."""
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: ` (did you mean 'batch'?)`, or nothing."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 class Registry:
@@ -65,8 +71,7 @@ class Registry:
         names = self.names()
         if name in names:
             return name
-        near = difflib.get_close_matches(str(name), names, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = did_you_mean(name, names)
         raise UnknownName(f"unknown {self.kind} {name!r}; known: {', '.join(names)}{hint}")
 
     def get(self, name: str) -> Any:

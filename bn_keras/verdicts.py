@@ -15,8 +15,8 @@ import math
 from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from bn_keras import intervals
+from bn_keras.metrics import describe
 from bn_keras.report.numbers import spread
-from bn_keras.report.texts import describe
 from bn_keras.study import Claim, Comparison, Row
 
 HOLDS = "holds"
@@ -131,16 +131,6 @@ def judge(claim: Claim, rows: Iterable[Row]) -> Verdict:
     return Verdict(claim, verdict, effect, cause)
 
 
-def worse_end(metric: str) -> Optional[intervals.Worse]:
-    """The worse end of a metric, where a run without a value stands; None if there is none.
-
-    Args:
-        metric: name, such as `test_accuracy`.
-    """
-    worse = describe(metric).worse
-    return "high" if worse == "high" else "low" if worse == "low" else None
-
-
 def _gather(tests: Sequence[Comparison], values: Values, arms: Iterable[str]) -> Evidence:
     results, figures = [], []
     missing: Dict[str, None] = {}
@@ -176,11 +166,11 @@ def _by_seed(test: Comparison, values: Values) -> Dict[int, Optional[bool]]:
 
 
 def _passes(test: Comparison, value: Optional[float], other: Optional[float]) -> Optional[bool]:
-    worse = worse_end(test.metric)
     if value is None or other is None:
-        if worse is None:
+        worst = describe(test.metric).worst
+        if math.isnan(worst):
             return None  # nobody knows on which side a run without a value stands
-        value, other = (intervals.WORST[worse] if one is None else one for one in (value, other))
+        value, other = (worst if one is None else one for one in (value, other))
     limit = other * test.factor + test.margin
     if math.isinf(value) and value == limit:
         return None  # neither got there
@@ -191,8 +181,7 @@ def _text(test: Comparison, values: Values) -> str:
     """The comparison with its figures, such as `accuracy: batch .9 [.8, .9] at least none .5`."""
     def of(arm: str) -> str:
         found: List[Optional[float]] = list(values.get((arm, test.metric), {}).values())
-        worse = worse_end(test.metric)
-        return f"{arm} {spread(found, intervals.WORST[worse] if worse else math.nan)}"
+        return f"{arm} {spread(found, describe(test.metric).worst)}"
 
     against = of(test.than) if isinstance(test.than, str) else f"{test.than:g}"
     if test.factor != 1:

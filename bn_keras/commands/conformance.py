@@ -10,10 +10,10 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence
 
-from bn_keras.commands.console import make_console, refuse, say
+from bn_keras.commands.console import INTERRUPTED, make_console, refuse, say
 from bn_keras.diagnostics.severity import CONVENIENCE, SEVERITIES
 from bn_keras.registry import COMMANDS
-from bn_keras.report.texts import plain
+from bn_keras.texts import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     except judging.Silence as silence:
         return _refuse(f"TensorFlow could not be loaded: {silence}")
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
     failed = [one for severity in SEVERITIES for one in judgements
               if one.verdict == "fail" and one.severity == severity]
     counted = SEVERITIES[: SEVERITIES.index(options.fail_on) + 1]

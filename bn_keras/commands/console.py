@@ -5,10 +5,12 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any, Callable, TextIO, cast
 
-from bn_keras.report.texts import encodable, plain
+from bn_keras.texts import encodable, plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+INTERRUPTED = 130  # the exit status after Ctrl-C
 
 
 class Output(io.TextIOBase):

@@ -1,14 +1,14 @@
 """The flags of `train`: fields of RunConfig, and what says which runs to make."""
 
 import dataclasses
-import difflib
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from absl import flags
 
 from bn_keras import config as configs
 from bn_keras.config import PARTS, RUN_FIELDS, ConfigError, Rule
-from bn_keras.plan import MOST_SEEDS, REGISTRIES
+from bn_keras.plan import REGISTRIES
+from bn_keras.registry import did_you_mean
 
 USAGE = """Trains a net with and without batch normalization and compares them.
 
@@ -19,9 +19,6 @@ USAGE = """Trains a net with and without batch normalization and compares them.
   {program} --study=learning_rates   a study, with its claims and verdicts
 """
 YES_NO = Rule(str, (str, bool), lambda text: True, "true or false")
-SEEDS = Rule(
-    int, (int,), lambda v: 1 <= v <= MOST_SEEDS, f"a whole number from 1 to {MOST_SEEDS:,}"
-)
 ARMS = Rule(
     configs.names_of, (tuple,), lambda names: bool(names), "names with commas between"
 )
@@ -38,7 +35,7 @@ def flag_groups() -> Dict[str, Dict[str, Flag]]:
                       "other flags change its settings. bn-keras list has them all"),
             "quick": (YES_NO, False, "with --study: a short version, under 20 s"),
             "arms": (configs.TEXT, None, "with --study: only these of its arms, with ; between"),
-            "seeds": (SEEDS, None,
+            "seeds": (configs.SEEDS, None,
                       "unset: the study's own; 6 in the comparison, the fewest that can decide"),
             "first_seed": (configs.INDEX, 0, "seeds count up from here"),
             "workers": (configs.COUNT, None,
@@ -103,8 +100,8 @@ def parse(argv: Sequence[str]) -> Optional[Dict[str, Any]]:
     except ValueError as error:  # absl's own word on --nois_bn=3
         raise ConfigError(str(error)) from error
     if rest:
-        near = difflib.get_close_matches(rest[0].lstrip("-").split("=")[0], rules, n=1)
-        hint = f" (did you mean --{near[0]}?)" if near else ""
+        name = rest[0].lstrip("-").split("=")[0]
+        hint = did_you_mean(f"--{name}", [f"--{known}" for known in rules])
         raise ConfigError(f"unexpected argument {rest[0]!r}; expected flags like --seeds=3{hint}")
     given = [name for name in rules if values[name].present]
     _check_together({name: values[name].value for name in given})

@@ -7,8 +7,8 @@ from bn_keras import experiment
 from bn_keras.commands.console import make_console, refuse
 from bn_keras.registry import COMMANDS
 from bn_keras.report.report import Report
-from bn_keras.report.texts import plain
 from bn_keras.results import Store
+from bn_keras.texts import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

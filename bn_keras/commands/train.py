@@ -8,15 +8,13 @@ from absl import flags as absl_flags
 
 from bn_keras import experiment
 from bn_keras.commands import flags
-from bn_keras.commands.console import make_console, refuse, say
+from bn_keras.commands.console import INTERRUPTED, make_console, refuse, say
 from bn_keras.commands.report import show
 from bn_keras.config import RUN_FIELDS, ConfigError
 from bn_keras.data import DataError, absolute
 from bn_keras.plan import Plan, make_plan
 from bn_keras.registry import COMMANDS, UnknownName
-from bn_keras.report.texts import plain
-
-INTERRUPTED = 130
+from bn_keras.texts import plain
 
 
 @COMMANDS.register(

@@ -12,8 +12,9 @@ import numpy as np
 
 from bn_keras.data.reading.csv import CONTENT, NO_HEADER, read_csv
 from bn_keras.data.reading.files import find_file
-from bn_keras.data.splits import DataError, Source, Split, number_classes, printable
+from bn_keras.data.splits import DataError, Source, Split, number_classes
 from bn_keras.registry import DATASETS
+from bn_keras.texts import plain
 
 
 @DATASETS.register("csv", takes_path=True)
@@ -28,7 +29,7 @@ def csv_file(argument: str, data_dir: Optional[str]) -> Source:
     table = read_csv(path)
     notes: tuple[str, ...] = ()
     if not table.has_header:
-        notes = (f"{printable(str(path))}: {NO_HEADER}",)
+        notes = (f"{plain(path)}: {NO_HEADER}",)
     try:
         (labels,), classes, renumbered = number_classes(str(path), table.labels)
     except DataError as error:

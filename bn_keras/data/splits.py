@@ -1,4 +1,4 @@
-"""What every dataset is turned into: three sets of examples as NumPy arrays."""
+"""Three sets of examples as NumPy arrays: the form that every dataset is brought into."""
 
 import dataclasses
 import functools
@@ -8,22 +8,17 @@ from typing import Any, Iterable, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-
-def printable(text: str) -> str:
-    r"""The text with what a terminal would obey or hide shown as escapes, such as \x1b."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )
+from bn_keras.texts import plain
 
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file or setting and the remedy.
 
-    The message is made printable: it may quote a file.
+    The message is made one printable line: it may quote a file.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(message))
+        super().__init__(plain(message))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,7 +215,7 @@ def number_classes(
     notes: tuple[str, ...] = ()
     if found[0] != 0 or found[-1] != len(found) - 1:
         notes = (
-            f"{printable(where)}: its labels are {ranges(found.tolist())}; they are taken as the "
+            f"{plain(where)}: its labels are {ranges(found.tolist())}; they are taken as the "
             f"classes 0 to {len(found) - 1}, in that order.",
         )
     return [np.searchsorted(found, part).astype(np.int32) for part in labels], len(found), notes

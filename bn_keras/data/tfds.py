@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from bn_keras.data.mnist import SHIPPED, check_canonical
 from bn_keras.data.reading.files import MAX_BYTES, resolve
 from bn_keras.data.reading.pixels import to_pixels
-from bn_keras.data.splits import DataError, Source, Split, printable
+from bn_keras.data.splits import DataError, Source, Split
 from bn_keras.registry import DATASETS
+from bn_keras.texts import plain
 
 # TFDS asks another site for a set of a namespace, as in huggingface:mnist; a version is no name.
 NAMESPACE = re.compile(r"\w+:(?![\d*])")
@@ -102,7 +103,7 @@ def _command(argument: str, folder: Optional[str]) -> str:
 
 def _prepare_mnist(tensorflow_datasets: Any, builder: Any) -> None:
     check_canonical(SHIPPED)  # a missing file would send TFDS to the network
-    place = printable(str(builder.data_path))
+    place = plain(builder.data_path)
     print(f"preparing {place} from the shipped files, once (about 20 s)", flush=True)
     try:
         with tempfile.TemporaryDirectory() as scratch:

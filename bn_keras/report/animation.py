@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from PIL import Image  # matplotlib brings it
 
 from bn_keras.report.figures.drawing import finite_points, named, styles
-from bn_keras.report.texts import plain
 from bn_keras.study import Row
+from bn_keras.texts import in_picture, plain
 
 BINS = 30
 ROWS = (("output", "pre-activation"), ("input", "layer's input"))
@@ -80,7 +80,7 @@ def layer_histograms(upper: Row, lower: Row, title: str) -> list[Image.Image]:
         "Highest bin: full height.",
         ha="center", fontsize=9,
     )
-    figure.text(0.5, 0.955, plain(title, to="picture"), ha="center", fontsize=12)
+    figure.text(0.5, 0.955, in_picture(title), ha="center", fontsize=12)
     heading = figure.text(0.5, 0.905, "", ha="center", fontsize=12, animated=True)
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)

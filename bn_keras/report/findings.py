@@ -9,7 +9,7 @@ from typing import Mapping, Optional, Sequence
 import numpy as np
 
 from bn_keras import intervals
-from bn_keras.report.texts import describe
+from bn_keras.metrics import describe
 from bn_keras.results import DIVERGED, RunResult
 from bn_keras.study import Row, Study
 
@@ -91,7 +91,7 @@ def summarize(name: str, rows: Sequence[Row], results: Sequence[RunResult]) -> A
     for metric in dict.fromkeys(metric for row in mine for metric in row.metrics):
         values = [row.metrics[metric] for row in mine if metric in row.metrics]
         known = [value for value in values if value is not None]
-        worst = worst_value(metric)
+        worst = describe(metric).worst
         counted = known if math.isnan(worst) else known + [worst] * (len(values) - len(known))
         found[metric] = {
             "median": float(np.median(counted)) if counted else None,
@@ -161,8 +161,3 @@ def _tie(first: float, second: float, images: Optional[int]) -> float:
     if images is None:
         return INEXACT * max(abs(first), abs(second))
     return intervals.tie_width(first, second, images)
-
-
-def worst_value(metric: str) -> float:
-    """The infinity at a metric's worse end, NaN where neither end is worse."""
-    return {"low": -math.inf, "high": math.inf}.get(describe(metric).worse or "", math.nan)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bn_keras import verdicts
-from bn_keras.report.texts import encodable
+from bn_keras.texts import encodable
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult

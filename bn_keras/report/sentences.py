@@ -4,6 +4,7 @@ import math
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 from bn_keras import intervals, verdicts
+from bn_keras.metrics import describe
 from bn_keras.plan import Plan
 from bn_keras.report.findings import (
     ACCURACY,
@@ -13,12 +14,11 @@ from bn_keras.report.findings import (
     Arm,
     Compared,
     outcome,
-    worst_value,
 )
 from bn_keras.report.numbers import count, difference, number, p_value, share, spread
-from bn_keras.report.texts import describe, plain
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row
+from bn_keras.texts import plain
 
 if TYPE_CHECKING:
     from bn_keras.report.report import Report
@@ -206,8 +206,9 @@ def _ends(arm: Arm) -> str:
 def _cell(metric: str, rows: Sequence[Row]) -> str:
     """A metric of one arm: of an accuracy, those that learned apart from all."""
     having = [row for row in rows if metric in row.metrics]
-    absent = "never" if describe(metric).unit == "steps" else "no value"
-    everyone = spread((row.metrics[metric] for row in having), worst_value(metric), absent)
+    known = describe(metric)
+    absent = "never" if known.unit == "steps" else "no value"
+    everyone = spread((row.metrics[metric] for row in having), known.worst, absent)
     learned = [row.metrics[metric] for row in having if outcome(row) == LEARNED]
     if "accuracy" in metric and 0 < len(learned) < len(having):
         return f"learned: {spread(learned)}\nall: {everyone}"

@@ -9,9 +9,9 @@ from typing import Any, Mapping, Sequence
 
 from bn_keras.registry import TABLES
 from bn_keras.report.numbers import number
-from bn_keras.report.texts import plain
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row
+from bn_keras.texts import plain
 
 Laid = list[tuple[Sequence[str], list[list[str]]]]
 BATCHES = {"whole": "in one batch", "16": "by 16", "2": "by 2", "1": "one by one", "loss": "loss"}

@@ -52,7 +52,7 @@ BAD = {
     "--sedes=3": "Unknown command line flag 'sedes'. Did you mean: seeds ?",
     "--nois_bn=3": "does not take an argument",
     "--flagfile=/nonexistent": "/nonexistent",
-    "is_bn": "unexpected argument 'is_bn'; expected flags like --seeds=3 (did you mean --is_bn?)",
+    "is_bn": "unexpected argument 'is_bn'; expected flags like --seeds=3 (did you mean '--is_bn'?)",
     "--quick": "--quick without --study: expected a study, such as --study=learning_rates",
     "--steps=5 --epochs=1": "--steps=5 and --epochs=1.0: expected one of them",
     "--is_bn --normalizer=none": "--is_bn=True with --normalizer=none: expected a normalizer",

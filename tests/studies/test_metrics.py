@@ -1,5 +1,6 @@
 """The dictionary of metrics: patterns, declarations of probes and studies, unknown names."""
 
+import math
 import subprocess
 import sys
 
@@ -29,14 +30,24 @@ def test_a_metric_is_described_by_its_name_or_its_pattern(name, title, unit, wor
 
 
 @pytest.mark.parametrize("name", ["losss/train", "", "test_accuracy_at_", "x/loss/train"])
-def test_an_unknown_metric_is_refused(name):
+def test_an_unknown_metric_is_refused_in_a_study_and_titled_by_its_words_elsewhere(name):
     with pytest.raises(UnknownName, match=f"unknown metric {name!r}"):
-        describe(name)
+        metrics.check(study(columns=(name,)))
+    words = name.replace("_", " ").replace("/", " ")
+    assert describe(name) == Metric(name, words, "", None)
 
 
 def test_the_nearest_metric_is_named():
     with pytest.raises(UnknownName, match="did you mean 'loss/train'?"):
-        describe("losss/train")
+        metrics.check(study(columns=("losss/train",)))
+
+
+@pytest.mark.parametrize("name, worst", [
+    ("test_accuracy", -math.inf), ("largest_workable_rate", -math.inf),
+    ("steps_to_90_percent", math.inf), ("test_loss", math.inf), ("gradient/norm", math.nan),
+])
+def test_a_run_without_a_value_stands_at_the_worse_end(name, worst):
+    assert describe(name).worst == pytest.approx(worst, nan_ok=True)
 
 
 def test_every_declaration_is_complete():

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bn_keras.report.numbers import count, difference, number, p_value, share, spread
-from bn_keras.report.texts import describe, encodable, plain
+from bn_keras.texts import encodable, in_picture, plain
 
 
 @pytest.mark.parametrize("value, text", [
@@ -53,12 +53,9 @@ def test_a_name_sends_no_control_character_to_the_terminal():
     assert "\x1b[31m" not in out.getvalue() and "[red]c[/red]" in out.getvalue()
 
 
-def test_a_name_is_no_mathematics_in_a_picture_and_no_markup_in_markdown():
-    drawn = Figure().text(0, 0, plain("$x_1$ and $y$", to="picture"))
+def test_a_name_is_no_mathematics_in_a_picture():
+    drawn = Figure().text(0, 0, in_picture("$x_1$ and $y$"))
     assert drawn._preprocess_math(drawn.get_text()) == ("$x_1$ and $y$", False)
-    assert plain("*a*_b_", to="markdown") == r"\*a\*\_b\_"
-    with pytest.raises(ValueError, match="to='html': expected terminal, markdown or picture"):
-        plain("a", to="html")
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
@@ -69,8 +66,3 @@ def test_any_text_can_be_printed_in_any_encoding(encoding):
     assert (shown == text) == (encoding == "utf-8")
     if encoding == "ascii":
         assert shown == "* .967 - [.965, .971] +- 2^2 \\u5b66 <= -1"
-
-
-def test_a_metric_that_nobody_declared_is_named_by_its_words():
-    assert describe("my_own/metric").title == "my own metric"
-    assert describe("accuracy/validation").worse == "low"

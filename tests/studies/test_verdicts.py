@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 
-from bn_keras import intervals
 from bn_keras.study import Claim, Comparison, Row
-from bn_keras.verdicts import FAILS, HOLDS, OTHER_REASON, UNDECIDED, judge, worse_end
+from bn_keras.verdicts import FAILS, HOLDS, OTHER_REASON, UNDECIDED, judge
 
 
 def rows(metric="accuracy", **arms):
@@ -160,13 +159,6 @@ def test_all_comparisons_must_pass_in_the_same_seed():
     claim = Claim("", "", effect=(ABOVE, Comparison("accuracy", "none", "at most", 0.5)))
     found = judge(claim, rows(batch=[0.9, 0.9, 0.4], none=[0.4, 0.6, 0.5]))
     assert (found.effect.seen, found.effect.refuted, found.effect.seeds) == (1, 2, 3)
-
-
-def test_the_worse_end_is_known_by_name():
-    assert worse_end("test_accuracy") == "low" and worse_end("largest_workable_rate") == "low"
-    assert worse_end("steps_to_90_percent") == "high" and worse_end("test_loss") == "high"
-    assert worse_end("gradient/norm") is None
-    assert set(intervals.WORST) == {"low", "high"}
 
 
 def test_the_figures_name_metric_arms_values_and_seeds():

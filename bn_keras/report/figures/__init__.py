@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from bn_keras.registry import FIGURES
 from bn_keras.report.figures.drawing import legend_below
-from bn_keras.report.texts import plain
 from bn_keras.study import Row
+from bn_keras.texts import in_picture
 
 PANEL_INCHES = (5.0, 4.3)
 MOST_COLUMNS = 3
@@ -72,7 +72,7 @@ def picture(rows: Sequence[Row], names: Sequence[str], title: str) -> bytes:
     _share_limits(names, axes)
     _legends(figure, axes)
     # The suptitle does not wrap by itself; an inch holds some 11 characters of this size.
-    lines = [_wrapped(plain(line, to="picture"), int(11 * width * columns))
+    lines = [_wrapped(in_picture(line), int(11 * width * columns))
              for line in title.splitlines()]
     figure.suptitle("\n".join(lines), fontsize=11)
     return png(figure)

@@ -5,6 +5,7 @@ from typing import Optional, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from bn_keras.metrics import describe
 from bn_keras.registry import FIGURES
 from bn_keras.report.figures.drawing import (
     by_arm,
@@ -14,8 +15,8 @@ from bn_keras.report.figures.drawing import (
     seeds_and_median,
     styles,
 )
-from bn_keras.report.texts import describe, plain
 from bn_keras.study import Row
+from bn_keras.texts import in_picture
 
 
 @FIGURES.register("curve")
@@ -35,12 +36,12 @@ def curve(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axes
     known = describe(name)
     looks = styles(rows)
     drawn = [
-        seeds_and_median(ax, arm, runs, name, looks[arm], known.worse)
+        seeds_and_median(ax, arm, runs, name, looks[arm], known.worst)
         for arm, runs in by_arm(rows).items()
     ]
     if not any(drawn):
         return nothing(ax, f"no run has a point of the curve {name}")
-    heading = plain(known.title, to="picture")
+    heading = in_picture(known.title)
     ax.set_title(f"{heading}\n{meaning(rows)}", fontsize=10)
     kind, unit = name.partition("/")[0], known.unit
     ax.set_ylabel(f"{kind}{f' [{unit}]' if unit else ''}")

@@ -7,9 +7,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bn_keras.report.numbers import count
-from bn_keras.report.texts import plain
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row
+from bn_keras.texts import in_picture
 
 # Okabe & Ito's colours, told apart by the colour-blind; the line styles survive grey print.
 STYLES: Mapping[str, tuple[str, Any]] = {
@@ -69,7 +69,7 @@ def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def named(arm: str) -> str:
     """An arm as pictures call it."""
-    return LABELS.get(arm, plain(arm, to="picture"))
+    return LABELS.get(arm, in_picture(arm))
 
 
 def label(arm: str, rows: Sequence[Row]) -> str:
@@ -94,7 +94,7 @@ def meaning(rows: Sequence[Row], lost: Optional[bool] = None) -> str:
 
 def seeds_and_median(
     ax: Axes, arm: str, rows: Sequence[Row], name: str, look: tuple[str, Any],
-    worse: Optional[str] = None, unit: float = 1,
+    worst: float, unit: float = 1,
 ) -> bool:
     """Draws a curve of every seed of one arm thin, and their median bold.
 
@@ -107,7 +107,7 @@ def seeds_and_median(
         rows: its rows.
         name: of the curve.
         look: (color, line style).
-        worse: the curve's worst end, "low", "high" or None.
+        worst: as `Metric.worst`.
         unit: steps in one unit of the horizontal axis.
 
     Returns:
@@ -124,7 +124,7 @@ def seeds_and_median(
         if row.status == DIVERGED and len(curve):
             ax.plot(*(curve[-1] / (unit, 1)), color=color, marker="x", markersize=9,
                     markeredgewidth=2, linestyle="", clip_on=False, zorder=5)
-    steps, middle = median_curve(rows, points, worse)
+    steps, middle = median_curve(rows, points, worst)
     ax.plot(steps / unit, middle, color=color, linestyle=line, linewidth=2.6,
             marker="o" if len(steps) < 3 else "", label=label(arm, rows))
     return True
@@ -139,22 +139,21 @@ def finite_points(curve: Sequence[Any]) -> np.ndarray:
 
 
 def median_curve(
-    rows: Sequence[Row], points: Sequence[np.ndarray], worse: Optional[str]
+    rows: Sequence[Row], points: Sequence[np.ndarray], worst: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """(steps, values) of the median over seeds, as far as it can be told.
 
     Args:
         rows: the runs.
         points: their curves, arrays (points, 2).
-        worse: the worst end, "low" or "high"; None if a value that is missing ends the median.
+        worst: the value of a diverged run; NaN if such a run ends the median.
     """
     curves = [dict(curve.tolist()) for curve in points]
     steps = sorted(set().union(*curves))
-    lost = {"low": -math.inf, "high": math.inf}.get(worse or "", math.nan)
     kept, values = [], []
     for step in steps:
         # A run that went on but was not measured at this step has no part in it.
-        here = [curve.get(step, lost) for row, curve in zip(rows, curves)
+        here = [curve.get(step, worst) for row, curve in zip(rows, curves)
                 if step in curve or row.status == DIVERGED]
         middle = math.nan if any(map(math.isnan, here)) else float(np.median(here))
         if not math.isfinite(middle):
@@ -172,7 +171,7 @@ def legend_below(ax: Axes) -> None:
 def nothing(ax: Axes, why: str) -> Axes:
     """Axes that say why they are empty."""
     ax.set_axis_off()
-    ax.text(0.5, 0.5, plain(why, to="picture"), ha="center", va="center", wrap=True, fontsize=9,
+    ax.text(0.5, 0.5, in_picture(why), ha="center", va="center", wrap=True, fontsize=9,
             transform=ax.transAxes)
     return ax
 

@@ -6,12 +6,13 @@ from typing import Optional, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
+from bn_keras.metrics import describe
 from bn_keras.registry import FIGURES
 from bn_keras.report.figures.drawing import by_arm, named, nothing, styles
 from bn_keras.report.numbers import number
-from bn_keras.report.texts import describe, plain
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row
+from bn_keras.texts import in_picture
 
 MARKERS = "o^sDvP*Xp"
 
@@ -72,7 +73,7 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
             ax.plot(*np.array(seed_places).T, color="black", linewidth=0.5, alpha=0.25, zorder=0)
     ax.set_yticks(range(len(arms)), ticks, fontsize=8 if len(arms) < 9 else 7)
     ax.set_ylim(len(arms) - 0.4, -0.6)
-    title = plain(known.title, to="picture")
+    title = in_picture(known.title)
     unit = f" [{known.unit}]" if known.unit else ""
     ax.set_xlabel(f"{title}{unit}{' (logarithmic)' if logarithmic else ''}")
     gone = any(row.metrics.get(name) is None for runs in arms.values() for row in runs)

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from bn_keras.registry import FIGURES
 from bn_keras.report.figures.drawing import by_arm, nothing
 from bn_keras.report.numbers import count
-from bn_keras.report.texts import plain
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row
+from bn_keras.texts import in_picture
 
 # Size of the evaluation's batches: the metric's last part, marker and colour.
 BATCHES = {
@@ -57,7 +57,8 @@ def pitfalls(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
                 label=f"evaluated in {shown}" if batch != "1" else "evaluated one by one",
                 markeredgewidth=1.6, clip_on=False, linestyle="",
                 markerfacecolor=color if marker == "x" else "none")
-    ax.set_yticks(range(len(lines)), [_plain_lines(line) for line in lines], fontsize=7.5)
+    ticks = ["\n".join(map(in_picture, line.splitlines())) for line in lines]
+    ax.set_yticks(range(len(lines)), ticks, fontsize=7.5)
     ax.set_ylim(len(lines) - 0.5, -0.5)
     ax.set_xlim(0, 1)
     ax.set_xlabel("accuracy on test images")
@@ -66,15 +67,10 @@ def pitfalls(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
               if "pitfall/images" in row.metrics}
     seeds = len({row.seed for row in mine})
     lost = sum(row.status == DIVERGED for row in mine)
-    heading = plain(argument or "all nets", to="picture")
+    heading = in_picture(argument or "all nets")
     if images:
         heading += f", {max(images)} test images"
     if lost:
         heading += f", {count(lost, 'run')} diverged"
     ax.set_title(f"{heading}\na marker a seed, {count(seeds, 'seed')}", fontsize=10)
     return ax
-
-
-def _plain_lines(text: str) -> str:
-    """A label of several lines, each harmless."""
-    return "\n".join(plain(line, to="picture") for line in text.splitlines())

@@ -79,7 +79,7 @@ def errors(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axe
         steps, epochs = net.frames["steps"], net.frames["epochs"]
         unit = float(steps[-1] / epochs[-1]) if epochs[-1] else 1.0
         drawn.append(seeds_and_median(
-            ax, net.arm, arms[net.arm], "loss/test", looks[net.arm], "high", unit
+            ax, net.arm, arms[net.arm], "loss/test", looks[net.arm], np.inf, unit
         ))
     if not any(drawn):
         return nothing(ax, "no run has stored its test error over the epochs")

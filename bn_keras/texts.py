@@ -1,0 +1,39 @@
+"""Text from users and files, made safe to show in a terminal and in a picture.
+
+A dataset's path, an arm or a column of a CSV file may hold anything: escape codes that would steer
+the terminal, dollars that matplotlib takes for mathematics, characters that an encoding lacks.
+"""
+
+# A terminal that cannot show the characters on the left gets those on the right.
+SUBSTITUTES = str.maketrans({
+    "–": "-", "−": "-", "—": "-", "…": "...", "•": "*", "²": "^2", "×": "x", "±": "+-", "·": "*",
+    "≤": "<=", "≥": ">=", "→": "->", "’": "'", "“": '"', "”": '"', "─": "-",
+})
+
+
+def plain(text: object) -> str:
+    r"""The text as one line, with all that a terminal would obey or hide spelt out, such as \x1b.
+
+    Rich's markup stays as it is: print the line with `markup=False`.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in " ".join(str(text).splitlines())
+    )
+
+
+def in_picture(text: object) -> str:
+    """The text as one line that matplotlib does not take for mathematics."""
+    return plain(text).replace("$", r"\$")
+
+
+def encodable(text: str, encoding: str) -> str:
+    r"""The text in characters that an encoding has, as of a terminal under `LANG=C`.
+
+    Dashes and the like become their ASCII brothers, the rest is spelt out, such as `\u5b66`.
+    """
+    try:
+        text.encode(encoding)
+        return text
+    except UnicodeEncodeError:
+        return text.translate(SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
