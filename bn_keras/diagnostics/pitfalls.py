@@ -5,7 +5,7 @@ images to logits, that has the bug. Training had no part in it: what differs fro
 bug alone.
 """
 
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import keras
 import numpy as np
@@ -65,7 +65,9 @@ def dropout_active(model: keras.Model) -> ModelCopy:
 def without_bn(model: keras.Model) -> ModelCopy:
     """An evaluation graph that was built a second time, without its batch normalization."""
 
-    def instead(layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def instead(
+        layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         if is_batch_normalizer(layer):
             return layer._call_signature.bind(*args, **kwargs).args[0]
         return calls.in_mode(False, layer, call, *args, **kwargs)
@@ -145,7 +147,7 @@ class Pitfalls(Probe):
         self._names = [
             name for name in evaluations(nets.net) if argument is None or name == argument
         ]
-        self._copies: Dict[str, Tuple[ModelCopy, Forward, Any]] = {}
+        self._copies: dict[str, tuple[ModelCopy, Forward, Forward]] = {}
 
     def at_end(self) -> Values:
         nets, split = self.nets, self.nets.splits.test.first(IMAGES)
@@ -164,7 +166,8 @@ class Pitfalls(Probe):
             found[f"pitfall/{name}/spread"] = np.ptp(logits, axis=0).max(-1)
         return found
 
-    def _copy(self, name: str) -> Tuple[ModelCopy, Forward, Any]:
+    def _copy(self, name: str) -> tuple[ModelCopy, Forward, Forward]:
+        """The copy, its forward pass as a stack, and the same as a graph for any batch size."""
         if name not in self._copies:
             copy = EVALUATIONS[name](self.nets.net)
             forward = self.nets.as_stack(copy)
@@ -186,12 +189,10 @@ class _FreshStatistics(ModeCopy):
     """
 
     def __init__(
-        self,
-        model: keras.Model,
-        trains: Callable[[keras.Layer], bool],
+        self, model: keras.Model, trains: Callable[[keras.Layer], bool],
         fresh: Callable[[keras.Layer], bool],
     ) -> None:
-        self._fresh = []
+        self._fresh: list[tuple[keras.Variable, NDArray[Any]]] = []
         super().__init__(model, trains)
         for layer in self._layers:
             if is_batch_normalizer(layer) and fresh(layer):

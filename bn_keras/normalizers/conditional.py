@@ -43,7 +43,7 @@ class ConditionalBatchNorm(BatchNorm):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, center=False, scale=False)  # type: ignore[misc]
 
-    def build(  # type: ignore[override]  # shapes of gamma and beta stand next to the inputs'
+    def build(
         self, inputs_shape: Shape, gamma_shape: Optional[Shape] = None,
         beta_shape: Optional[Shape] = None,
     ) -> None:
@@ -75,7 +75,7 @@ class ConditionalBatchNorm(BatchNorm):
         del config["center"], config["scale"]
         return config
 
-    def _broadcast(self, name: str, value: Any, x: Tensor) -> Tensor:
+    def _broadcast(self, name: str, value: Tensor, x: Tensor) -> Tensor:
         value = ops.cast(value, x.dtype)
         channels = x.shape[self.axis]
         if len(value.shape) not in (1, 2) or value.shape[-1] != channels:

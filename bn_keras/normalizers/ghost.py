@@ -4,13 +4,13 @@ Hoffer, Hubara & Soudry (2017), "Train longer, generalize better", algorithm 1. 
 the noise that small batches' statistics bring; ghosts keep it.
 """
 
-from typing import Any, Optional, Sequence, cast
+from typing import Any, Optional, Sequence
 
 import keras
 from keras import ops
 
 from bn_keras.batch_norm import functional
-from bn_keras.batch_norm.functional import Tensor
+from bn_keras.batch_norm.functional import Count, Tensor
 from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
@@ -65,16 +65,17 @@ class GhostBatchNorm(BatchNorm):
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "virtual_batch_size": self.virtual_batch_size}
 
-    def _freedom(self, x: Tensor, count: functional.Count) -> functional.Count:
+    def _freedom(self, x: Tensor, count: Count) -> Count:
         # Each ghost has a mean of its own.
         if self.virtual_batch_size is None:
             return super()._freedom(x, count)
         return count - _ghosts(x, self.virtual_batch_size)
 
     def _normalize_batch(
-        self, x: Tensor, mask: Optional[Tensor], count: functional.Count
+        self, x: Tensor, mask: Optional[Tensor], count: Count
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.virtual_batch_size is None:
+        size = self.virtual_batch_size
+        if size is None:
             return super()._normalize_batch(x, mask, count)
         wide = ops.cast(x, keras.backend.result_type(x.dtype, "float32"))
         sums = _GhostSums(wide, self.axis, mask, size, _ghosts(x, size))
@@ -87,17 +88,20 @@ class GhostBatchNorm(BatchNorm):
         moments = (ops.stop_gradient(ops.sum(share * value, 0)) for value in (mean, variance))
         return ops.cast(outputs, x.dtype), *moments
 
-    def _ghosts(self, x: Tensor) -> functional.Count:
-        """How many ghosts there are: an int where the shape tells, as JAX needs it."""
-        rows, size = ops.shape(x)[0], cast(int, self.virtual_batch_size)
-        return max(rows // size, 1) if isinstance(rows, int) else ops.maximum(rows // size, 1)
+
+def _ghosts(x: Tensor, size: int) -> Count:
+    """How many ghosts there are: an int where the shape tells, as JAX needs it."""
+    rows = ops.shape(x)[0]
+    if isinstance(rows, int):
+        return max(rows // size, 1)
+    return ops.maximum(rows // size, 1)
 
 
 class _GhostSums(functional.Sums):
     """Sums over each ghost by itself, of shape (ghosts, channels)."""
 
     def __init__(
-        self, x: Tensor, axis: int, mask: Optional[Tensor], size: int, ghosts: functional.Count
+        self, x: Tensor, axis: int, mask: Optional[Tensor], size: int, ghosts: Count
     ) -> None:
         super().__init__(x, axis, mask=mask)
         self._ghosts = ghosts

@@ -88,7 +88,7 @@ class BatchRenorm(BatchNorm):
         }
         return {**config, **bounds}
 
-    def _clipping(self) -> dict[str, Any]:
+    def _clipping(self) -> Optional[dict[str, Any]]:
         rmax, dmax = (
             bound(self.updates.value) if callable(bound) else bound
             for bound in (self.rmax, self.dmax)
@@ -107,7 +107,7 @@ def renorm(
     )
 
 
-def _bound(name: str, value: Any, least: float) -> Any:
+def _bound(name: str, value: Any, least: float) -> Union[float, Callable[[Any], Any], None]:
     if isinstance(value, dict):  # a schedule, as get_config writes it
         value = keras.saving.deserialize_keras_object(value)
     if value is None or callable(value):

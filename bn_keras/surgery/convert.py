@@ -7,7 +7,7 @@ table of every normalizer that was met, exchanged or not and why, and how far th
 import collections
 import dataclasses
 import warnings
-from typing import Any, Iterator, Optional
+from typing import Any, Iterator, Optional, Sequence
 
 import keras
 import numpy as np
@@ -146,12 +146,13 @@ def convert(
 class _Surgeon:
     """Says for each layer of a model what stands in its place, and remembers that."""
 
-    def __init__(self, model: keras.Model, to: Any) -> None:
+    def __init__(self, model: keras.Model, to: type[keras.layers.BatchNormalization]) -> None:
         self._to = to
         self._ours = to is BatchNorm
         self._paths = _paths(model)
         self._steps = _inside_time_distributed(model)
-        self._fates: dict[int, Row] = {}  # of a normalizer, by id, in the order of meeting
+        # By the id of each normalizer, in the order in which they were met.
+        self._fates: dict[int, Row] = {}
         self._exchanged: list[keras.Layer] = []
         self.saw_normalizers = False
         self._refuse_extras(model)
@@ -192,7 +193,9 @@ class _Surgeon:
         order = {path: number for number, path in enumerate(self._paths.values())}
         return sorted(rows, key=lambda row: order.get(row.path, len(order)))
 
-    def _note(self, layer: keras.Layer, after: Optional[str], fate: str, note: str = "") -> None:
+    def _note(
+        self, layer: keras.Layer, after: Optional[str], fate: str, note: str = ""
+    ) -> None:
         if id(layer) not in self._paths:
             note = "; ".join(filter(None, [note, "not tracked by Keras, in no file"]))
         elif fate != LEFT and id(layer) in self._steps:
@@ -265,7 +268,7 @@ def _unseen(layer: keras.Layer) -> Optional[str]:
     return None
 
 
-def _name(kind: type) -> str:
+def _name(kind: type[keras.Layer]) -> str:
     """BatchNorm for ours, whose class has the same name as Keras's."""
     return "BatchNorm" if kind is BatchNorm else kind.__name__
 
@@ -298,7 +301,7 @@ def _inside_time_distributed(model: keras.Model) -> dict[int, keras.Layer]:
     }
 
 
-def _names_in(config: Any, registered: str) -> Iterator[str]:
+def _names_in(config: Any, registered: str) -> Iterator[Optional[str]]:
     """Names of the layers of a registered class in a config, however deep."""
     if isinstance(config, dict):
         inner = config.get("config")
@@ -306,7 +309,7 @@ def _names_in(config: Any, registered: str) -> Iterator[str]:
             config.get("registered_name") is None and config.get("class_name") == registered
         )
         if found and isinstance(inner, dict):
-            yield str(inner.get("name"))
+            yield inner.get("name")
         config = config.values()
     if not isinstance(config, (str, bytes)) and hasattr(config, "__iter__"):
         for part in config:
@@ -339,7 +342,7 @@ def _measured(model: keras.Model, copy: keras.Model) -> tuple[Optional[float], s
     return float(max(distances)), f"random inputs of shape {shapes}, in inference mode"
 
 
-def _wide(outputs: Any) -> np.ndarray:
+def _wide(outputs: Any) -> NDArray[np.float64]:
     return keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32")).astype(np.float64)
 
 
@@ -347,8 +350,8 @@ def _random_inputs(model: keras.Model) -> Any:
     """Random arrays in the structure that a model takes; integers are 0 or 1."""
     rng = np.random.default_rng(0)
 
-    def draw(shape: Any, dtype: str = "float32") -> np.ndarray:
-        shape = [TRIED, *(TRIED_LENGTH if size is None else size for size in shape[1:])]
+    def draw(shape: Sequence[Optional[int]], dtype: str = "float32") -> NDArray[Any]:
+        sizes = [TRIED, *(TRIED_LENGTH if size is None else size for size in shape[1:])]
         if dtype.startswith(("float", "bfloat")):
             return rng.normal(size=sizes).astype("float32")
         if dtype.startswith(("int", "uint", "bool")):

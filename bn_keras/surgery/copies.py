@@ -108,9 +108,7 @@ def copy_with_parts(model: keras.Model) -> tuple[keras.Model, list[tuple[Any, An
     return copy, copier.pairs((keras.Layer, keras.Variable))
 
 
-def _copied(
-    model: keras.Model, replace: Optional[Callable[[keras.Layer], Optional[keras.Layer]]]
-) -> tuple[keras.Model, "_Copier"]:
+def _copied(model: keras.Model, replace: Optional[Replace]) -> tuple[keras.Model, "_Copier"]:
     check_model(model, "copy_model")
     strategy = getattr(model, "_distribute_strategy", None)
     with contextlib.nullcontext() if strategy is None else strategy.scope():
@@ -154,13 +152,13 @@ def weights_by_name(old: keras.Layer, new: keras.Layer) -> None:
 class _Copier:
     """One copying: the memory of what was met, and what is still to be filled in."""
 
-    def __init__(self, replace: Optional[Callable[[keras.Layer], Optional[keras.Layer]]]) -> None:
+    def __init__(self, replace: Optional[Replace]) -> None:
         self._replace = replace
         # id → (object, kept so that nothing else gets its id; its copy)
         self._memory: dict[int, tuple[Any, Any]] = {}
-        # A graph is deep: layers are filled one after the other, not nested.
-        self._queue: list[tuple[Any, Any, Any]] = []
-        self._owner = None  # the layer that is being filled, for messages
+        # (object, its shell, its layer): a graph is deep, so layers are filled one after the other.
+        self._queue: list[tuple[Any, Any, Optional[keras.Layer]]] = []
+        self._owner: Optional[keras.Layer] = None  # that is being filled, for messages
 
     def run(self, model: keras.Model) -> keras.Model:
         # Layers first, so that the variables of exchanged ones are known to all others.
@@ -178,7 +176,7 @@ class _Copier:
             new._trainable_variables_indices = {key: i for i, key in enumerate(keys)}
         return self(model)
 
-    def pairs(self, kind: Any) -> list[tuple[Any, Any]]:
+    def pairs(self, kind: type | tuple[type, ...]) -> list[tuple[Any, Any]]:
         return [pair for pair in self._memory.values() if isinstance(pair[0], kind)]
 
     def __call__(self, x: Any) -> Any:
@@ -218,7 +216,7 @@ class _Copier:
             return self._container(x)
         return self._object(x)
 
-    def _exchanged(self, x: Any, new: Any) -> Any:
+    def _exchanged(self, x: keras.Layer, new: keras.Layer) -> keras.Layer:
         new._called, new.autocast = x._called, x.autocast
         variables = {variable.name: variable for variable in new.variables}
         for variable in x.variables:
@@ -229,7 +227,7 @@ class _Copier:
         self._queue.append((x, shell, x if isinstance(x, keras.Layer) else self._owner))
         return shell
 
-    def _fill(self, x: Any, shell: Any, owner: Any) -> None:
+    def _fill(self, x: Any, shell: Any, owner: Optional[keras.Layer]) -> None:
         """Gives a shell what the object that it stands for has, copied."""
         self._owner = owner
         if isinstance(x, types.CellType):
@@ -262,7 +260,7 @@ class _Copier:
                 f"({type(error).__name__}: {error})"
             ) from error
 
-    def _function(self, x: Any) -> Any:
+    def _function(self, x: types.FunctionType) -> types.FunctionType:
         """The function itself, or another that refers to copies if it has state of the model."""
         if not _reaches_state(x, {}):
             return x
@@ -281,19 +279,19 @@ class _Copier:
         The methods of the base classes fill it: those of derived ones may do more than that.
         """
         kind: Any = type(x)
+        base: Any
         if issubclass(kind, (tuple, frozenset)):
             items = [self(item) for item in x]
             same = all(new is old for new, old in zip(items, x, strict=True))
-            plain: Any = tuple if issubclass(kind, tuple) else frozenset
-            return x if same else plain.__new__(kind, items)
+            base = tuple if issubclass(kind, tuple) else frozenset
+            return x if same else base.__new__(kind, items)
         new = self._keep(x, kind.__new__(kind))
         if issubclass(kind, list):
             list.extend(new, [self(item) for item in x])
         elif issubclass(kind, set):
             set.update(new, [self(item) for item in x])
         else:
-            ordered = issubclass(kind, collections.OrderedDict)
-            base: Any = collections.OrderedDict if ordered else dict
+            base = collections.OrderedDict if issubclass(kind, collections.OrderedDict) else dict
             for key, value in x.items():
                 base.__setitem__(new, self(key), self(value))
             if issubclass(kind, collections.defaultdict):
@@ -314,7 +312,7 @@ class _Copier:
             return x
         if hasattr(kind, "__deepcopy__"):
             return copy.deepcopy(x)
-        reduce: Any = (kind.__reduce_ex__, kind.__reduce__)
+        reduce = kind.__reduce_ex__, kind.__reduce__
         if reduce != (object.__reduce_ex__, object.__reduce__) and not issubclass(
             kind, KerasSaveable
         ):
@@ -359,7 +357,7 @@ class _Copier:
             }
 
 
-def _refers_to_state(x: Any) -> bool:
+def _refers_to_state(x: object) -> bool:
     """Whether an object of a library is the model's own: a tf.Variable, or a note to track one."""
     return hasattr(x, "assign") or type(x).__name__ == "TrackableReference"
 
@@ -388,7 +386,7 @@ def _reaches_state(x: Any, seen: dict[int, Any]) -> bool:
     seen[id(x)] = x
     parts: list[Any]
     if isinstance(x, types.FunctionType):
-        parts: list[Any] = [x.__closure__, x.__defaults__, x.__kwdefaults__, vars(x)]
+        parts = [x.__closure__, x.__defaults__, x.__kwdefaults__, vars(x)]
     elif isinstance(x, types.MethodType):
         parts = [x.__func__, x.__self__]
     elif isinstance(x, types.CellType):
@@ -409,7 +407,7 @@ def _reaches_state(x: Any, seen: dict[int, Any]) -> bool:
     return any(_reaches_state(part, seen) for part in parts)
 
 
-def _state(x: Any) -> dict[str, Any]:
+def _state(x: object) -> dict[str, Any]:
     """The attributes of an object, in its dict and its slots."""
     slots: list[str] = []
     for kind in type(x).__mro__:

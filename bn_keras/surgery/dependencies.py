@@ -4,7 +4,7 @@ A surgery that goes through the data layer by layer asks for the fewest passes t
 """
 
 import contextlib
-from typing import Any, Callable, Optional
+from typing import Any, Callable, ContextManager, Optional
 
 import keras
 
@@ -84,7 +84,9 @@ def _called(
     """The layers that a forward pass calls, in order; each behind all before it."""
     made: list[keras.Layer] = []
 
-    def instead(layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def instead(
+        layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         calls.check_readable(layer, calls.inputs_and_mask(layer, args, kwargs)[0])
         made.append(layer)
         return call(*args, **kwargs)
@@ -107,10 +109,12 @@ def _traced(
     import tensorflow as tf
 
     made: list[keras.Layer] = []
-    sources: list[list[Any]] = []
-    results: dict[str, int] = {}
+    sources: list[list[tf.Tensor]] = []  # of each call
+    results: dict[str, int] = {}  # name of an operation → the call whose output it is
 
-    def instead(layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def instead(
+        layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         number = len(made)
         made.append(layer)
         sources.append([x for x in calls.inputs_and_mask(layer, args, kwargs) if tf.is_tensor(x)])
@@ -141,7 +145,9 @@ def _traced(
     ]
 
 
-def _all_redirected(layers: list[keras.Layer], instead: calls.Instead) -> contextlib.ExitStack:
+def _all_redirected(
+    layers: list[keras.Layer], instead: calls.Instead
+) -> ContextManager[Any]:
     stack = contextlib.ExitStack()
     for layer in layers:
         stack.enter_context(calls.redirected(layer, instead))

@@ -125,11 +125,8 @@ def _start(model: keras.Model, caller: str) -> tuple[keras.Model, list[keras.Lay
 
 @contextlib.contextmanager
 def _measured(
-    model: keras.Model,
-    layers: list[keras.Layer],
-    pooled: dict[int, "_Moments"],
-    now: Optional[list[Call]],
-    limits: Mapping[int, float],
+    model: keras.Model, layers: list[keras.Layer], pooled: dict[int, "_Moments"],
+    now: Optional[list[Call]], limits: Mapping[int, int],
 ) -> Iterator[Callable[[Any], None]]:
     """Lets what goes into some calls of some layers be added to their moments.
 
@@ -147,7 +144,9 @@ def _measured(
     # Calls in this forward pass, by the id of the layer.
     seen: collections.Counter[int] = collections.Counter()
 
-    def instead(layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+    def instead(
+        layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+    ) -> Any:
         if counted.get(id(layer), NO_CALL) in (None, seen[id(layer)]):
             pooled[id(layer)].add(*calls.inputs_and_mask(layer, args, kwargs))
         seen[id(layer)] += 1
@@ -200,7 +199,7 @@ class _Moments:
         self._layer = layer
         self.count, self.mean, self.variance = np.zeros(()), np.zeros(()), np.zeros(())
 
-    def add(self, inputs: Any, mask: Any = None) -> None:
+    def add(self, inputs: functional.Tensor, mask: Optional[functional.Tensor] = None) -> None:
         """Takes in the values of a batch."""
         axis = getattr(self._layer, "axis", -1)
         calls.check_readable(self._layer, inputs)
@@ -238,7 +237,7 @@ class _Source:
         whole = isinstance(inputs, (list, tuple)) and len(inputs) == self._expected > 1
         whole = whole and all(map(_is_array, inputs))
         if whole or isinstance(inputs, dict) or _is_array(inputs):
-            self._batches: Iterable[Any] = _Slices(inputs, batch_size, caller)
+            self._batches = _Slices(inputs, batch_size, caller)
         elif isinstance(inputs, keras.utils.PyDataset):
             self._batches = _Indexed(inputs)
         elif isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
@@ -318,7 +317,7 @@ class _Indexed:
         return (self._dataset[number] for number in range(self._dataset.num_batches))
 
 
-def _is_array(x: Any) -> bool:
+def _is_array(x: object) -> bool:
     return hasattr(x, "shape")
 
 

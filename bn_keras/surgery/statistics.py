@@ -273,7 +273,7 @@ def _statistics(model: keras.Layer) -> dict[str, keras.Variable]:
     return found
 
 
-def _matched(wanted: Snapshot, statistics: Snapshot, caller: str) -> list[np.ndarray]:
+def _matched(wanted: Snapshot, statistics: Snapshot, caller: str) -> list[npt.NDArray[Any]]:
     """The arrays of a snapshot in the order of another one's paths."""
     for plain in (str, _without_model):
         ours, theirs = ([plain(path) for path in one] for one in (wanted, statistics))
