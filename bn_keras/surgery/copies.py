@@ -8,7 +8,8 @@ no subclassed model and no layer without a config; a composite layer makes its i
 own code, so that none can be exchanged; frozen sublayers thaw, two layers that shared a third get
 one each, and weights have to be matched afterwards. Here each weight goes along with its layer, and
 there is nothing to match. `copy.deepcopy` is no help: Keras sends it through a model file. The
-price is that this file knows some of Keras's private parts, which `tests/test_copies.py` watches.
+price is that this file knows some of Keras's private parts, which `tests/layer/test_copies.py`
+watches.
 
 Every object is copied once and remembered by its identity, so what was shared stays shared. An
 exchanged layer takes the old one's place in that memory: whatever refers to the old layer in the
