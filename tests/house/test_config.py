@@ -72,7 +72,7 @@ def test_runs_that_differ_in_seed_rate_or_length_share_a_graph():
 
 @pytest.mark.parametrize("name, value", [
     ("momentum", 0.5), ("l2", 0.1), ("dropout", 0.0), ("normalizer", "none"), ("train_size", 10),
-    ("batch_size", 3), ("optimizer", "sgd"),
+    ("batch_size", 3), ("optimizer", "adam"),
 ])
 def test_what_changes_the_net_the_data_or_the_update_needs_another_graph(name, value):
     base = RunConfig()

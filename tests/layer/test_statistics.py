@@ -192,7 +192,9 @@ class Subclassed(keras.Model):
     def __init__(self, kind, **settings):
         super().__init__()
         self.shared = kind(name="shared", **settings)
-        self.inner = keras.Sequential([keras.layers.Dense(3), kind(name="deep", **settings)])
+        # A bias, or the mean that "deep" sees may be 0 to the last digit, and move nothing.
+        dense = keras.layers.Dense(3, bias_initializer="ones")
+        self.inner = keras.Sequential([dense, kind(name="deep", **settings)])
 
     def call(self, x, training=None):
         x = self.shared(x, training=training)
