@@ -4,6 +4,7 @@ import ast
 import importlib
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -170,6 +171,22 @@ def test_only_the_kernels_use_raw_tensorflow_in_the_layer():
     for module in MODULES:
         if module.startswith("bn_keras.batch_norm") and module != "bn_keras.batch_norm.kernels":
             assert "tensorflow" not in {name.partition(".")[0] for name in imported(module)}, module
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_what_a_page_points_to_is_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    files = re.findall(r"`((?:[a-z_]+/)+[a-z_]*(?:\.py)?)`", text)
+    assert len(files) > 10
+    for file in files:
+        assert (ROOT / file).exists() or (PACKAGE / file).exists(), f"{page} names {file}"
+
+
+def test_the_checks_that_contributors_run_are_those_of_ci():
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    checks = re.findall(r"^(?:flake8|isort|pydocstyle|mypy) .*", page, re.MULTILINE)
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    assert len(checks) == 4 and set(checks) <= set(ci)
 
 
 @pytest.mark.parametrize("module", MODULES)
