@@ -36,10 +36,14 @@ it, the claim *holds, but for another reason*. `--arms="NAME; NAME"` runs some a
 
 
 def record(work_dir: pathlib.Path) -> Dict[str, Any]:
-    """What is kept of a stored study: its tables as text, its claims and versions."""
+    """What is kept of a stored study: its tables as text, its claims and versions.
+
+    Raises:
+        ValueError: runs are missing.
+    """
     found = report.write(Store(work_dir))
     if found.missing:
-        raise SystemExit(f"{work_dir}: unfinished: {'; '.join(found.missing)}")
+        raise ValueError(f"{len(found.missing)} of its runs are missing")
     headings, cells = sentences.table_of_arms(found)
     return {
         "study": found.plan.name,
@@ -127,8 +131,11 @@ def main() -> None:
             if plan.quick or set(plan.study.arms) != set(STUDIES.get(plan.name)().arms):
                 print(f"left out {path.parent}: not the whole study")
                 continue
-            KEPT.mkdir(exist_ok=True)
-            text = json.dumps(record(path.parent), indent=1, ensure_ascii=False)
+            try:
+                text = json.dumps(record(path.parent), indent=1, ensure_ascii=False)
+            except ValueError as error:
+                print(f"left out {path.parent}: {error}")
+                continue
             write_atomically(KEPT / f"{plan.name}.json", text + "\n")
             print(f"kept {plan.name}")
     write()
