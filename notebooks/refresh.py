@@ -1,4 +1,4 @@
-"""Runs notebooks anew and stores their outputs: `python notebooks/refresh.py`, 10 to 30 s for each.
+"""Runs notebooks anew and stores their outputs: `python notebooks/refresh.py`, 6 to 40 CPU s each.
 
 Names of files after the command run these only. What differs from run to run or from machine to
 machine is not stored: times, the version of Python, TensorFlow's log.
