@@ -17,12 +17,10 @@ from bn_keras import data, executors
 from bn_keras.config import STEPS, ConfigError, DataSettings, RunConfig
 from bn_keras.data import Splits
 from bn_keras.native_log import quiet_native_log
-from bn_keras.plan import Plan, groups
+from bn_keras.plan import PLAN_FILE, Plan, groups
 from bn_keras.report.report import Report, write
 from bn_keras.results import RunResult, Store, write_atomically
 from bn_keras.writers import Writer
-
-PLAN = "plan.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +95,7 @@ def prepare(plan: Plan, logdir: Union[str, pathlib.Path] = "runs") -> Work:
     if stale:
         notes[f"{len(stale)} stored runs were trained on other data and are dropped"] = None
     runs = tuple(run for run in known.runs if run in plan.runs or run not in stale)
-    write_atomically(store.work_dir / PLAN, dataclasses.replace(known, runs=runs).to_json())
+    write_atomically(store.work_dir / PLAN_FILE, dataclasses.replace(known, runs=runs).to_json())
     return Work(plan, store, tuple(notes), splits)
 
 
@@ -208,7 +206,7 @@ def _make_folder(logdir: pathlib.Path, name: str) -> pathlib.Path:
 def _with_earlier_runs(plan: Plan, store: Store) -> Plan:
     """The plan with the runs of earlier plans for this folder, so that a report shows all."""
     try:
-        earlier = Plan.from_json((store.work_dir / PLAN).read_text(encoding="utf-8"))
+        earlier = Plan.from_json((store.work_dir / PLAN_FILE).read_text(encoding="utf-8"))
         return plan.merged(earlier)
     except (OSError, ValueError):
         return plan  # there is none, or it is damaged or of another version

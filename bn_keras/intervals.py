@@ -76,24 +76,10 @@ def lower_bound(count: int, total: int) -> float:
     return float(test.proportion_ci(CONFIDENCE, method="exact").low)
 
 
-def upper_bound(count: int, total: int) -> float:
-    """Exact one-sided bound: with 95 % confidence, the share of all seeds is at most this.
-
-    Args:
-        count: in how many seeds something was seen.
-        total: how many seeds there are, at least one.
-
-    Raises:
-        ValueError: the counts are impossible.
-    """
-    _check_counts("upper_bound", count, total)
-    return 1 - lower_bound(total - count, total)
-
-
 def seeds_to_decide(count: int, total: int) -> Optional[int]:
     """How many more seeds would show that the share of all seeds is above, or below, one half.
 
-    It is shown once `lower_bound` is above 1/2, or `upper_bound` below.
+    It is shown once `lower_bound` is above 1/2 for the seeds with it or for those without.
 
     Args:
         count: in how many seeds something was seen.

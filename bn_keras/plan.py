@@ -34,6 +34,7 @@ REGISTRIES: Dict[str, Registry] = {
     "optimizer": OPTIMIZERS,
     "measure": PROBES,
 }
+PLAN_FILE = "plan.json"  # of a work directory
 MOST_RUNS = 32  # in a stack: the indices of all steps and the activations must fit in memory
 # Settings in which the runs of one stack may differ: each run has its own weights and batches.
 _OWN_IN_A_STACK = ("arm", "seed", "initializer", "bias", "batch_order")

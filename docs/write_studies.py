@@ -88,7 +88,7 @@ def _section(found: Dict[str, Any]) -> Iterator[str]:
     module = inspect.getmodule(STUDIES.get(found["study"]))
     head, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
     yield f"## `{found['study']}`: {head}\n"
-    yield from (rest.strip().replace("    python", "    python"), "")
+    yield from (rest.strip(), "")
     yield f"{study.question} Source: {study.source}. {found['seeds']} seeds, {study.duration}.\n"
     yield from _markdown([found["headings"], *found["cells"]])
     yield ""

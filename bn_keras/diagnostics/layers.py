@@ -132,14 +132,7 @@ class Layers(Probe):
 
     def _values(self, images: NDArray[Any]) -> List[NDArray[Any]]:
         """Input and output of every layer, in turn, as float32 arrays (runs, n, values)."""
-        nets, parts = self.nets, []
-        for part in np.array_split(images, -(-len(images) // 500)):
-            ends = self._model(tf.constant(nets.inputs(part)), training=False)
-            parts.append([
-                nets.by_run(end).reshape(nets.runs, len(part), -1).astype(np.float32)
-                for end in ends
-            ])
-        return [np.concatenate(ends, axis=1) for ends in zip(*parts)]
+        return self.nets.activations(self._model, images)
 
 
 def _thinned(values: NDArray[Any]) -> NDArray[Any]:

@@ -13,6 +13,7 @@ it may be left out; without it nothing may.
 
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,6 +73,21 @@ class Nets:
         if self._stacked is None:
             return values[None]
         return np.moveaxis(values.reshape(*values.shape[:-1], self.runs, -1), -2, 0)
+
+    def activations(self, places: Any, images: NDArray[Any]) -> List[NDArray[Any]]:
+        """Values inside the net in inference mode, float32 arrays (runs, n, values).
+
+        Args:
+            places: keras.Model from the net's inputs to tensors inside it.
+            images: the examples, (n, ...).
+        """
+        parts = []
+        for part in np.array_split(images, -(-len(images) // 500)):
+            parts.append([
+                self.by_run(end).reshape(self.runs, len(part), -1).astype(np.float32)
+                for end in keras.tree.flatten(places(self.inputs(part), training=False))
+            ])
+        return [np.concatenate(ends, axis=1) for ends in zip(*parts)]
 
     def evaluate(
         self, split: Any, forward: Optional[Forward] = None, batch_size: int = BATCH

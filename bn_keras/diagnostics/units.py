@@ -36,11 +36,7 @@ class Units(Probe):
         return {}
 
     def during(self, step: int, steps: Steps) -> Values:
-        parts = []
-        for images in np.array_split(self._images, -(-len(self._images) // 1000)):
-            values = self.nets.by_run(self._place(self.nets.inputs(images), training=False))
-            parts.append(values.reshape(self.nets.runs, len(images), -1))
-        units = np.concatenate(parts, axis=1)
+        units, = self.nets.activations(self._place, self._images)
         found = np.percentile(units, PERCENTILES, axis=1)  # (percentiles, runs, units)
         median = found[PERCENTILES.index(50)]
         self._low, self._high = np.minimum(self._low, median), np.maximum(self._high, median)

@@ -15,7 +15,7 @@ import numpy as np
 
 from bn_keras import study as studies
 from bn_keras import verdicts
-from bn_keras.plan import Plan
+from bn_keras.plan import PLAN_FILE, Plan
 from bn_keras.registry import FILES, TABLES
 from bn_keras.report import sentences
 from bn_keras.report.findings import Arm, Compared, compare, outcome, summarize
@@ -126,7 +126,16 @@ def make_report(
     if missing is None:
         there = {result.config for result in results}
         missing = {_named(run): "not finished" for run in plan.runs if run not in there}
-    return _report(plan, results, missing, studies.rows(plan.study, results))
+    rows = studies.rows(plan.study, results)
+    arms = [summarize(name, rows, results) for name in dict.fromkeys(row.arm for row in rows)]
+    comparisons = compare(plan.study, rows, results)
+    judged = [verdicts.judge(claim, rows) for claim in plan.study.claims]
+    # Where no seed has what a claim is about, as with some arms alone, there is nothing to judge.
+    judged = [found for found in judged if found.effect.seeds]
+    report = Report(plan, results, missing, rows, arms, comparisons, judged, "", ())
+    return dataclasses.replace(
+        report, verdict="\n".join(sentences.verdict(report)), notes=tuple(sentences.notes(report))
+    )
 
 
 def write(store: Store) -> Report:
@@ -143,7 +152,7 @@ def write(store: Store) -> Report:
         OSError: the report cannot be written.
     """
     try:
-        plan = Plan.from_json((store.work_dir / "plan.json").read_text(encoding="utf-8"))
+        plan = Plan.from_json((store.work_dir / PLAN_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(
             f"{store.work_dir}: no work directory of this version's train command ({error})"
@@ -164,29 +173,15 @@ def write(store: Store) -> Report:
         reasons = ", ".join(dict.fromkeys(missing.values()))
         raise ValueError(f"{store.work_dir}: not one of its {len(plan.runs)} runs can be reported "
                          f"({reasons})")
-    rows = _with_frames(store, plan, results, studies.rows(plan.study, results))
-    report = _report(plan, results, missing, rows)
+    report = make_report(plan, results, missing)
+    report = dataclasses.replace(report, rows=_with_frames(store, report))
     _write_pictures(store, report)
     for name in plan.study.files:
-        for file, text in FILES.get(name)(rows).items():
+        for file, text in FILES.get(name)(report.rows).items():
             write_atomically(store.work_dir / file, text)
     write_atomically(store.work_dir / "results.csv", report.to_csv())
     write_atomically(store.work_dir / "results.json", report.to_json())
     return report
-
-
-def _report(
-    plan: Plan, results: Sequence[RunResult], missing: Mapping[str, str], rows: Sequence[Row]
-) -> Report:
-    arms = [summarize(name, rows, results) for name in dict.fromkeys(row.arm for row in rows)]
-    comparisons = compare(plan.study, rows, results)
-    judged = [verdicts.judge(claim, rows) for claim in plan.study.claims]
-    # Where no seed has what a claim is about, as with some arms alone, there is nothing to judge.
-    judged = [found for found in judged if found.effect.seeds]
-    report = Report(plan, results, missing, rows, arms, comparisons, judged, "", ())
-    return dataclasses.replace(
-        report, verdict="\n".join(sentences.verdict(report)), notes=tuple(sentences.notes(report))
-    )
 
 
 def _claim(found: verdicts.Verdict) -> dict[str, Any]:
@@ -212,13 +207,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _with_frames(
-    store: Store, plan: Plan, results: Sequence[RunResult], rows: Sequence[Row]
-) -> list[Row]:
-    """The rows, that of the first seed with readable frames having these, for each animated arm."""
+def _with_frames(store: Store, report: Report) -> list[Row]:
+    """The report's rows; the first one of each animated arm whose frames can be read has them."""
     frames: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for arm in dict.fromkeys(arm for pair in plan.study.animations.values() for arm in pair):
-        for result in results:
+    animated = report.plan.study.animations.values()
+    for arm in dict.fromkeys(arm for pair in animated for arm in pair):
+        for result in report.results:
             if result.config.arm_name == arm:
                 found = store.frames(result.config)
                 if found is not None:
@@ -227,7 +221,7 @@ def _with_frames(
     return [
         dataclasses.replace(row, frames=frames[row.arm, row.seed])
         if (row.arm, row.seed) in frames else row
-        for row in rows
+        for row in report.rows
     ]
 
 

@@ -9,7 +9,7 @@ import shell
 from bn_keras import experiment
 from bn_keras import plan as plans
 from bn_keras.plan import Plan
-from bn_keras.report import make_report, report
+from bn_keras.report import report
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_commands_for_some_arms_share_a_folder_and_a_report(csv):
     third = prepared(csv, normalizers=["none"], seeds=1)
     assert not third.missing() and names(known(third).runs) == BOTH
     results = [first.store.find(run) for run in known(third).runs]
-    told = make_report(known(third), [result for result in results if result is not None])
+    told = report.make_report(known(third), [result for result in results if result is not None])
     assert [arm.name for arm in told.arms] == ["none", "batch"]
     assert list(told.missing) == ["none, seed 1"]
 

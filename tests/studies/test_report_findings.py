@@ -12,9 +12,8 @@ import pytest
 from reports import compared, frames, result
 from rich.console import Console
 
-from bn_keras import report
 from bn_keras.plan import make_plan
-from bn_keras.report import report as module
+from bn_keras.report import report
 from bn_keras.report.findings import LEARNED, STUCK, outcome
 from bn_keras.results import DIVERGED, OK, Store
 
@@ -207,7 +206,7 @@ def folder(tmp_path):
 
 def test_a_folder_is_reported_without_tensorflow(folder):
     code = (
-        "import sys; from bn_keras import report; from bn_keras.results import Store; "
+        "import sys; from bn_keras.report import report; from bn_keras.results import Store; "
         "print(report.write(Store(sys.argv[1])).verdict); "
         "assert not {'tensorflow', 'keras'} & set(sys.modules)"
     )
@@ -224,7 +223,7 @@ def test_a_folder_is_reported_without_tensorflow(folder):
 
 @pytest.mark.parametrize("damage", ["gone", "cut short", "of other settings"])
 def test_a_run_that_cannot_be_read_is_named(folder, damage, monkeypatch):
-    monkeypatch.setattr(module, "_write_pictures", lambda *_: None)
+    monkeypatch.setattr(report, "_write_pictures", lambda *_: None)
     path = folder.work_dir / "runs" / "batch" / "seed_1.json"
     if damage == "gone":
         path.unlink()

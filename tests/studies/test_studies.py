@@ -15,11 +15,12 @@ import pytest
 from reports import result
 from rich.console import Console
 
-from bn_keras import metrics, report
+from bn_keras import metrics
 from bn_keras import study as studies
 from bn_keras.expressions import names_in
 from bn_keras.plan import Plan, make_plan
 from bn_keras.registry import FIGURES, FILES, PROBES, STUDIES, TABLES
+from bn_keras.report import report
 from bn_keras.results import DIVERGED, OK, Store, write_atomically
 from bn_keras.study import net_of, row_names, rows
 from bn_keras.verdicts import HOLDS, OTHER_REASON, UNDECIDED, judge

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bn_keras.registry import FIGURES
-from bn_keras.report.figures.drawing import legend_below
+from bn_keras.report.figures.drawing import legend_below, wrapped
 from bn_keras.study import Row
 from bn_keras.texts import in_picture
 
@@ -72,8 +72,7 @@ def picture(rows: Sequence[Row], names: Sequence[str], title: str) -> bytes:
     _share_limits(names, axes)
     _legends(figure, axes)
     # The suptitle does not wrap by itself; an inch holds some 11 characters of this size.
-    lines = [_wrapped(in_picture(line), int(11 * width * columns))
-             for line in title.splitlines()]
+    lines = [wrapped(in_picture(line), int(11 * width * columns)) for line in title.splitlines()]
     figure.suptitle("\n".join(lines), fontsize=11)
     return png(figure)
 
@@ -113,13 +112,3 @@ def _legends(figure: Figure, axes: Sequence[Axes]) -> None:
         return
     for ax, _, _ in known:
         legend_below(ax)
-
-
-def _wrapped(text: str, width: int) -> str:
-    lines: list[str] = []
-    for word in text.split(" "):
-        if lines and len(lines[-1]) + 1 + len(word) <= width:
-            lines[-1] += " " + word
-        else:
-            lines.append(word)
-    return "\n".join(lines)

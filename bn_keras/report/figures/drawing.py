@@ -1,6 +1,7 @@
 """What the figures share: colours, line styles, labels, all seeds thin and their median bold."""
 
 import math
+import textwrap
 from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
@@ -77,6 +78,11 @@ def label(arm: str, rows: Sequence[Row]) -> str:
     lost = sum(row.status == DIVERGED for row in rows)
     told = f", {lost} diverged" if lost else ""
     return f"{named(arm)} ({count(len(rows), 'seed')}{told})"
+
+
+def wrapped(text: str, width: int) -> str:
+    """A text in lines of at most `width` characters, broken between words alone."""
+    return textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
 
 
 def meaning(rows: Sequence[Row], lost: Optional[bool] = None) -> str:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from bn_keras.metrics import describe
 from bn_keras.registry import FIGURES
-from bn_keras.report.figures.drawing import by_arm, named, nothing, styles
+from bn_keras.report.figures.drawing import by_arm, named, nothing, styles, wrapped
 from bn_keras.report.numbers import number
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row
@@ -92,14 +92,7 @@ def _tick(arm: str, runs: Sequence[Row], name: str, middle: str) -> str:
         told.append(f"{lost} diverged")
     if never > 0:
         told.append(f"{never} without")
-    words = named(arm).split(" ")
-    lines = [words[0]]
-    for word in words[1:]:  # a long name takes room from the points
-        if len(lines[-1]) + len(word) < 22:
-            lines[-1] += " " + word
-        else:
-            lines.append(word)
-    return "\n".join([*lines, ", ".join(told)])
+    return f"{wrapped(named(arm), 22)}\n{', '.join(told)}"  # a long name takes room from the points
 
 
 def _limits(name: str, values: Sequence[float]) -> tuple[float, float]:
