@@ -106,26 +106,26 @@ def test_the_place_is_the_same_from_every_folder(dataset, tmp_path, monkeypatch)
     (tmp_path / "b").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path / "a")
-    here = data.place(f"{dataset}:x")
-    assert here == f"{dataset}:{tmp_path}/a/x" == data.place(f"{dataset}:./../a/x")
-    assert here == data.place(f"{dataset}:x", ".") == data.place(f"{dataset}:x", "../a")
-    assert here == data.place(f"{dataset}:~/a/x") == data.place(f"{dataset}:x", "~/a")
+    here = (f"{dataset}:{tmp_path}/a/x", None)
+    for path, folder in (
+        ("x", None), ("./../a/x", None), ("x", "."), ("x", "../a"), ("~/a/x", None), ("x", "~/a"),
+    ):
+        assert data.absolute(f"{dataset}:{path}", folder) == here
+    assert data.absolute(*here) == data.absolute(here[0], "/other") == here
     monkeypatch.chdir(tmp_path / "b")
-    assert data.place(f"{dataset}:x") != here == data.place(f"{dataset}:../a/x")
-    assert here == data.place(here) == data.place(here, "/other")
+    assert data.absolute(f"{dataset}:x") != here == data.absolute(f"{dataset}:../a/x")
 
 
 @pytest.mark.parametrize("dataset", ["mnist", "tfds:mnist"])
-def test_the_place_of_a_set_with_a_name_is_its_name_and_data_dir(dataset, tmp_path, monkeypatch):
+def test_the_place_of_a_set_with_a_name_is_its_data_dir(dataset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert data.place(dataset) == dataset
-    assert data.place(dataset, "x") == data.place(dataset, str(tmp_path / "x")) != dataset
-    assert str(tmp_path / "x") in data.place(dataset, "x")
+    assert data.absolute(dataset) == (dataset, None)
+    assert data.absolute(dataset, "x") == (dataset, str(tmp_path / "x"))
 
 
 @pytest.mark.parametrize("path", ["idx:~nouser/x", "csv:~nouser/x", "notmnist:~nouser/x"])
 def test_an_unknown_user_in_a_path_gets_a_message(path):
-    for function in (data.load, data.place):
+    for function in (data.load, data.absolute):
         with pytest.raises(DataError, match="~nouser/x: there is no user 'nouser' .* ./~nouser"):
             function(path)
 
@@ -170,7 +170,7 @@ UNFIT = {
 def test_a_dataset_that_keeps_not_its_promise_is_refused_by_name(case, monkeypatch):
     train, test, message = UNFIT[case]
     monkeypatch.setitem(
-        DATASETS._factories, "planted", lambda argument, data_dir: Source(train, test, 3)
+        DATASETS._registered, "planted", (lambda argument, data_dir: Source(train, test, 3), {})
     )
     with pytest.raises(DataError, match=f"^planted:x: .*{message}"):
         data.load("planted:x", validation_size=2)
@@ -185,7 +185,7 @@ def test_data_beyond_the_memory_get_a_message(monkeypatch):
     def planted(argument, data_dir):
         return np.empty(2**58)
 
-    monkeypatch.setitem(DATASETS._factories, "planted", planted)
+    monkeypatch.setitem(DATASETS._registered, "planted", (planted, {}))
     with pytest.raises(DataError, match="planted: does not fit in this machine's memory"):
         data.load("planted")
 
