@@ -11,7 +11,7 @@ import struct
 
 import numpy as np
 
-PATH = b"M" * 80  # as long as the path that takes its place: some lengths are written in the file
+PATH = b"M" * 120  # as long as the path that takes its place: some lengths are written in the file
 TOUCH = b"echo > " + PATH
 WRITE = b"open('" + PATH + b"', 'w').close()"
 
