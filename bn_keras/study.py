@@ -50,6 +50,7 @@ class Claim:
         effect: comparisons that hold where what the claim describes is seen.
         cause: comparisons on control arms that hold where it is seen for the reason given.
         otherwise: the reason that the controls point to where they do not hold.
+        expected: the verdict to expect, which kept runs have given; None where there are none yet.
     """
 
     text: str
@@ -57,6 +58,7 @@ class Claim:
     effect: Tuple[Comparison, ...]
     cause: Tuple[Comparison, ...] = ()
     otherwise: str = ""
+    expected: Optional[str] = None
 
 
 @dataclasses.dataclass(frozen=True)

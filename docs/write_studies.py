@@ -50,6 +50,7 @@ def record(work_dir: pathlib.Path) -> Dict[str, Any]:
         "seeds": len({run.seed for run in found.plan.runs}),
         "headings": list(headings),
         "cells": [list(row) for row in cells],
+        "comparisons": [sentences.against(found, compared) for compared in found.comparisons],
         "claims": [
             {"claim": one.claim.text, "source": one.claim.source, "verdict": one.verdict,
              "reason": one.reason, "otherwise": one.claim.otherwise}
@@ -92,6 +93,7 @@ def _section(found: Dict[str, Any]) -> Iterator[str]:
     yield f"{study.question} Source: {study.source}. {found['seeds']} seeds, {study.duration}.\n"
     yield from _markdown([found["headings"], *found["cells"]])
     yield ""
+    yield from (f"- {sentence}" for sentence in found["comparisons"])
     for claim in found["claims"]:
         yield f"- {claim['claim']} ({claim['source']}): **{claim['verdict']}**. {claim['reason']}"
         if claim["verdict"] == "holds, but for another reason":

@@ -42,7 +42,7 @@ def verdict(report: "Report") -> Iterator[str]:
         yield f"{len(report.missing)} of {count(len(plan.runs), 'run')} {verb} missing: {told}"
     if study.baseline is not None:
         yield from _counts(report)
-        yield from (_against(report, compared) for compared in report.comparisons)
+        yield from (against(report, compared) for compared in report.comparisons)
         if not report.comparisons:
             names = [arm.name for arm in report.arms]
             absent = plain(study.baseline) if study.baseline not in names else (
@@ -95,7 +95,7 @@ def _counts(report: "Report") -> Iterator[str]:
                f"{', '.join(reached)}.")
 
 
-def _against(report: "Report", compared: Compared) -> str:
+def against(report: "Report", compared: Compared) -> str:
     """One comparison as a sentence."""
     arm, base, pairs = plain(compared.arm), plain(compared.baseline), compared.pairs
     if pairs is None:

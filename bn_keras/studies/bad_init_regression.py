@@ -71,6 +71,7 @@ def bad_init_regression() -> Study:
             Claim(
                 "BN rescues the net: it halves the squared error at least",
                 TUTORIAL,
+                expected="holds",
                 effect=tuple(
                     Comparison("test_loss", f"{activation} batch", "at most", f"{activation} none",
                                factor=0.5)
@@ -80,6 +81,7 @@ def bad_init_regression() -> Study:
             Claim(
                 "the relu net dies of its negative bias",
                 TUTORIAL,
+                expected="holds",
                 effect=(
                     Comparison("test_loss", "relu none", "at least", 780),
                     Comparison("end_dead_units_layer_3", "relu none", "at least", 1),
@@ -93,16 +95,19 @@ def bad_init_regression() -> Study:
             Claim(
                 "with He's initialization the relu net learns without BN",
                 "He et al. (2015)",
+                expected="holds",
                 effect=(Comparison("test_loss", "relu none, He", "at most", 60),),
             ),
             Claim(
                 "the initialization saturates the tanh units",
                 TUTORIAL,
+                expected="does not hold",
                 effect=(Comparison("start_saturated_units", "tanh none", "at least", 0.1),),
             ),
             Claim(
                 "at the start the tanh net's signal vanishes; saturation comes with training",
                 "this toolkit",
+                expected="holds",
                 effect=(
                     Comparison("start_std_layer_8", "tanh none", "at most", "tanh none, He",
                                factor=0.01),
@@ -113,6 +118,7 @@ def bad_init_regression() -> Study:
             Claim(
                 "with Keras's default momentum of .99 the test loss is at most 1.5 times as high",
                 "this toolkit",
+                expected="does not hold",
                 effect=tuple(
                     Comparison("test_loss", f"{activation} batch, momentum .99", "at most",
                                f"{activation} batch", factor=1.5)
@@ -123,6 +129,7 @@ def bad_init_regression() -> Study:
                 "at momentum .5 a small last batch costs a tenth more than whole batches do, "
                 "measured against exact statistics of the same weights",
                 "this toolkit",
+                expected="not decided",
                 effect=tuple(
                     Comparison("times_exact_loss", f"{activation} batch", "at least",
                                f"{activation} batch, whole batches", factor=1.1)
@@ -132,6 +139,7 @@ def bad_init_regression() -> Study:
             Claim(
                 "with BN and exact population statistics the relu net has learned the parabola",
                 "this toolkit",
+                expected="holds",
                 effect=(
                     Comparison("test_loss_population_statistics", "relu batch", "at most", 60),
                 ),
