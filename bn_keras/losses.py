@@ -7,11 +7,9 @@ from keras import ops
 
 from bn_keras.registry import LOSSES
 
-Tensor = Any  # of Keras's backend
-
 
 @LOSSES.register("sigmoid")
-def sigmoid(labels: Tensor, logits: Tensor) -> Tensor:
+def sigmoid(labels: Any, logits: Any) -> Any:
     """Sigmoid cross entropy against one-hot labels, the mean over the classes.
 
     Args:
@@ -23,13 +21,13 @@ def sigmoid(labels: Tensor, logits: Tensor) -> Tensor:
 
 
 @LOSSES.register("softmax")
-def softmax(labels: Tensor, logits: Tensor) -> Tensor:
+def softmax(labels: Any, logits: Any) -> Any:
     """Softmax cross entropy; arguments as for `sigmoid`."""
     return keras.losses.sparse_categorical_crossentropy(labels, logits, from_logits=True)
 
 
 @LOSSES.register("clipped_softmax")
-def clipped_softmax(labels: Tensor, logits: Tensor) -> Tensor:
+def clipped_softmax(labels: Any, logits: Any) -> Any:
     """Softmax, then the logarithm of what is left after clipping at 1e-10; arguments as above.
 
     Where the right class gets less than that, the gradient is 0: the example teaches nothing.

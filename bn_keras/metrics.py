@@ -5,8 +5,8 @@ Probes and studies declare the metrics and curves that they add where they are r
     @PROBES.register("penalty", metrics={"penalty": ("penalty in the loss", "", "high")})
 
 and here stand those that belong to no file of theirs. Tables, verdicts, TensorBoard and the docs
-read them all from `describe`. A `*` or `{}` in a declared name stands for any text, and `{}` in its
-title for that text.
+read them all from `describe`. A `{}` in a declared name stands for any text, and in its title for
+that text.
 """
 
 import dataclasses

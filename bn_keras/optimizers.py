@@ -155,6 +155,6 @@ def exclude_from_weight_decay(
     return optimizer
 
 
-def _named(optimizer: Any, inner: Any) -> str:
+def _named(optimizer: keras.optimizers.Optimizer, inner: keras.optimizers.Optimizer) -> str:
     outer, name = type(optimizer).__name__, type(inner).__name__
     return name if inner is optimizer else f"{name} in the {outer}"

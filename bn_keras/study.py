@@ -7,7 +7,7 @@ Figures that follow from measured ones are written as `bn_keras.expressions`.
 """
 
 import dataclasses
-from typing import Any, Mapping, Optional, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 from bn_keras.config import ConfigError
 from bn_keras.expressions import NotMeasured, Number, evaluate, names_in
@@ -72,6 +72,7 @@ class Row:
         metrics: name to number; None for what was never reached.
         curves: name to list of [step, value]; empty for ladders and views.
         normalizer: the run's, from which figures take its colour.
+        steps: steps trained, the diverging one included; None for ladders.
         frames: what the run's layers saw while it was trained, arrays by name; of the first seed of
             the arms that the study animates.
     """
@@ -82,6 +83,7 @@ class Row:
     metrics: Mapping[str, Number]
     curves: Mapping[str, List[List[Any]]] = dataclasses.field(default_factory=dict)
     normalizer: str = ""
+    steps: Optional[int] = None
     frames: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 

@@ -11,7 +11,7 @@ import keras
 from bn_keras.diagnostics.probe import Nets, Probe, Values
 from bn_keras.registry import PROBES
 from bn_keras.surgery import calls, copies
-from bn_keras.surgery.statistics import is_batch_normalizer
+from bn_keras.surgery.statistics import batch_normalizers, is_batch_normalizer
 
 
 class ModelCopy:
@@ -85,9 +85,8 @@ class BatchStatisticsModel(ModeCopy):
         model: as for ModelCopy.
     """
 
-    def __init__(self, model):
-        # By name: a layer of the copy has no statistics yet when it is called for the first time.
-        super().__init__(model, {layer.name for layer in batch_normalizers(model)})
+    def __init__(self, model: keras.Model) -> None:
+        super().__init__(model, is_batch_normalizer)
 
 
 @PROBES.register("batch_statistics", metrics={

@@ -20,6 +20,7 @@ from bn_keras.surgery import calls, statistics
 from bn_keras.surgery.statistics import is_batch_normalizer
 
 DROPOUTS = (keras.layers.Dropout, keras.layers.AlphaDropout, keras.layers.GaussianDropout)
+IMAGES = 480  # whole batches of 16; more take their time one by one
 BATCH_SIZES = {"whole": None, "16": 16, "2": 2, "1": 1}  # None: all images in one batch
 
 

@@ -39,7 +39,7 @@ class ActivatedBatchNorm(BatchNorm):
         return {**super().get_config(), "activation": activations.serialize(self.activation)}
 
 
-@NORMALIZERS.register("activated")
+@NORMALIZERS.register("activated", channelwise=True)
 def activated(
     channels: int, name: str, *, momentum: float, epsilon: float, dtype: str,
     activation: Optional[str] = None,

@@ -6,7 +6,7 @@ from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.registry import NORMALIZERS
 
 
-@NORMALIZERS.register("batch")
+@NORMALIZERS.register("batch", channelwise=True)
 def batch(
     channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
 ) -> keras.Layer:

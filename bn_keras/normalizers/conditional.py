@@ -90,7 +90,7 @@ class ConditionalBatchNorm(BatchNorm):
         return ops.reshape(value, shape)
 
 
-@NORMALIZERS.register("conditional")
+@NORMALIZERS.register("conditional", channelwise=True)
 def conditional(
     channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
 ) -> keras.Layer:

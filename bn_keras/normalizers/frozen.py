@@ -51,7 +51,7 @@ class FrozenBatchNorm(BatchNorm):
         return {**super().get_config(), "freeze": self.freeze}
 
 
-@NORMALIZERS.register("frozen_statistics")
+@NORMALIZERS.register("frozen_statistics", channelwise=True)
 def frozen_statistics(
     channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
 ) -> keras.Layer:
@@ -61,7 +61,7 @@ def frozen_statistics(
     )
 
 
-@NORMALIZERS.register("frozen_affine")
+@NORMALIZERS.register("frozen_affine", channelwise=True)
 def frozen_affine(
     channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
 ) -> keras.Layer:

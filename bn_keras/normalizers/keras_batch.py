@@ -5,7 +5,7 @@ import keras
 from bn_keras.registry import NORMALIZERS
 
 
-@NORMALIZERS.register("keras_batch")
+@NORMALIZERS.register("keras_batch", channelwise=True)
 def keras_batch(
     channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
 ) -> keras.Layer:

@@ -5,7 +5,7 @@ import keras
 from bn_keras.registry import NORMALIZERS
 
 
-@NORMALIZERS.register("none")
+@NORMALIZERS.register("none", channelwise=True)
 def none(
     channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
 ) -> keras.Layer:

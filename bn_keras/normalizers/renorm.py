@@ -96,7 +96,7 @@ class BatchRenorm(BatchNorm):
         return {"rmax": rmax, "rmin": None if rmax is None else 1 / rmax, "dmax": dmax}
 
 
-@NORMALIZERS.register("renorm")
+@NORMALIZERS.register("renorm", channelwise=True)
 def renorm(
     channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
 ) -> keras.Layer:

@@ -2,7 +2,7 @@
 
 import contextlib
 import shutil
-from typing import Any, Mapping
+from typing import Any, Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -56,12 +56,14 @@ class TensorBoard(Writer):
         self._name = name
         self._writer = tf.summary.create_file_writer(str(logdir))
 
+    @_failing_as_files_do()
     def scalars(self, step: int, values: Mapping[str, Any]) -> None:
         with self._writer.as_default(step):
             for tag, value in values.items():
                 if value is not None:
                     tf.summary.scalar(tag, value)
 
+    @_failing_as_files_do()
     def histograms(self, step: int, values: Mapping[str, Any]) -> None:
         with self._writer.as_default(step):
             for tag, value in values.items():
@@ -72,6 +74,7 @@ class TensorBoard(Writer):
                 found = histogram.histogram_pb(tag, value)
                 tf.summary.experimental.write_raw_pb(found.SerializeToString(), step)
 
+    @_failing_as_files_do()
     def finish(self, result: Any) -> None:
         with self._writer.as_default(result.steps):
             hp.hparams({name: getattr(result.config, name) for name in HPARAMS}, self._name)
@@ -79,6 +82,7 @@ class TensorBoard(Writer):
                 result.steps, {f"summary/{name}": result.metrics.get(name) for name in METRICS}
             )
 
+    @_failing_as_files_do()
     def close(self) -> None:
         self._writer.close()
 

@@ -97,6 +97,48 @@ def test_logits_leave_in_float32_at_least(model, dtype, logits):
     assert computing.compute_dtype == dtype.removeprefix("mixed_")
 
 
+def activated(model, activation="relu", **changes):
+    return build(model, "activated", activation=activation, **changes)
+
+
+def shake(*models):
+    """The same weights for models of equal layers, none of them as it starts."""
+    rng = np.random.default_rng(0)
+    values = [rng.normal(0, 0.3, weight.shape) for weight in models[0].weights]
+    for model in models:
+        for weight, value in zip(model.weights, values, strict=True):
+            weight.assign(np.abs(value) if "variance" in weight.name else value)
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
+@pytest.mark.parametrize("model", MODELS.names())
+def test_a_normalizer_with_its_activation_gives_the_same_net_as_one_without(model, activation):
+    """Hidden layers are activated once, with the net's own activation, and logits never."""
+    one, other = activated(model, activation), build(model, activation=activation)
+    shake(one, other)
+    images = np.random.default_rng(1).integers(0, 255, (4, 28, 28, 1), np.uint8)
+    logits = np.asarray(one(images))
+    np.testing.assert_allclose(logits, other(images), rtol=1e-4, atol=1e-4)
+    assert logits.min() < 0 < logits.max()
+    behind = [layer for layer in one.layers if layer.name.endswith(f"_{activation}")]
+    fused = [layer.activation.__name__ for layer in normalizers(one)]
+    plain = len([layer for layer in other.layers if layer.name.endswith(f"_{activation}")])
+    assert fused.count(activation) + len(behind) == plain
+    if model == "mnist_cnn":
+        assert fused == [activation, activation, "linear"]
+
+
+def test_a_stack_of_runs_with_activated_normalizers_gives_each_its_own_logits():
+    stack, alone = activated("deep_mlp_logits", runs=2), activated("deep_mlp_logits")
+    shake(alone)
+    for weight, value in zip(stack.weights, alone.weights, strict=True):
+        weight.assign(np.stack([value, value]).reshape(weight.shape))
+    images = np.random.default_rng(1).integers(0, 255, (4, 28, 28, 1), np.uint8)
+    both = np.asarray(stack(np.stack([images, images], 1)))
+    for run in range(2):
+        np.testing.assert_allclose(both[:, run], alone(images), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("use_bias", [True, False], ids=["with a bias", "without"])
 def test_a_dense_layer_computes_what_keras_does(use_bias):
     settings = {"use_bias": use_bias, "bias_initializer": "ones"}
