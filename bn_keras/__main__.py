@@ -34,7 +34,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return status
     except UnknownName as error:
         return refuse("bn-keras", error)
-    except OSError as error:  # what the verb had to say met a full disk
+    except OSError as error:  # the output met a full disk
         return refuse("bn-keras", error, 1)
     except KeyboardInterrupt:
         return INTERRUPTED

@@ -1,4 +1,4 @@
-"""What one run is: every setting with its default, the reason for the default and its check.
+"""The settings of a run, each with its default, the reason for the default and its check.
 
 `RunConfig` is the single place where a default is written. It is made of parts, for the model, the
 data, the training, the logging and what is measured. Flags, `--help`, stored results and the
@@ -23,7 +23,7 @@ class ConfigError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a setting accepts, and how to say so.
+    """The values that a setting accepts, and how a message names them.
 
     Attributes:
         parse: turns a text, such as a flag's, or an accepted value into the setting's value.
@@ -107,7 +107,7 @@ class ModelSettings:
         "relu", "what the tutorials use", one_of(ACTIVATIONS), graph=True
     )
     loss: Optional[str] = setting(
-        None, "unset: the model's own, as its tutorial has it", TEXT, graph=True, plugin=True
+        None, "unset: that of the model's tutorial", TEXT, graph=True, plugin=True
     )
     momentum: float = setting(
         0.9, "short runs need it: at .99 the initial variance still weighs 37 % after 100 steps",
@@ -198,7 +198,7 @@ class TrainingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class LoggingSettings:
-    """How often the run looks at itself."""
+    """How often a run is measured."""
 
     log_interval: int = setting(
         10, "steps between two rows of the CSV and two points of a curve", COUNT, graph=False
@@ -214,7 +214,7 @@ class LoggingSettings:
 
 @dataclasses.dataclass(frozen=True)
 class MeasureSettings:
-    """What the run measures beside losses and accuracies."""
+    """The probes of a run beside losses and accuracies."""
 
     measure: Tuple[str, ...] = setting(
         ("histograms", "one_at_a_time", "batch_statistics"),
@@ -265,7 +265,7 @@ class RunConfig(
 
     @property
     def arm_name(self) -> str:
-        """What the run's arm is called in tables, pictures and folders."""
+        """Name of the arm in tables, pictures and folders."""
         return self.arm or self.normalizer
 
     def part(self, kind: type) -> Any:

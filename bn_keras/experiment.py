@@ -2,7 +2,7 @@
 
     report = experiment.run(plan.make_plan("comparison", {"steps": 50}, seeds=6))
 
-`prepare`, `train` and `report` are its three parts, for callers that have something to say between.
+`prepare`, `train` and `report` are its three parts, for callers that report progress in between.
 """
 
 import dataclasses

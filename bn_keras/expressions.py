@@ -36,7 +36,7 @@ class NotMeasured(LookupError):
 
 
 class Measured(Protocol):
-    """What an expression reads, such as a Row; see there for the fields."""
+    """The fields of a Row that expressions read."""
 
     @property
     def status(self) -> str: ...
@@ -110,7 +110,7 @@ def _parsed(expression: str) -> ast.expr:
 
 
 def _problems(node: Any) -> Iterator[str]:
-    """What is not allowed in a tree."""
+    """A text for each part of a tree that is not allowed."""
     shown = f"{ast.unparse(node)!r} is not allowed"
     if isinstance(node, ast.Constant):
         number: Any = node.value

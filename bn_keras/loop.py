@@ -20,7 +20,7 @@ Forward = Callable[..., Any]
 
 @dataclasses.dataclass(frozen=True)
 class Steps:
-    """What k training steps of all runs gave.
+    """Losses, accuracies and gradient norms of k training steps of all runs.
 
     Attributes:
         loss: shape (k, runs), each step's mean loss over its batch, before its update; without the

@@ -1,4 +1,4 @@
-"""What TensorFlow says while it loads, kept from the terminal."""
+"""Keeps messages of TensorFlow that is being loaded off the terminal."""
 
 import contextlib
 import os

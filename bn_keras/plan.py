@@ -1,4 +1,4 @@
-"""A study with its overrides and seeds as runs: what is trained, in which groups, in which folder.
+"""Expands a study, overrides and seeds into runs, groups these and names their folder.
 
 No TensorFlow: mistakes in flags answer before it is loaded.
 """
@@ -42,7 +42,7 @@ _OWN_IN_A_STACK = ("arm", "seed", "initializer", "bias", "batch_order")
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a work directory is about.
+    """The study and the runs of a work directory.
 
     Attributes:
         name: the study's registered name, "comparison" for the plain one.

@@ -53,7 +53,7 @@ class Registry:
 
         Args:
             name: a literal text.
-            **properties: what others may know of the part before it is imported; literals.
+            **properties: literals, which can be read without importing the part.
         """
 
         def add(part: Any) -> Any:
@@ -82,7 +82,7 @@ class Registry:
         return self._registered[name][0]
 
     def properties(self, name: str) -> Dict[str, Any]:
-        """What the part was registered with beside its name; imports nothing."""
+        """The properties that the part was registered with; imports nothing."""
         self.check(name)
         return (self._registered.get(name) or self._known()[name])[1]
 

@@ -1,4 +1,4 @@
-"""RunConfigs that stand side by side to RunResults: joins data, nets, loop, writers and probes."""
+"""Trains stacks of runs, from RunConfigs to RunResults: joins data, nets, loop, writers, probes."""
 
 import contextlib
 import functools
@@ -78,7 +78,7 @@ class Runner:
                 more = f" and {len(configs) - 1} more" if len(configs) > 1 else ""
                 shown = self._show(label + more, total)
                 open_writers.callback(shown.close)
-            # What diverges has values that are no numbers, and results say None in their place.
+            # Diverged runs give inf and NaN, which results hold as None.
             open_writers.enter_context(np.errstate(over="ignore", invalid="ignore"))
             found = self._run(configs, splits, total, writers, shown, memories)
             for result, writer in zip(found or [], writers):
@@ -136,7 +136,7 @@ class Runner:
                 status=OK if diverged_at[run] < 0 else DIVERGED,
                 steps=total if diverged_at[run] < 0 else int(diverged_at[run]),
                 seconds=seconds,
-                # What weights that are not finite give is no measurement.
+                # Weights that are not finite measure nothing.
                 metrics={
                     name: finite(values[run]) if diverged_at[run] < 0 else None
                     for name, values in metrics.items()
@@ -217,7 +217,7 @@ class _Graph:
 
 
 def _joined(mappings: Any) -> Dict[str, Any]:
-    """One dict of all; what several give, such as a curve, is that of the last."""
+    """All mappings in one; where several have the same name, the last one counts."""
     found: Dict[str, Any] = {}
     for mapping in mappings:
         found.update(mapping)

@@ -1,4 +1,4 @@
-"""What a study is: arms, claims, derived figures. Data only: it can be listed, compared, printed.
+"""A study as data: arms, claims, derived figures. It can be listed, compared and printed.
 
 A study trains nothing. `plan` expands it into runs, `runner` trains them, and `report` judges its
 claims over the rows that `rows` makes of the stored results.
@@ -42,14 +42,14 @@ class Comparison:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """What a tutorial says, and what decides it.
+    """A tutorial's claim, and the comparisons that decide it.
 
     Attributes:
         text: the claim, in one sentence.
         source: who says so.
-        effect: comparisons that hold where what the claim describes is seen.
-        cause: comparisons on control arms that hold where it is seen for the reason given.
-        otherwise: the reason that the controls point to where they do not hold.
+        effect: comparisons that all hold in a seed that shows the claimed effect.
+        cause: comparisons on control arms that hold if the claimed cause is right.
+        otherwise: the cause that the controls point to if those comparisons do not hold.
         expected: the verdict to expect, which kept runs have given; None where there are none yet.
     """
 
@@ -63,7 +63,7 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """What one arm gave for one seed: what claims, tables and figures read.
+    """The measurements of one arm and one seed, for claims, tables and figures.
 
     Attributes:
         arm: name of the arm, or of the net of a ladder.
@@ -194,7 +194,7 @@ def row_names(study: Study) -> List[str]:
 
 
 def rows(study: Study, results: Sequence[Any]) -> List[Row]:
-    """What the stored results of a study say.
+    """The rows of a study from its stored results.
 
     Args:
         study: Study.

@@ -30,7 +30,7 @@ Values = Mapping[Tuple[str, str], Mapping[int, Optional[float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Evidence:
-    """What the seeds show of one half of a claim: its effect, or the cause of that.
+    """In how many seeds one half of a claim is seen: its effect, or its cause.
 
     Attributes:
         seen: seeds in which all comparisons pass.
@@ -81,14 +81,14 @@ class Evidence:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What was found for one claim.
+    """The verdict on one claim, and the evidence.
 
     Attributes:
         claim: the Claim.
         verdict: HOLDS, OTHER_REASON, FAILS or UNDECIDED.
-        effect: the Evidence on what the claim describes.
-        cause: the Evidence on why; None where the claim names no cause, or where there is no
-            effect to explain.
+        effect: the Evidence on the claimed effect.
+        cause: the Evidence on the claimed cause; None where the claim names none, or where there is
+            no effect to explain.
     """
 
     claim: Claim
@@ -105,7 +105,7 @@ class Verdict:
 
     @property
     def figures(self) -> Tuple[str, ...]:
-        """What was compared, a line of text for each comparison."""
+        """A line of text for each comparison."""
         return self.effect.figures + (self.cause.figures if self.cause else ())
 
 

@@ -1,6 +1,6 @@
 """The verb `conformance`: is a batch normalization layer right? Arguments, table and JSON.
 
-Neither TensorFlow nor the layer's module is loaded here; `diagnostics.judging` sees to both.
+Neither TensorFlow nor the layer's module is loaded here; `diagnostics.judging` does both.
 """
 
 import argparse

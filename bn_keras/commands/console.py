@@ -1,4 +1,4 @@
-"""The terminal as commands use it: of any encoding, and gone when a pipe's reader has left."""
+"""Output of commands, for terminals of any encoding and pipes whose reader has left."""
 
 import io
 import os
@@ -16,8 +16,8 @@ INTERRUPTED = 130  # the exit status after Ctrl-C
 class Output(io.TextIOBase):
     """A text stream that goes on in silence when its reader is gone, as after `| head -1`.
 
-    The work of a command is worth more than its words. Characters that the stream's encoding lacks
-    are spelt out. A full disk is still an OSError.
+    So the command finishes its work. Characters that the stream's encoding lacks are spelt out. A
+    full disk is still an OSError.
 
     Args:
         stream: such as sys.stdout.

@@ -1,4 +1,4 @@
-"""The flags of `train`: fields of RunConfig, and what says which runs to make."""
+"""The flags of `train`: fields of RunConfig, and the choice of arms, seeds and folder."""
 
 import dataclasses
 from typing import Any, Dict, List, Optional, Sequence, Tuple

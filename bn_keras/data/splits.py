@@ -48,7 +48,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What a dataset file returns: examples to train on, examples to test on, and their kind.
+    """A dataset as its file returns it: examples to train on and to test on, and their kind.
 
     Attributes:
         train, test: Split.

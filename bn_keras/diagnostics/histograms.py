@@ -1,4 +1,4 @@
-"""What goes into every normalizer and what comes out, and the statistics in between."""
+"""Histograms of the inputs, outputs and statistics of every normalizer."""
 
 from typing import List, Optional
 

@@ -1,4 +1,4 @@
-"""Conformance probes run in a process of their own, which the layer may end but not speak for.
+"""Runs conformance probes in a child process, which a layer can end but not answer for.
 
 The layer under test is someone's code: it may call `sys.exit`, crash, loop, or print a table that
 looks like the suite's. So a child process imports and judges it, and sends one line an outcome
@@ -124,7 +124,7 @@ class _Child:
             self._stdin.flush()  # and not closed: its end tells the child that we are gone
 
     def receive(self, key: str, seconds: float) -> Any:
-        """What the child has to say under a key.
+        """The child's message under a key.
 
         Raises:
             Silence: it ended, or said nothing in that time.
@@ -242,7 +242,7 @@ def _end_with_the_parent() -> None:
 
 
 def _parts(conformance: Any) -> Dict[str, Any]:
-    """What the verdicts depend on, by name, to see whether the layer has put other things there."""
+    """All that verdicts depend on, by name, to see whether the layer has replaced any of it."""
     import numpy
 
     from bn_keras.batch_norm import reference

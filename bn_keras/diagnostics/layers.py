@@ -1,7 +1,7 @@
-"""What every layer with a kernel gets and gives while nets learn, and what that says about them.
+"""Inputs and outputs of every layer with a kernel while nets learn.
 
-Frames for pictures, and measures: does the signal vanish on its way through the net, are units
-saturated, are units dead?
+Kept as frames for pictures, and measured: does the signal vanish on its way through the net, are
+units saturated, are units dead?
 """
 
 from typing import Any, Dict, List, Optional

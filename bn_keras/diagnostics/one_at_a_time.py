@@ -1,4 +1,4 @@
-"""Accuracy on single images: with right statistics, company makes no difference."""
+"""Accuracy on single images: with right statistics it is that of the same images in a batch."""
 
 from bn_keras.diagnostics.probe import Probe, Values
 from bn_keras.registry import PROBES

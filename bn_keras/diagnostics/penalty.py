@@ -1,4 +1,4 @@
-"""What the regularizers add to the loss."""
+"""The penalty that the regularizers add to the loss."""
 
 import numpy as np
 

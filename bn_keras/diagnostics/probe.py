@@ -1,4 +1,4 @@
-"""What a run measures of itself: probes, one quantity a file, asked for by `RunConfig.measure`.
+"""Probes: the quantities that runs measure, one a file, asked for by `RunConfig.measure`.
 
 A probe is registered under the name of its file, with what it gives, so that tables and `--help`
 know of it before TensorFlow is loaded:
@@ -118,7 +118,7 @@ class Nets:
 
 
 class Probe:
-    """One quantity; a probe overrides what it has to say.
+    """One measured quantity; a probe overrides the methods that have values for it.
 
     A probe is made once for a graph, and started anew for all runs that are trained in it.
 
@@ -157,7 +157,7 @@ class Probe:
         return {}
 
     def frames(self, run: int) -> Optional[Values]:
-        """What a picture needs of one run, stored beside its result; None for nothing."""
+        """Arrays of one run for pictures, by name, stored beside its result; None for nothing."""
         return None
 
 

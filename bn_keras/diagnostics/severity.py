@@ -1,4 +1,4 @@
-"""How bad it is that a conformance probe fails, the worst first; loads nothing."""
+"""Severities of a failed conformance probe, the worst first."""
 
 WRONG_NUMBERS = "wrong numbers"  # outputs, gradients or statistics, in ordinary use
 DROP_IN = "drop-in"  # the interface of keras.layers.BatchNormalization: configs, files, masks

@@ -1,4 +1,4 @@
-"""How the training batches go: loss, accuracy, gradient, batches that the guards left out."""
+"""Training batches: loss, accuracy, gradient, and batches that the guards left out."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from bn_keras.surgery.statistics import skipped_batches
     "statistics/skipped_batches": ("batches left out of the moving averages", "batches", "high"),
 })
 class Training(Probe):
-    """What the last of the steps gave; batch statistics, as training uses them."""
+    """Values of the last training step, with batch statistics, as training uses them."""
 
     every = "log"
 

@@ -1,4 +1,4 @@
-"""What the units in front of the last activation see, over steps (Ioffe & Szegedy 2015, fig. 1)."""
+"""Inputs of the last activation over the steps (Ioffe & Szegedy 2015, fig. 1)."""
 
 from typing import Any, Optional
 

@@ -1,4 +1,4 @@
-"""What nets are made of: layer → normalizer → activation, each layer with its own seed."""
+"""Building blocks of nets: layer → normalizer → activation, each layer with its own seed."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ INITIALIZERS = {
 
 @dataclasses.dataclass(frozen=True)
 class ModelSpec:
-    """What a model factory is given.
+    """The argument of a model factory.
 
     Attributes:
         input_shape: of one image, (height, width, channels).
@@ -25,7 +25,7 @@ class ModelSpec:
         normalizer: `(channels, name) -> layer`; or `(channels, name, *, activation) -> layer` of
             one that applies the activation behind it, by name or None, in the same layer.
         activation: Keras's name of it.
-        scale, offset: pixels are multiplied and shifted by in front of the first layer.
+        scale, offset: the first layer gets pixels * scale + offset.
         dtype: a Keras dtype policy, by name.
         seed: everything random in the model follows from it.
         initializer: name in INITIALIZERS, of the dense layers' kernels; None: the model's own.
@@ -125,8 +125,7 @@ class Blocks:
     """Builds a functional model layer by layer, under names that do not depend on the normalizer.
 
     With `spec.runs`, every tensor holds the features of all runs one behind the other. A
-    normalizer over the batch then takes each run's channels for channels of its own, which is what
-    they are.
+    normalizer over the batch treats every channel by itself, and so keeps the runs apart.
 
     Args:
         spec: the ModelSpec.
@@ -134,7 +133,7 @@ class Blocks:
         bias: where every bias starts.
         l2: penalty on the squares of all kernels and biases.
 
-    What the spec names itself takes the place of the last three.
+    Values in the spec take the place of the last three.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every layer of two nets sees, epoch by epoch, as a GIF and as a page with a slider.
+"""Histograms at every layer of two nets, epoch by epoch: a GIF, and a page with a slider.
 
 An animation is drawn once and then changed frame by frame, so that the histograms of all frames
 stand over the same axes.

@@ -1,4 +1,4 @@
-"""What the rows of a report show: how runs ended, arms in numbers, arms against a baseline."""
+"""Findings over rows: how runs ended, arms in numbers, arms against a baseline."""
 
 import dataclasses
 import functools

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a plan's results say. Printed on a rich console, it is all of the report as text.
+    """The findings on a plan's results. Printed on a rich console, it is the whole report as text.
 
     Attributes:
         plan: the Plan.

@@ -43,7 +43,7 @@ def by_layer(rows: Sequence[Row], data: Sequence[tuple[str, str, str, Mapping[in
 
 @TABLES.register("pitfalls")
 def pitfalls(rows: Sequence[Row], data: Sequence[Any]) -> Laid:
-    """What each bug costs, and how it looks, how to notice it and the remedy.
+    """Accuracies under each bug; its symptom, how to notice it, and the remedy.
 
     Args:
         rows: Rows with metrics such as `pitfall/correct/whole`.

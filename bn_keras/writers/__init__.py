@@ -1,4 +1,4 @@
-"""Where a run's numbers go while it runs, a writer a file: memory, TensorBoard, the terminal."""
+"""Writers take a run's numbers while it runs, one a file: memory, TensorBoard, the terminal."""
 
 from typing import Any, Iterable, List, Mapping
 

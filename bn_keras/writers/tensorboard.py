@@ -1,4 +1,4 @@
-"""TensorBoard events: one folder a run, and one for what is about all of them."""
+"""TensorBoard events: one folder for each run, and one for their comparison."""
 
 import contextlib
 import shutil
@@ -36,7 +36,7 @@ CHARTS = {
 
 @contextlib.contextmanager
 def _failing_as_files_do() -> Iterator[None]:
-    """Turns TensorFlow's word on a full disk, or on a path that is taken, into an OSError."""
+    """Turns TensorFlow's error for a full disk, or for a path that is taken, into an OSError."""
     try:
         yield
     except tf.errors.OpError as error:
@@ -89,7 +89,7 @@ class TensorBoard(Writer):
 
 @_failing_as_files_do()
 def write_comparison(logdir: Any, figure: bytes, verdict: str) -> None:
-    """Adds what is about all runs at once: layout of the overlaid charts, HParams, figure, verdict.
+    """Writes the comparison of all runs: layout of overlaid charts, HParams, figure, verdict.
 
     Args:
         logdir: a folder beside the runs' folders; what is in it is replaced.

@@ -1,4 +1,4 @@
-"""What the figures share: colours, line styles, labels, all seeds thin and their median bold."""
+"""Shared by the figures: colours, line styles, labels, thin lines of seeds and a bold median."""
 
 import math
 import textwrap
@@ -86,7 +86,7 @@ def wrapped(text: str, width: int) -> str:
 
 
 def meaning(rows: Sequence[Row], lost: Optional[bool] = None) -> str:
-    """What the lines of seeds and medians are, for titles.
+    """Words for titles that explain the lines of seeds and medians.
 
     Args:
         rows: what is drawn.
@@ -147,7 +147,7 @@ def finite_points(curve: Sequence[Any]) -> np.ndarray:
 def median_curve(
     rows: Sequence[Row], points: Sequence[np.ndarray], worst: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(steps, values) of the median over seeds, as far as it can be told.
+    """(steps, values) of the median over seeds, up to the last step at which it is finite.
 
     Args:
         rows: the runs.

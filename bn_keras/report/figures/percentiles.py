@@ -1,4 +1,4 @@
-"""What one unit sees while its net learns."""
+"""Percentiles of one unit's input over training."""
 
 from typing import Optional, Sequence
 

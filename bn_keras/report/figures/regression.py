@@ -1,4 +1,4 @@
-"""What a net learned of a function of one number, how fast, and where its activations started.
+"""Regressions of one number: the fit, the error over epochs, and the activations at the start.
 
 All three panels show the arms whose frames are stored and whose name begins with the argument.
 """
