@@ -71,6 +71,11 @@ class Plan:
         digest = hashlib.sha256(text.encode()).hexdigest()[:6]
         return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', readable)[:80]}-{digest}"
 
+    def common(self, name: str) -> Any:
+        """The value of a setting that all runs share; None if they differ in it."""
+        values = {getattr(run, name) for run in self.runs}
+        return values.pop() if len(values) == 1 else None
+
     def merged(self, other: "Plan") -> "Plan":
         """The plan of the runs of both, for one folder; of a run in both, this one's counts.
 

@@ -60,17 +60,13 @@ class Output(io.TextIOBase):
                 raise
 
 
-def make_console(width: int = 100) -> "Console":
-    """A rich Console on standard output.
-
-    Args:
-        width: of lines where there is no terminal: wide enough for the tables.
-    """
+def make_console() -> "Console":
+    """A rich Console on standard output; where that is no terminal, wide enough for the tables."""
     from rich.console import Console  # help and mistakes do without
 
     return Console(
         file=cast(TextIO, Output(sys.stdout)), highlight=False,
-        width=None if sys.stdout.isatty() else width,
+        width=None if sys.stdout.isatty() else 100,
     )
 
 

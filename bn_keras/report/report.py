@@ -225,9 +225,9 @@ def _title(plan: Plan) -> str:
     told = []
     for name, text in (("model", "{}"), ("dataset", "on {}"), ("optimizer", "{}"),
                        ("learning_rate", "learning rate {:g}"), ("batch_size", "batches of {}")):
-        values = {getattr(run, name) for run in plan.runs}
-        if len(values) == 1:
-            told.append(text.format(*values))
+        value = plan.common(name)
+        if value is not None:
+            told.append(text.format(value))
     return f"{plan.study.question}\n{', '.join(told).replace(', on ', ' on ')}"
 
 

@@ -1,7 +1,7 @@
 """Findings in words: the lines of the verdict, the notes, and the cells of the table of arms."""
 
 import math
-from typing import TYPE_CHECKING, Any, Iterator, Sequence
+from typing import TYPE_CHECKING, Iterator, Sequence
 
 from bn_keras import intervals, verdicts
 from bn_keras.metrics import describe
@@ -143,13 +143,9 @@ def _single(row: Row, metric: str) -> str:
 
 def _settings(plan: Plan) -> str:
     """`At learning rate 3 (sgd, 100 steps)`, as far as all runs share it."""
-
-    def common(name: str) -> Any:
-        values = {getattr(run, name) for run in plan.runs}
-        return values.pop() if len(values) == 1 else None
-
-    rate, optimizer = common("learning_rate"), common("optimizer")
-    steps, epochs = common("steps"), common("epochs")
+    rate, optimizer, steps, epochs = map(
+        plan.common, ("learning_rate", "optimizer", "steps", "epochs")
+    )
     length = f"{epochs:g} epochs" if epochs else f"{steps} steps" if steps else None
     rest = ", ".join(plain(text) for text in (optimizer, length) if text)
     if rate is None:

@@ -117,7 +117,9 @@ def test_a_narrow_terminal_loses_nothing(csv, trained, capsys):
     report = experiment.report(store)
     told = []
     for width in (100, 60, 20):
-        show(make_console(width), store, report)
+        console = make_console()
+        console.width = width
+        show(console, store, report)
         output = capsys.readouterr().out
         told.append(sorted(set("".join(c if c.isalnum() else " " for c in output).split())))
     assert set(told[0]) <= set(told[1])
