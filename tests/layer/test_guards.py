@@ -186,11 +186,12 @@ def test_a_run_draws_the_counter_as_a_curve_that_starts_over_with_each_seed(tmp_
     images = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 1)).astype(np.uint8)
     part = Split(images, np.arange(12, dtype=np.int32) % 10)
     settings = {"batch_size": 1, "steps": 3, "log_interval": 1, "validation_size": 10}
-    run = Runner(Splits(part, part, part, classes=10), Store(tmp_path))
+    splits = Splits(part, part, part, classes=10)
+    run = Runner(lambda config: splits, Store(tmp_path))
     for seed in range(2):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            result = run(RunConfig(seed=seed, **settings))
+            result, = run([RunConfig(seed=seed, measure=(), **settings)])
         assert result.curves["statistics/skipped_batches"] == [[1, 2], [2, 4], [3, 6]]
 
 

@@ -351,7 +351,7 @@ def test_the_quick_version_runs_reports_and_is_not_repeated(name, tmp_path):
     claims = [claim for claim in one.claims if claim.text in judged]
     assert len(claims) == len(content["claims"]) and (claims or not one.claims)
     for claim in claims:
-        assert claim.text in output
+        assert claim.text in " ".join(output.split())
     found = {metric for row in content["rows"] for metric in row["metrics"]}
     wanted = {part.metric for claim in claims for part in claim.effect + claim.cause}
     for metric in {*one.columns, *wanted} - found:  # of later steps, of a whole ladder
@@ -368,7 +368,10 @@ def test_the_quick_version_runs_reports_and_is_not_repeated(name, tmp_path):
 @pytest.mark.slow
 def test_the_largest_workable_rate_is_several_times_as_high_with_bn(tmp_path):
     """Ratio at least 3; at 2.4 with BN at least .88, without at most .3: five seeds each."""
-    status, output, folder = run("--study=learning_rates", logdir=tmp_path)
+    arms = [arm for arm in study("learning_rates").arms if "logits" not in arm]
+    status, output, folder = run(
+        "--study=learning_rates", f"--arms={';'.join(arms)}", logdir=tmp_path
+    )
     assert status == 0, output
     verdicts = {c["claim"]: c["verdict"] for c in json.loads(
         (folder / "results.json").read_text())["claims"]}
