@@ -53,6 +53,7 @@ def main():
             with tempfile.TemporaryDirectory() as logdir:
                 more = [f"--logdir={logdir}"] if name == "bn_keras" else []
                 times[name].append(seconds([*command, *sizes, *more]))
+                print(f"{name}: {times[name][-1]:.1f} s", flush=True)
     print(f"{options.rounds} rounds, {os.cpu_count()} CPUs; seconds: median, lowest to highest")
     ours = times["bn_keras"]
     for name, found in times.items():
