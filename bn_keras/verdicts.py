@@ -6,17 +6,22 @@ share of all seeds is above one half (5 of 5, 7 of 8, 9 of 10), it does not hold
 is below one half (0 of 5, 1 of 8), and otherwise it is not decided. A claim that is true in half of
 all seeds is said to hold in at most 5 % of all studies, whatever the number of seeds.
 
+A diverged run lost its figures. In place of one stands the worst that the metric can be, but only
+against the claim or against the arm that the claim's is compared with: a run that was not measured
+never shows what a claim says of it.
+
 The cause that a claim names is judged on control arms by the same rule. Where the effect holds and
 its cause does not, the claim holds for another reason.
 """
 
 import dataclasses
 import math
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import AbstractSet, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from bn_keras import intervals
 from bn_keras.metrics import describe
 from bn_keras.report.numbers import spread
+from bn_keras.results import DIVERGED
 from bn_keras.study import Claim, Comparison, Row
 
 HOLDS = "holds"
@@ -26,6 +31,8 @@ UNDECIDED = "not decided"
 
 # (arm, metric) to the values by seed; None where a run has none.
 Values = Mapping[Tuple[str, str], Mapping[int, Optional[float]]]
+# Arm and seed of every run that diverged.
+Diverged = AbstractSet[Tuple[str, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,28 +124,32 @@ def judge(claim: Claim, rows: Iterable[Row]) -> Verdict:
         rows: the Rows, as `study.rows` gives them.
     """
     values: Dict[Tuple[str, str], Dict[int, Optional[float]]] = {}
-    arms = set()
+    arms, diverged = set(), set()
     for row in rows:
         arms.add(row.arm)
+        if row.status == DIVERGED:
+            diverged.add((row.arm, row.seed))
         for metric, value in row.metrics.items():
             values.setdefault((row.arm, metric), {})[row.seed] = value
-    effect = _gather(claim.effect, values, arms)
+    effect = _gather(claim.effect, values, arms, diverged)
     cause, verdict = None, effect.outcome
     if claim.cause and verdict != FAILS:
-        cause = _gather(claim.cause, values, arms)
+        cause = _gather(claim.cause, values, arms, diverged)
         if verdict == HOLDS:
             verdict = OTHER_REASON if cause.outcome == FAILS else cause.outcome
     return Verdict(claim, verdict, effect, cause)
 
 
-def _gather(tests: Sequence[Comparison], values: Values, arms: Iterable[str]) -> Evidence:
+def _gather(
+    tests: Sequence[Comparison], values: Values, arms: AbstractSet[str], diverged: Diverged
+) -> Evidence:
     results, figures = [], []
     missing: Dict[str, None] = {}
     for test in tests:
         for arm in (test.arm, test.than):
             if isinstance(arm, str) and (arm, test.metric) not in values:
                 missing[f"{test.metric} of {arm}" if arm in arms else arm] = None
-        found = _by_seed(test, values)
+        found = _by_seed(test, values, diverged)
         results.append(found)
         passed = sum(bool(result) for result in found.values())
         figures.append(f"{_text(test, values)}: {passed} of {len(found)}")
@@ -153,16 +164,22 @@ def _gather(tests: Sequence[Comparison], values: Values, arms: Iterable[str]) ->
     )
 
 
-def _by_seed(test: Comparison, values: Values) -> Dict[int, Optional[bool]]:
+def _by_seed(
+    test: Comparison, values: Values, diverged: Diverged
+) -> Dict[int, Optional[bool]]:
     """Whether a comparison passes, by seed; None where it shows nothing."""
     mine = values.get((test.arm, test.metric), {})
     others: Mapping[int, Optional[float]] = (
         values.get((test.than, test.metric), {}) if isinstance(test.than, str)
         else dict.fromkeys(mine, test.than)
     )
-    return {
-        seed: _passes(test, value, others[seed]) for seed, value in mine.items() if seed in others
-    }
+    found: Dict[int, Optional[bool]] = {}
+    for seed, value in mine.items():
+        if seed in others:
+            found[seed] = _passes(test, value, others[seed])
+            if found[seed] and value is None and (test.arm, seed) in diverged:
+                found[seed] = None  # it was never measured: that shows nothing of this arm
+    return found
 
 
 def _passes(test: Comparison, value: Optional[float], other: Optional[float]) -> Optional[bool]:

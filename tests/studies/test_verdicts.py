@@ -137,6 +137,41 @@ def test_a_run_without_a_value_stands_at_the_worse_end(metric, relation, batch, 
     assert (found.verdict, found.effect.seeds) == (verdict, 5)
 
 
+@pytest.mark.parametrize(
+    "metric, relation, than",
+    [("start_saturated_units", "at least", 0.1), ("test_loss", "at least", "none"),
+     ("test_accuracy", "at most", 0.25), ("test_accuracy", "at most", "none")],
+)
+def test_a_diverged_run_never_shows_what_a_claim_says_of_it(metric, relation, than):
+    """Its metrics are gone: "saturates at the start" once held in 5 of 5 runs without a value."""
+    claim = Claim("", "", effect=(Comparison(metric, "batch", relation, than),))
+    found = judge(claim, [
+        Row(arm, seed, status, {metric: value})
+        for arm, status, value in (("batch", "diverged", None), ("none", "ok", 0.5))
+        for seed in range(5)
+    ])
+    assert (found.verdict, found.effect.seen, found.effect.seeds) == (UNDECIDED, 0, 5)
+    assert found.figures[0].endswith(": 0 of 5")
+
+
+@pytest.mark.parametrize("arm, than, verdict", [
+    ("batch", "none", HOLDS), ("none", "batch", FAILS),
+])
+def test_a_diverged_run_loses_to_one_with_a_value(arm, than, verdict):
+    claim = Claim("", "", effect=(Comparison("test_accuracy", arm, "at least", than),))
+    found = judge(claim, [
+        Row(name, seed, status, {"test_accuracy": value})
+        for name, status, value in (("none", "diverged", None), ("batch", "ok", 0.9))
+        for seed in range(5)
+    ])
+    assert found.verdict == verdict
+
+
+def test_a_target_that_a_whole_run_never_reached_is_measured():
+    claim = Claim("", "", effect=(Comparison("steps_to_90_percent", "none", "at least", 1000),))
+    assert judge(claim, rows("steps_to_90_percent", none=[None] * 5)).verdict == HOLDS
+
+
 def test_seeds_that_show_nothing_speak_against_either_decision():
     claim = Claim("", "", effect=(Comparison("steps_to_90_percent", "batch", "at most", "none"),))
 
