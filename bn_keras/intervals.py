@@ -235,6 +235,28 @@ def sign_test(won: int, lost: int) -> float:
     return float(stats.binomtest(won, won + lost).pvalue) if won + lost else 1.0
 
 
+def fewest_pairs(comparisons: int = 1) -> int:
+    """The fewest pairs with which the sign test can decide, if one arm wins all of them.
+
+    Six for one comparison, seven for two or three, eight for four to six: every comparison of a
+    table is counted, as Holm multiplies the smallest p value by their number.
+
+    Args:
+        comparisons: how many the table has.
+
+    Raises:
+        ValueError: no comparison.
+    """
+    if comparisons < 1:
+        raise ValueError(
+            f"fewest_pairs: received {comparisons} comparisons; expected at least one"
+        )
+    pairs = FEWEST_PAIRS
+    while comparisons * 2 / 2**pairs >= SIGNIFICANCE:
+        pairs += 1
+    return pairs
+
+
 def holm(p_values: Sequence[float]) -> List[float]:
     """P values adjusted for the number of comparisons (Holm), to compare with SIGNIFICANCE.
 
@@ -257,9 +279,9 @@ class Pairs:
     Attributes:
         won, tied, lost: pairs, as the first arm sees them.
         tie: pairs no further apart than this are tied; the widest tie if they differ.
-        p_value: of the sign test; None for fewer than six pairs.
+        p_value: of the sign test; None for fewer than `fewest_pairs`.
         more_pairs: how many more pairs, all won by the arm that is ahead, would bring the sign
-            test below SIGNIFICANCE; 0 if it is there.
+            test below SIGNIFICANCE, adjusted for the number of comparisons; 0 if it is there.
         median: median of first - second over all pairs. A pair with one run that diverged is
             infinitely far apart, one with two counts as 0. None where the middle lies between
             -infinity and infinity.
@@ -292,6 +314,7 @@ def compare_pairs(
     tie: Union[float, Callable[[float, float], float]],
     generator: np.random.Generator,
     worse: Worse = "low",
+    comparisons: int = 1,
 ) -> Pairs:
     """Compares two arms over the seeds that both have.
 
@@ -307,6 +330,7 @@ def compare_pairs(
             such as numbers of steps.
         generator: draws the subsets for the mean's interval beyond 14 pairs.
         worse: the worse end of the values: "low" for an accuracy, "high" for a loss or for steps.
+        comparisons: how many comparisons the table has that this one is part of.
 
     Raises:
         ValueError: no seed in common, a value that is not finite, or a tie below 0.
@@ -350,8 +374,8 @@ def compare_pairs(
         tied=outcomes.count(0),
         lost=lost,
         tie=max(ties),
-        p_value=sign_test(won, lost) if len(seeds) >= FEWEST_PAIRS else None,
-        more_pairs=_pairs_to_decide(won, lost),
+        p_value=sign_test(won, lost) if len(seeds) >= fewest_pairs(comparisons) else None,
+        more_pairs=_pairs_to_decide(won, lost, comparisons),
         median=None if math.isnan(middle) else middle,
         median_interval=median_interval(differences),
         mean=statistics.fmean(differences) if whole else None,
@@ -359,10 +383,11 @@ def compare_pairs(
     )
 
 
-def _pairs_to_decide(won: int, lost: int) -> int:
+def _pairs_to_decide(won: int, lost: int, comparisons: int) -> int:
+    """As `Pairs.more_pairs`; Holm multiplies a p value by the number of comparisons at most."""
     ahead, behind = max(won, lost), min(won, lost)
     more = 0
-    while sign_test(ahead + more, behind) >= SIGNIFICANCE:
+    while comparisons * sign_test(ahead + more, behind) >= SIGNIFICANCE:
         more += 1
     return more
 

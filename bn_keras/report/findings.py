@@ -125,12 +125,14 @@ def compare(
     runs = {(run.config.arm_name, run.config.seed): (run.start, run.data) for run in results}
     worse = describe(metric).worse
     found = []
-    for arm in [arm for arm in values if arm != base]:
+    others = [arm for arm in values if arm != base]
+    for arm in others:
         mine = values[arm]
         common = sorted(set(mine) & set(values[base]))
         pairs = intervals.compare_pairs(
             mine, values[base], functools.partial(_tie, images=_images(metric, rows)),
             np.random.default_rng(0), "high" if worse == "high" else "low",
+            comparisons=len(others),
         ) if common else None
         both = [(runs.get((arm, seed)), runs.get((base, seed))) for seed in common]
         alike, same_data = (

@@ -1,7 +1,8 @@
 """The report on a plan's results, and the files that a work directory's report leaves.
 
-Nothing is claimed that the seeds cannot carry: fewer than six pairs are counted and not tested, and
-one seed gives its numbers alone. Every row keeps its status, and runs that are missing are named.
+Nothing is claimed that the seeds cannot carry: fewer pairs than can decide are counted and not
+tested, and one seed gives its numbers alone. Every row keeps its status, and runs that are missing
+are named.
 """
 
 import csv

@@ -104,8 +104,7 @@ def against(report: "Report", compared: Compared) -> str:
     start += "" if compared.same_data else " The data of its pairs DIFFER."
     title = plain(describe(compared.metric).title)
     ties = f"differences in {title} up to {number(pairs.tie)} count as ties"
-    more = (f"at least {count(pairs.more_pairs, 'more pair')}, all won by the same arm, would "
-            "decide")
+    more = f"{count(pairs.more_pairs, 'more pair')}, all won by the same arm, would decide"
     if pairs.count == 1:
         return f"One pair of {arm} and {base} is too few to tell them apart; {more}.{start}"
     up, down = ("lower", "higher") if describe(compared.metric).worse == "high" else (
@@ -117,7 +116,10 @@ def against(report: "Report", compared: Compared) -> str:
     rest = [f"{down} in {least}"] * bool(least) + [f"tied in {pairs.tied}"] * bool(pairs.tied)
     found = ", ".join([f"{arm} is {up} than {base} in {most} of {pairs.count} pairs", *rest])
     if pairs.p_value is None:
-        return f"{found} ({ties}): too few for a test; {more}.{start}"
+        total = len(report.comparisons)
+        tests = "a two-sided test" if total == 1 else f"two-sided tests of {total} comparisons"
+        return (f"{found} ({ties}): too few for {tests} ({intervals.fewest_pairs(total)} pairs "
+                f"at least); {more}.{start}")
     test = f"exact sign test p {p_value(pairs.p_value)}"
     tested = sum(other.adjusted_p is not None for other in report.comparisons)
     p = pairs.p_value if compared.adjusted_p is None else compared.adjusted_p
@@ -125,10 +127,10 @@ def against(report: "Report", compared: Compared) -> str:
         test += f", {p_value(p)} after Holm over the {tested} comparisons with {base}"
     size = ""
     if pairs.median is not None and math.isfinite(pairs.median):
-        size = f", by {difference(pairs.median)}"
+        size = f", in the median by {difference(pairs.median)}"
         if pairs.median_interval is not None and all(map(math.isfinite, pairs.median_interval)):
-            size += " [{}, {}]".format(*map(difference, pairs.median_interval))
-        size += " in the median"
+            low, high = map(difference, pairs.median_interval)
+            size += f" (95 % interval {low} to {high})"
     if p >= intervals.SIGNIFICANCE:
         found = f"No difference between {arm} and {base} is shown: {found}"
         size += f"; {more}" if pairs.more_pairs else ""

@@ -240,6 +240,25 @@ def test_few_pairs_claim_nothing_and_say_how_many_more_would(won, lost, tied, mo
     assert more == 0 or 2 * at_least(ahead - 1, ahead - 1 + behind) >= 0.05
 
 
+def test_the_fewest_pairs_that_can_decide_grow_with_the_number_of_comparisons():
+    found = [intervals.fewest_pairs(comparisons) for comparisons in range(1, 9)]
+    assert found == [6, 7, 7, 8, 8, 8, 9, 9]
+    for comparisons, pairs in enumerate(found, start=1):
+        assert holm([sign_test(pairs, 0)] * comparisons)[0] < 0.05
+        assert holm([sign_test(pairs - 1, 0)] * comparisons)[0] >= 0.05
+    with pytest.raises(ValueError, match="fewest_pairs: received 0 comparisons; expected"):
+        intervals.fewest_pairs(0)
+
+
+@pytest.mark.parametrize("won, lost", [(6, 0), (7, 0), (7, 1), (3, 2)])
+def test_more_pairs_are_counted_with_all_comparisons_of_the_table(won, lost):
+    first = by_seed(*[1.0] * won, *[-1.0] * lost)
+    found = compare_pairs(first, dict.fromkeys(first, 0.0), 0.5, generator(), comparisons=3)
+    decided = [3 * sign_test(won + more, lost) < 0.05 for more in range(20)]
+    assert found.more_pairs == decided.index(True)
+    assert (found.p_value is None) == (won + lost < 7)
+
+
 def test_six_pairs_have_intervals_from_the_lowest_to_the_highest():
     found = compare_pairs(by_seed(1, 2, 3, 4, 5, 6), dict.fromkeys(range(9), 0), 0, generator())
     assert found.count == 6 and found.p_value == 0.03125

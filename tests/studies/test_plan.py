@@ -31,6 +31,18 @@ def test_the_plain_comparison_is_every_normalizer_with_every_seed():
         == RunConfig(normalizer="none"), "the comparison has defaults of its own"
 
 
+@pytest.mark.parametrize("normalizers, seeds", [
+    (("batch",), 6), (("none", "batch"), 6), (("none", "batch", "layer"), 7),
+    (("none", "batch", "layer", "group"), 7), (("none", "batch", "layer", "group", "ghost"), 8),
+])
+def test_a_comparison_has_the_fewest_seeds_that_can_decide_for_its_arms(normalizers, seeds):
+    plan = make_plan("comparison", {}, normalizers=normalizers)
+    assert len({run.seed for run in plan.runs}) == plan.study.seeds == seeds
+    assert len(make_plan("comparison", {}, normalizers=normalizers, seeds=3).runs) == 3 * len(
+        normalizers
+    )
+
+
 def test_none_comes_first_and_each_normalizer_once():
     plan = comparison("layer", "none", "layer", "batch")
     assert list(plan.study.arms) == ["none", "layer", "batch"]

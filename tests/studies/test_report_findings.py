@@ -40,7 +40,8 @@ def test_six_unanimous_pairs_are_a_finding_with_its_size_and_the_smallest_differ
     )
     assert lines[-1] == (
         "batch is higher than none in 6 of 6 pairs (exact sign test p = .031; differences in "
-        "validation accuracy up to .010 count as ties), by +.861 [+.857, +.867] in the median."
+        "validation accuracy up to .010 count as ties), in the median by +.861 (95 % interval "
+        "+.857 to +.867)."
     )
     assert (
         "Validation accuracy of those that learned, median [lowest, highest]: "
@@ -51,7 +52,7 @@ def test_six_unanimous_pairs_are_a_finding_with_its_size_and_the_smallest_differ
 def test_the_other_direction_is_told_in_the_other_direction():
     verdict = made({"none": UP, "batch": [value - 0.05 for value in UP]}).verdict
     assert "batch is lower than none in 6 of 6 pairs (exact sign test p = .031" in verdict
-    assert "by −.050 [−.050, −.050] in the median." in verdict
+    assert "in the median by −.050 (95 % interval −.050 to −.050)." in verdict
 
 
 def test_differences_below_the_evaluations_own_error_are_ties():
@@ -67,8 +68,8 @@ def test_fewer_than_six_pairs_are_counted_and_not_tested():
     assert found.comparisons[0].pairs.p_value is None
     assert found.verdict.endswith(
         "batch is higher than none in 3 of 3 pairs (differences in validation accuracy up to .010 "
-        "count as ties): too few for a test; at least 3 more pairs, all won by the same arm, would "
-        "decide."
+        "count as ties): too few for a two-sided test (6 pairs at least); 3 more pairs, all won by "
+        "the same arm, would decide."
     )
     for word in ("better", "sign test", "by +"):
         assert word not in found.verdict
@@ -80,7 +81,7 @@ def test_one_seed_gives_its_numbers_alone():
         "At learning rate 3 (sgd, 100 steps), validation accuracy of one seed: none .100 (stuck), "
         "batch .960 (learned)." in found.verdict
     )
-    assert "too few to tell them apart; at least 5 more pairs" in found.verdict
+    assert "too few to tell them apart; 5 more pairs" in found.verdict
     assert "[" not in found.verdict.replace("[0, 1]", "").split("\n", 1)[1]
 
 
@@ -108,13 +109,24 @@ def test_a_diverged_run_loses_its_pair_and_is_seen_everywhere():
 
 
 def test_several_comparisons_are_adjusted_by_holm_and_say_which():
-    found = made({"none": DOWN, "batch": UP, "layer": UP, "group": UP[::-1]})
+    none, up = [*DOWN, 0.1], [*UP, 0.96]
+    found = made({"none": none, "batch": up, "layer": up, "group": [0.05, *up[1:]]})
     assert [one.arm for one in found.comparisons] == ["batch", "layer", "group"]
-    for one in found.comparisons:
-        assert one.pairs.p_value == 0.03125 and one.adjusted_p == pytest.approx(3 * 0.03125)
-    # Each alone would be a finding; three in one table are not.
-    assert found.verdict.count("No difference between") == 3
-    assert "p = .031, = .094 after Holm over the 3 comparisons with none" in found.verdict
+    p_values = [(one.pairs.p_value, one.adjusted_p) for one in found.comparisons]
+    alone, one_lost = 2 / 2**7, 2 * 8 / 2**7
+    assert p_values == [(alone, pytest.approx(3 * alone))] * 2 + [(one_lost, one_lost)]
+    assert found.verdict.count("No difference between") == 1
+    assert "p = .016, = .047 after Holm over the 3 comparisons with none" in found.verdict
+
+
+def test_pairs_that_cannot_carry_all_comparisons_of_the_table_are_counted_and_not_tested():
+    """Six unanimous pairs of three arms were once "no difference is shown", with no remedy."""
+    found = made({"none": DOWN, "batch": UP, "layer": UP, "group": [0.05, *UP[1:]]})
+    assert {one.adjusted_p for one in found.comparisons} == {None}
+    assert "No difference" not in found.verdict
+    told = "too few for two-sided tests of 3 comparisons (7 pairs at least); {}, all won by the"
+    assert found.verdict.count(told.format("1 more pair")) == 2
+    assert found.verdict.count(told.format("5 more pairs")) == 1
 
 
 def test_pairs_that_did_not_start_alike_are_named():
