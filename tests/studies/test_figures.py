@@ -16,6 +16,8 @@ from bn_keras.report import figures
 from bn_keras.report.figures import drawing
 from bn_keras.results import DIVERGED, OK
 
+# Of matplotlib's defaults, in line widths.
+PATTERNS = {"-": (), "--": (3.7, 1.6), ":": (1, 1.65), "-.": (6.4, 1.6, 1, 1.6)}
 CURVE = "accuracy/validation"
 
 
@@ -199,6 +201,68 @@ def test_every_figure_of_the_package_is_tried_here():
     }
     for name in FIGURES.names():
         assert "How to read it:" in FIGURES.get(name).__doc__
+
+
+@pytest.mark.parametrize("name", ["curve", "outcomes"])
+def test_runs_that_all_diverged_at_once_are_named(name):
+    rows = [row(arm, seed, DIVERGED, validation_accuracy=None)
+            for arm in ("none", "batch") for seed in range(6)]
+    ax = figures.draw(name, rows, axes())
+    assert ax.texts[0].get_text().splitlines()[1:] == [
+        "no normalization (6 seeds, 6 diverged)", "batch normalization (6 seeds, 6 diverged)",
+    ]
+    assert not ax.get_legend_handles_labels()[1]
+
+
+def test_an_arm_that_diverged_before_its_first_point_is_in_the_legend():
+    rows = [row("none", seed, DIVERGED) for seed in range(2)] + [learning("batch")]
+    assert figures.draw("curve", rows, axes()).get_legend_handles_labels()[1] == [
+        "no normalization (2 seeds, 2 diverged)", "batch normalization (1 seed)",
+    ]
+
+
+def test_the_outputs_of_a_diverged_net_are_no_fit():
+    rows = [row("tanh none", status=DIVERGED, normalizer="none", frames=frames()),
+            row("tanh batch", normalizer="batch", frames=frames())]
+    ax = figures.draw("fits:tanh", rows, axes())
+    assert [line.get_label() for line in ax.lines if len(line.get_xdata())] == [
+        "tanh batch, seed 0"]
+    assert "tanh none, seed 0: diverged" in ax.get_legend_handles_labels()[1]
+
+
+def test_perfect_accuracies_leave_an_axis_of_some_width():
+    rows = [learning("batch", seed, (1.0, 1.0, 1.0), validation_accuracy=1.0) for seed in range(2)]
+    for name, limits in (("outcomes", "get_xlim"), ("curve", "get_ylim")):
+        low, high = getattr(figures.draw(name, rows, axes()), limits)()
+        assert (low, high) == pytest.approx((0.9, 1), abs=0.01), name
+
+
+def test_faint_lines_between_two_arms_are_explained():
+    rows = [row(arm, seed, validation_accuracy=0.5) for arm in ("none", "batch") for seed in (0, 1)]
+    assert "faint lines join the runs of a seed" in figures.draw("outcomes", rows, axes()
+                                                                 ).get_title()
+    rows += [row("layer", validation_accuracy=0.5)]
+    assert "faint" not in figures.draw("outcomes", rows, axes()).get_title()
+
+
+def test_rates_that_never_work_promise_no_number_and_lines_on_top_of_each_other_can_be_seen():
+    rows = [row(arm, largest_workable_rate=None, test_accuracy_at_1=0.2, test_accuracy_at_2=0.1)
+            for arm in ("none", "batch")]
+    ax = figures.draw("accuracy_over_rates", rows, axes())
+    assert ax.get_title().startswith("no net has a workable rate")
+    below, above = bold(ax)
+    assert below.get_linewidth() > above.get_linewidth() + 1
+
+
+def test_a_legend_has_room_for_all_of_a_pattern_of_dashes():
+    looks = [*drawing.STYLES.values(), *((None, dashes) for dashes in drawing.DASHES),
+             *(look for family in drawing.FAMILIES.values() for look in family)]
+    room = drawing.HANDLE_LENGTH * 8  # the smallest font of a legend
+    for _, line in looks:
+        _, pattern = line if isinstance(line, tuple) else (0, PATTERNS[line])
+        assert sum(pattern) * drawing.MEDIAN_WIDTH <= room, line
+    colors = [color for color, _ in drawing.FAMILIES["batch"]]
+    assert len(set(colors)) == len(colors)
 
 
 def test_a_figure_from_outside_the_package_is_a_panel_like_any_other():

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bn_keras.registry import FIGURES
-from bn_keras.report.figures.drawing import legend_below, wrapped
+from bn_keras.report.figures.drawing import HANDLE_LENGTH, legend_below, wrapped
 from bn_keras.study import Row
 from bn_keras.texts import in_picture
 
@@ -108,7 +108,8 @@ def _legends(figure: Figure, axes: Sequence[Axes]) -> None:
     known = [entry for entry in known if entry[2]]
     if len(known) > 1 and all(labels == known[0][2] for _, _, labels in known):
         _, handles, labels = known[0]
-        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
+        figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9,
+                      handlelength=HANDLE_LENGTH)
         return
     for ax, _, _ in known:
         legend_below(ax)

@@ -7,7 +7,14 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bn_keras.registry import FIGURES
-from bn_keras.report.figures.drawing import by_arm, label, meaning, nothing, styles
+from bn_keras.report.figures.drawing import (
+    MEDIAN_WIDTH,
+    by_arm,
+    label,
+    meaning,
+    nothing,
+    styles,
+)
 from bn_keras.study import Row
 
 RATE = re.compile(r"^test_accuracy_at_(.+)$")
@@ -20,7 +27,8 @@ def accuracy_over_rates(rows: Sequence[Row], ax: Axes, argument: Optional[str] =
     How to read it: a net works at a rate where its line is above the dotted one. The numbers above
     the panel are the median over seeds of the largest rate at which a net works before it first
     fails. A diverged run has no accuracy; it is an x at the bottom and counts as lowest in the
-    median, which is not drawn where half of the seeds diverged.
+    median, which is not drawn where half of the seeds diverged. The line of a net that is listed
+    earlier is the wider one: it shows on both sides of another that lies on it.
 
     Args:
         rows: Rows of a ladder, with the metrics `test_accuracy_at_RATE` and
@@ -31,7 +39,8 @@ def accuracy_over_rates(rows: Sequence[Row], ax: Axes, argument: Optional[str] =
     workable = float(argument or 0.9)
     looks = styles(rows)
     drawn, told, anywhere = False, 0, False
-    for place, (arm, runs) in enumerate(by_arm(rows).items()):
+    arms = by_arm(rows)
+    for place, (arm, runs) in enumerate(arms.items()):
         seeds = [_by_rate(row) for row in runs]
         rates = sorted(set().union(*seeds))
         if not rates:
@@ -52,8 +61,8 @@ def accuracy_over_rates(rows: Sequence[Row], ax: Axes, argument: Optional[str] =
             for rate in rates
         ])
         middle[np.isinf(middle)] = np.nan  # half of the seeds or more diverged
-        ax.plot(rates, middle, color=color, linestyle=line, linewidth=2.6, marker="o",
-                label=label(arm, runs))
+        ax.plot(rates, middle, color=color, linestyle=line, marker="o",
+                linewidth=MEDIAN_WIDTH + 4 * (1 - (place + 1) / len(arms)), label=label(arm, runs))
         # A net that works at no rate counts as a rate of 0.
         largest = [row.metrics["largest_workable_rate"] or 0 for row in runs
                    if "largest_workable_rate" in row.metrics]
@@ -62,7 +71,7 @@ def accuracy_over_rates(rows: Sequence[Row], ax: Axes, argument: Optional[str] =
                     color=color, ha="center", weight="bold", fontsize=9)
             told += 1
     if not drawn:
-        return nothing(ax, "no net has an accuracy at a learning rate")
+        return nothing(ax, "no net has an accuracy at a learning rate", rows)
     ax.axhline(workable, color="black", linestyle=":", linewidth=1)
     ax.set_xscale("log")
     ax.set_xlabel("learning rate (logarithmic)")
@@ -70,10 +79,10 @@ def accuracy_over_rates(rows: Sequence[Row], ax: Axes, argument: Optional[str] =
     ax.set_ylim(-0.02, 1.03 + 0.055 * told)  # room for the numbers
     ax.set_yticks(np.linspace(0, 1, 6))
     ax.grid(alpha=0.3)
-    ax.set_title(
-        f"numbers: largest workable rate (dotted: {workable:.0%})\n"
-        f"{meaning(rows, lost=anywhere)}", fontsize=10,
-    )
+    heading = f"numbers: largest workable rate (dotted: {workable:.0%})"
+    if not told:
+        heading = f"no net has a workable rate in the median (dotted: {workable:.0%})"
+    ax.set_title(f"{heading}\n{meaning(rows, lost=anywhere)}", fontsize=10)
     return ax
 
 

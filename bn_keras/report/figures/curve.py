@@ -40,7 +40,7 @@ def curve(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axes
         for arm, runs in by_arm(rows).items()
     ]
     if not any(drawn):
-        return nothing(ax, f"no run has a point of the curve {name}")
+        return nothing(ax, f"no run has a point of the curve {name}", rows)
     heading = in_picture(known.title)
     ax.set_title(f"{heading}\n{meaning(rows)}", fontsize=10)
     kind, unit = name.partition("/")[0], known.unit

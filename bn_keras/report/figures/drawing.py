@@ -26,9 +26,11 @@ DASHES = (":", "-.", (0, (6, 2)), (0, (1, 1)), (0, (8, 2, 1, 2)))
 FAMILIES: Mapping[str, tuple[tuple[str, Any], ...]] = {
     "none": (("#000000", ":"), ("#b0b0b0", "-."), ("#555555", (0, (6, 2))), ("#7f7f7f", ":")),
     "batch": (
-        ("#56b4e9", ":"), ("#003f66", "-."), ("#56b4e9", (0, (8, 1))), ("#0072b2", (0, (6, 2))),
+        ("#56b4e9", ":"), ("#003f66", "-."), ("#7b8fd6", (0, (4, 1.5))), ("#0072b2", (0, (6, 2))),
     ),
 }
+MEDIAN_WIDTH = 2.6  # of the bold lines, in points
+HANDLE_LENGTH = 5  # of a line in a legend, in font sizes: room for all of a pattern of dashes
 LABELS = {"none": "no normalization", "batch": "batch normalization"}
 
 
@@ -122,6 +124,8 @@ def seeds_and_median(
     color, line = look
     points = [finite_points(row.curves.get(name, [])) for row in rows]
     if not any(map(len, points)):
+        if any(row.status == DIVERGED for row in rows):  # the legend alone has it
+            ax.plot([], [], color=color, marker="x", linestyle="", label=label(arm, rows))
         return False
     for row, curve in zip(rows, points):
         few = "." if len(curve) < 3 else ""
@@ -131,8 +135,8 @@ def seeds_and_median(
             ax.plot(*(curve[-1] / (unit, 1)), color=color, marker="x", markersize=9,
                     markeredgewidth=2, linestyle="", clip_on=False, zorder=5)
     steps, middle = median_curve(rows, points, worst)
-    ax.plot(steps / unit, middle, color=color, linestyle=line, linewidth=2.6,
-            marker="o" if len(steps) < 3 else "", label=label(arm, rows))
+    ax.plot(steps / unit, middle, color=color, linestyle=line,
+            linewidth=MEDIAN_WIDTH, marker="o" if len(steps) < 3 else "", label=label(arm, rows))
     return True
 
 
@@ -171,21 +175,30 @@ def median_curve(
 
 def legend_below(ax: Axes) -> None:
     """A legend under the axes, where it covers nothing."""
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=1, fontsize=8, frameon=False)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=1, fontsize=8, frameon=False,
+              handlelength=HANDLE_LENGTH)
 
 
-def nothing(ax: Axes, why: str) -> Axes:
-    """Axes that say why they are empty."""
+def nothing(ax: Axes, why: str, rows: Sequence[Row] = ()) -> Axes:
+    """Axes that say why they are empty, and which of the rows diverged."""
+    for line in list(ax.lines):  # those of the legend
+        line.remove()
+    lost = [label(arm, runs) for arm, runs in by_arm(rows).items()
+            if any(row.status == DIVERGED for row in runs)]
     ax.set_axis_off()
-    ax.text(0.5, 0.5, in_picture(why), ha="center", va="center", wrap=True, fontsize=9,
-            transform=ax.transAxes)
+    ax.text(0.5, 0.5, "\n".join([in_picture(why), *lost]), ha="center", va="center", wrap=True,
+            fontsize=9, transform=ax.transAxes)
     return ax
+
+
+def accuracy_floor(lowest: float) -> float:
+    """The bottom of an axis of accuracies: 0, or the tenth below them all, at most .9."""
+    return min(math.floor(10 * lowest) / 10, 0.9) if lowest > 0.5 else 0.0
 
 
 def limit_accuracy(ax: Axes) -> None:
     """From 0 to 1, or from less far down where all is above one half and differs by little."""
     values = [value for line in ax.lines for value in np.ravel(line.get_ydata())
               if math.isfinite(value)]
-    lowest = min(values, default=0)
-    bottom = math.floor(10 * lowest) / 10 if lowest > 0.5 else 0
+    bottom = accuracy_floor(min(values, default=0))
     ax.set_ylim(bottom - 0.01 * (1 - bottom), 1 + 0.02 * (1 - bottom))

@@ -8,7 +8,14 @@ from matplotlib.axes import Axes
 
 from bn_keras.metrics import describe
 from bn_keras.registry import FIGURES
-from bn_keras.report.figures.drawing import by_arm, named, nothing, styles, wrapped
+from bn_keras.report.figures.drawing import (
+    accuracy_floor,
+    by_arm,
+    named,
+    nothing,
+    styles,
+    wrapped,
+)
 from bn_keras.report.numbers import number
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row
@@ -38,7 +45,7 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
     found = [row.metrics.get(name) for runs in arms.values() for row in runs]
     values = [value for value in found if value is not None]
     if not values:
-        return nothing(ax, f"no run has a value of {name}")
+        return nothing(ax, f"no run has a value of {name}", rows)
     low, high = _limits(name, values)
     logarithmic = low > 0 and high / low > 30
     if logarithmic:
@@ -68,7 +75,8 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
                     solid_capstyle="butt")
         shown = number(middle) if math.isfinite(middle) else "none"
         ticks.append(_tick(arm, runs, name, f"median {shown}" if len(runs) > 1 else shown))
-    if len(arms) == 2:  # between more, lines are a thicket
+    joined = len(arms) == 2  # between more, lines are a thicket
+    if joined:
         for seed_places in places.values():
             ax.plot(*np.array(seed_places).T, color="black", linewidth=0.5, alpha=0.25, zorder=0)
     ax.set_yticks(range(len(arms)), ticks, fontsize=8 if len(arms) < 9 else 7)
@@ -77,8 +85,8 @@ def outcomes(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
     unit = f" [{known.unit}]" if known.unit else ""
     ax.set_xlabel(f"{title}{unit}{' (logarithmic)' if logarithmic else ''}")
     gone = any(row.metrics.get(name) is None for runs in arms.values() for row in runs)
-    ax.set_title(f"after training\na marker a seed, bar: median{', x: no value' * gone}",
-                 fontsize=10)
+    heading = "after training" + joined * "; faint lines join the runs of a seed"
+    ax.set_title(f"{heading}\na marker a seed, bar: median{', x: no value' * gone}", fontsize=10)
     ax.grid(alpha=0.3, axis="x")
     return ax
 
@@ -98,7 +106,7 @@ def _tick(arm: str, runs: Sequence[Row], name: str, middle: str) -> str:
 def _limits(name: str, values: Sequence[float]) -> tuple[float, float]:
     low, high = min(values), max(values)
     if "accuracy" in name:
-        bottom = math.floor(10 * low) / 10 if low > 0.5 else 0.0
+        bottom = accuracy_floor(low)
         return bottom - 0.02 * (1 - bottom), 1 + 0.02 * (1 - bottom)
     if low > 0 and high / low > 30:
         return low / 1.5, high * 1.5

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 
 from bn_keras.registry import FIGURES
 from bn_keras.report.figures.drawing import (
+    MEDIAN_WIDTH,
     by_arm,
     meaning,
     named,
@@ -17,6 +18,7 @@ from bn_keras.report.figures.drawing import (
     seeds_and_median,
     styles,
 )
+from bn_keras.results import DIVERGED
 from bn_keras.study import Row
 
 FUNCTIONS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -37,7 +39,8 @@ def _with_frames(rows: Sequence[Row], argument: Optional[str]) -> list[Row]:
 def fits(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axes:
     """Draws the examples and each net's outputs after the last frame, one seed of each net.
 
-    How to read it: a flat line has learned no more than the mean.
+    How to read it: a flat line has learned no more than the mean. A net that diverged has no line;
+    the legend names it.
 
     Args:
         rows: Rows with frames.
@@ -53,8 +56,12 @@ def fits(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axes:
     looks = styles(nets)
     for net in nets:
         color, line = looks[net.arm]
+        shown = f"{named(net.arm)}, seed {net.seed}"
+        if net.status == DIVERGED:  # its outputs are no fit
+            ax.plot([], [], color=color, marker="x", linestyle="", label=f"{shown}: diverged")
+            continue
         ax.plot(net.frames["grid"], net.frames["fitted"][-1], color=color, linestyle=line,
-                linewidth=2.6, label=f"{named(net.arm)}, seed {net.seed}")
+                linewidth=MEDIAN_WIDTH, label=shown)
     ax.set(xlabel="x", ylabel="y")
     ax.set_title(f"{argument or 'all nets'}: data and fit\none seed of each net", fontsize=10)
     return ax
@@ -82,7 +89,7 @@ def errors(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axe
             ax, net.arm, arms[net.arm], "loss/test", looks[net.arm], np.inf, unit
         ))
     if not any(drawn):
-        return nothing(ax, "no run has stored its test error over the epochs")
+        return nothing(ax, "no run has stored its test error over the epochs", rows)
     ax.set_yscale("log")
     ax.set(xlabel="epochs", ylabel="test mean squared error (logarithmic)")
     shown = [row for net in nets for row in arms[net.arm]]
