@@ -67,13 +67,17 @@ def _declared(name: str) -> Optional[Metric]:
         return Metric(name, *known[name])
     # The pattern that says the most about the name describes it.
     for pattern in sorted(known, key=len, reverse=True):
-        parts = [re.escape(part) for part in pattern.split("{}")]
-        matched = re.fullmatch("(.+)".join(parts), name) if len(parts) > 1 else None
+        matched = matches(pattern, name)
         if matched:
             title, unit, worse = known[pattern]
             words = [text.replace("_", " ") for text in matched.groups()]
             return Metric(name, title.format(*words), unit, worse)
     return None
+
+
+def matches(pattern: str, name: str) -> Optional["re.Match[str]"]:
+    """The match of a metric's name with a declared one, whose groups are the texts for its `{}`."""
+    return re.fullmatch("(.+)".join(map(re.escape, pattern.split("{}"))), name)
 
 
 def declared() -> Dict[str, Declared]:

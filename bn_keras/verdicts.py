@@ -20,7 +20,7 @@ from typing import AbstractSet, Dict, Iterable, List, Mapping, Optional, Sequenc
 
 from bn_keras import intervals
 from bn_keras.metrics import describe
-from bn_keras.report.numbers import spread
+from bn_keras.report.numbers import chosen, spread
 from bn_keras.results import DIVERGED
 from bn_keras.study import Claim, Comparison, Row
 
@@ -69,10 +69,11 @@ class Evidence:
         most = max(self.seen, self.refuted)
         return intervals.seeds_to_decide(most, self.seeds) if 2 * most > self.seeds else None
 
-    def __str__(self) -> str:
+    def told(self, half: str) -> str:
+        """The evidence in words; `half` is the word for what it is on, effect or cause."""
         if not self.seeds:
             missing = f": {', '.join(self.missing)} missing" if self.missing else ""
-            return f"not measured{missing}"
+            return f"not measured{missing}; the claim cannot be decided without"
         text = f"seen in {self.seen} of {self.seeds} seed{'s' if self.seeds > 1 else ''}"
         neither = self.seeds - self.seen - self.refuted
         if neither:
@@ -80,9 +81,9 @@ class Evidence:
         if self.outcome == UNDECIDED:
             more = self.more_seeds
             if more is None:
-                text += "; more seeds at the same rate would not decide it"
+                text += f"; more seeds at the same rate would not decide the {half}"
             else:
-                text += f"; {more} more at the same rate would decide it"
+                text += f"; {more} more at the same rate would decide the {half}"
         return text
 
 
@@ -107,8 +108,8 @@ class Verdict:
     def reason(self) -> str:
         """Why the verdict is as it is: how often effect and cause are seen, what would decide."""
         if self.cause is None:
-            return f"effect {self.effect}"
-        return f"effect {self.effect}. Cause {self.cause}"
+            return f"effect {self.effect.told('effect')}"
+        return f"effect {self.effect.told('effect')}. Cause {self.cause.told('cause')}"
 
     @property
     def figures(self) -> Tuple[str, ...]:
@@ -200,9 +201,9 @@ def _text(test: Comparison, values: Values) -> str:
         found: List[Optional[float]] = list(values.get((arm, test.metric), {}).values())
         return f"{arm} {spread(found, describe(test.metric).worst)}"
 
-    against = of(test.than) if isinstance(test.than, str) else f"{test.than:g}"
+    against = of(test.than) if isinstance(test.than, str) else chosen(test.than)
     if test.factor != 1:
-        against = f"{test.factor:g} times {against}"
+        against = f"{chosen(test.factor)} times {against}"
     if test.margin:
-        against = f"{against} {'+' if test.margin > 0 else '−'} {abs(test.margin):g}"
+        against = f"{against} {'+' if test.margin > 0 else '−'} {chosen(abs(test.margin))}"
     return f"{test.metric}: {of(test.arm)} {test.relation} {against}"

@@ -1,6 +1,7 @@
 """Numbers as text: one way for shares, one for everything else, one for several of them."""
 
 import math
+import re
 from typing import Iterable, Optional
 
 import numpy as np
@@ -14,11 +15,11 @@ def share(value: float, digits: int = 3) -> str:
 
 
 def number(value: float) -> str:
-    """A number in three digits, as tables show it: .953, 2.4, 836, 12,750; 5e-05 if tiny."""
+    """A number in three digits, as tables show it: .953, 2.4, 836, 12,750; 5e-5 if tiny."""
     if value in (0, 1, -1):
         return f"{value:g}".replace("-", "−")
     if abs(value) < 0.0005:
-        text = f"{value:.0e}"
+        text = _short_exponent(f"{value:.0e}")
     elif abs(value) >= 1000:
         text = f"{value:,.0f}"
     elif abs(value) < 1:
@@ -26,6 +27,18 @@ def number(value: float) -> str:
     else:
         text = f"{value:.3g}"
     return text.replace("-", "−", 1) if value < 0 else text
+
+
+def chosen(value: float) -> str:
+    """A number that somebody chose, in the digits that it was written with: .1, −.02, 15,001."""
+    text = f"{value:,}" if isinstance(value, int) else f"{value:,g}"
+    text = _short_exponent(re.sub(r"^(-?)0\.", r"\1.", text))
+    return text.replace("-", "−", 1) if value < 0 else text
+
+
+def _short_exponent(text: str) -> str:
+    """5e-5 in place of 5e-05."""
+    return re.sub(r"e([+-])0+", r"e\1", text)
 
 
 def difference(value: float) -> str:

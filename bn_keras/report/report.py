@@ -64,8 +64,8 @@ class Report:
                for headings, cells in TABLES.get(name)(self.rows, data)]
         tables = [*own, Columns(*sentences.table_of_arms(self))]
         if self.judged:
-            cells = [[found.claim.text, found.verdict,
-                      f"{found.effect.seen} of {found.effect.seeds}"] for found in self.judged]
+            cells = [[found.claim.text, found.verdict, sentences.seen(found)]
+                     for found in self.judged]
             tables.append(Columns(["claim", "verdict", "seen in seeds"], cells))
         return Group(*(part for table in tables for part in (table, "")))
 

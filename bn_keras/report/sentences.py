@@ -1,11 +1,13 @@
 """Findings in words: the lines of the verdict, the notes, and the cells of the table of arms."""
 
 import math
-from typing import TYPE_CHECKING, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 from bn_keras import intervals, verdicts
-from bn_keras.metrics import describe
+from bn_keras.config import MeasureSettings
+from bn_keras.metrics import describe, matches
 from bn_keras.plan import Plan
+from bn_keras.registry import PROBES
 from bn_keras.report.findings import (
     ACCURACY,
     FINISHED,
@@ -28,6 +30,12 @@ SEEDS_VARY = (
     "test images are the same for all seeds."
 )
 FIXED_IN_ADVANCE = "The tests hold for a number of seeds that was fixed in advance."
+ONE_SIDED = (
+    "A claim says beforehand which way a difference goes, so 5 of 5 seeds decide (one-sided test, "
+    "95 %)."
+)
+TWO_SIDED = "A comparison of arms looks both ways, so it takes 6 of 6 (two-sided test, 95 %)."
+MOST_ASKED_FOR = 6  # columns beside the study's own; a probe of all layers has a hundred
 
 
 def verdict(report: "Report") -> Iterator[str]:
@@ -164,17 +172,36 @@ def notes(report: "Report") -> Iterator[str]:
         yield ("Learned: better than naming the commonest class (exact binomial test, p < .001); "
                "in brackets the exact 95 % interval of the share of all seeds.")
     if report.plan.study.reported:
-        yield "Elsewhere: the figure that the source or an earlier run gives."
+        full = " of the full version, to which this quick one does not compare"
+        yield ("Elsewhere: the figure that the source or an earlier run gives"
+               f"{full if report.plan.quick else ''}.")
+    asked = len(_asked_for(report))
+    if asked > MOST_ASKED_FOR:
+        yield f"{asked} more metrics of the probes that were asked for stand in results.csv."
     yield SEEDS_VARY
     if any(arm.seeds > 1 for arm in report.arms) and (report.comparisons or report.judged):
-        yield FIXED_IN_ADVANCE
+        yield " ".join([
+            FIXED_IN_ADVANCE, *[ONE_SIDED] * bool(report.judged),
+            *[TWO_SIDED] * bool(report.judged and report.comparisons),
+        ])
+
+
+def seen(judged: verdicts.Verdict) -> str:
+    """In how many seeds the effect of a claim is seen and, where it names one, its cause."""
+    text = f"{judged.effect.seen} of {judged.effect.seeds}"
+    if judged.cause is None:
+        return text
+    cause = f"{judged.cause.seen} of {judged.cause.seeds}" if judged.cause.seeds else "not measured"
+    return f"{text}\ncause: {cause}"
 
 
 def table_of_arms(report: "Report") -> tuple[list[str], list[list[str]]]:
     """(headings, cells) of the table of arms; no column is empty, no arm hides how it ended."""
     study = report.plan.study
+    asked = _asked_for(report)
     metrics = [metric for metric in study.columns
                if any(metric in row.metrics for row in report.rows)]
+    metrics += asked if len(asked) <= MOST_ASKED_FOR else []
     timed = all(arm.seconds is not None for arm in report.arms)
     headings = ["arm", "runs", *(plain(describe(metric).title) for metric in metrics)]
     cells = []
@@ -187,6 +214,22 @@ def table_of_arms(report: "Report") -> tuple[list[str], list[list[str]]]:
             line.append(text if before is None else f"{text}\nelsewhere: {before}")
         cells.append(line + ([f"{arm.seconds:.1f}"] if timed else []))
     return headings + (["seconds per run"] if timed else []), cells
+
+
+def _asked_for(report: "Report") -> list[str]:
+    """The metrics, beside the study's columns, of probes that its own settings do not name."""
+    plan, study = report.plan, report.plan.study
+    base = {**study.base, **(study.quick if plan.quick else {})}
+    usual: set[str] = set()
+    for settings in study.arms.values():
+        measured: Any = {**base, **settings}.get("measure", MeasureSettings().measure)
+        usual.update(measured)
+    asked = {name for run in plan.runs for name in run.measure} - usual
+    patterns = [pattern for probe in {name.partition(":")[0] for name in asked}
+                for pattern in PROBES.properties(probe).get("metrics", {})]
+    found = dict.fromkeys(metric for row in report.rows for metric in row.metrics)
+    return [metric for metric in found if metric not in study.columns
+            and any(matches(pattern, metric) for pattern in patterns)]
 
 
 def _ends(arm: Arm) -> str:

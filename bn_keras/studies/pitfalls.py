@@ -205,6 +205,7 @@ def pitfalls() -> Study:
                 effect=(
                     Comparison("test_loss", "CNN", "at least", "CNN, no BN", factor=3.0),
                     Comparison("test_accuracy", "CNN", "at least", "CNN, no BN", margin=-0.02),
+                    Comparison("test_accuracy", "CNN", "at most", "CNN, no BN", margin=0.02),
                 ),
             ),
             Claim(

@@ -14,7 +14,9 @@ from reports import frames, row
 from bn_keras.registry import FIGURES, UnknownName
 from bn_keras.report import figures
 from bn_keras.report.figures import drawing
+from bn_keras.report.figures.pitfalls import WORDS
 from bn_keras.results import DIVERGED, OK
+from bn_keras.studies.pitfalls import PITFALLS
 
 # Of matplotlib's defaults, in line widths.
 PATTERNS = {"-": (), "--": (3.7, 1.6), ":": (1, 1.65), "-.": (6.4, 1.6, 1, 1.6)}
@@ -154,9 +156,17 @@ def test_pitfalls_are_the_lines_of_one_net_and_its_variants():
     rows += [row("CNN, no BN", **{"pitfall/correct/whole": 0.4}), row("MLP", **metrics)]
     ax = figures.draw("pitfalls:CNN", rows, axes())
     labels = [label.get_text() for label in ax.get_yticklabels()]
-    assert labels == ["correct", "as written", "correct\n(no BN)"]
+    assert labels == ["correct inference", "as written: two bugs at\nonce",
+                      "correct inference\n(no BN)"]
     assert [len(line.get_xdata()) for line in ax.lines] == [5, 4, 4, 4]
     assert "CNN, 96 test images" in ax.get_title()
+
+
+def test_a_pitfall_has_the_same_name_in_picture_and_table():
+    named = {}
+    for pitfall in PITFALLS:  # the first one of an evaluation; the others are arms of their own
+        named.setdefault(pitfall.evaluation, pitfall.name)
+    assert named == WORDS
 
 
 @pytest.mark.parametrize("name", ["fits", "errors", "starts"])

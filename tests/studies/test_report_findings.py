@@ -13,7 +13,7 @@ from reports import compared, frames, result
 from rich.console import Console
 
 from bn_keras.plan import make_plan
-from bn_keras.report import report
+from bn_keras.report import report, sentences
 from bn_keras.report.findings import LEARNED, STUCK, outcome
 from bn_keras.results import DIVERGED, OK, Store
 
@@ -137,6 +137,33 @@ def test_pairs_that_did_not_start_alike_are_named():
     plan, results = compared(accuracies)
     results = [dataclasses.replace(run, data=run.config.normalizer) for run in results]
     assert report.make_report(plan, results).verdict.endswith("The data of its pairs DIFFER.")
+
+
+def with_metrics(metrics, measure, accuracies={"none": DOWN[:2], "batch": UP[:2]}):
+    plan, results = compared(accuracies, measure=measure)
+    return report.make_report(plan, [
+        dataclasses.replace(run, metrics={**run.metrics, **metrics}) for run in results
+    ])
+
+
+def test_the_metrics_of_a_probe_that_was_asked_for_are_in_the_table():
+    found = with_metrics({"penalty": 0.25, "start_dead_units": 0.5}, ("penalty",))
+    headings, cells = sentences.table_of_arms(found)
+    assert headings[-2:] == ["penalty in the loss", "seconds per run"]
+    assert [line[-2] for line in cells] == [".250", ".250"]
+    assert "results.csv" not in " ".join(found.notes)
+    usual = with_metrics({"penalty": 0.25}, ("histograms",))
+    assert "penalty in the loss" not in sentences.table_of_arms(usual)[0]
+
+
+def test_where_such_metrics_are_many_the_report_says_how_many_and_where():
+    many = {f"pitfall/{name}/{batch}": 0.5
+            for name in ("correct", "as_written") for batch in ("whole", "16", "2", "1")}
+    found = with_metrics(many, ("histograms", "pitfalls:correct", "pitfalls:as_written"))
+    assert sentences.table_of_arms(found)[0] == sentences.table_of_arms(
+        with_metrics({}, ("histograms",)))[0]
+    assert ("8 more metrics of the probes that were asked for stand in results.csv."
+            in found.notes)
 
 
 def test_missing_runs_are_named():
@@ -299,6 +326,20 @@ def test_a_folder_without_readable_frames_still_reports(tmp_path, damage):
     assert (tmp_path / "picture.png").exists() and not list(tmp_path.glob("animation-*"))
 
 
+def test_the_cause_of_an_undecided_claim_is_in_the_table():
+    plan = make_plan("bad_init_regression", {}, seeds=5, arms=["relu none"], quick=True)
+    found = report.make_report(plan, [
+        result(run, None, metrics={"test_loss": 800.0, "end_dead_units_layer_3": 1.0})
+        for run in plan.runs
+    ])
+    dies = next(one for one in found.judged if "dies" in one.claim.text)
+    assert (dies.verdict, sentences.seen(dies)) == (
+        "not decided", "5 of 5\ncause: not measured")
+    assert "cause: not measured" in printed(found.table())
+    assert "the claim cannot be decided without" in found.verdict
+    assert any("of the full version" in note for note in found.notes)
+
+
 def test_claims_are_judged_with_their_reason(tmp_path):
     plan = make_plan("learning_rates", {}, seeds=5)
     results = [result(run, 0.95 if run.learning_rate < 0.5 or run.normalizer == "batch" else None,
@@ -309,6 +350,9 @@ def test_claims_are_judged_with_their_reason(tmp_path):
     for one in found.judged:
         assert one.claim.text in found.verdict and one.verdict.upper() in found.verdict
         assert one.effect.seeds == 5
+        assert sentences.seen(one).startswith(f"{one.effect.seen} of 5")
+        assert ("\ncause: " in sentences.seen(one)) == (one.cause is not None)
+    assert "5 of 5 seeds decide (one-sided test" in " ".join(found.notes)
     content = json.loads(found.to_json())
     told = [claim["claim"] for claim in content["claims"]]
     assert told == [one.claim.text for one in found.judged]

@@ -89,7 +89,7 @@ def test_the_table_of_layers_has_medians_and_figures_found_elsewhere():
                                       "start_std_layer_8": 5e-5}) for seed in range(3)]
     (headings, cells), = TABLES.get("by_layer")(rows, BY_LAYER)
     assert headings[:2] == ["layer (elsewhere)", "tanh, no BN: deviation at the start"]
-    assert [line[:2] for line in cells] == [["1", ".400 (.33)"], ["8", "5e-05 (5e-5)"]]
+    assert [line[:2] for line in cells] == [["1", ".400 (.33)"], ["8", "5e-5 (5e-5)"]]
     assert cells[0][2:] == ["–"] * 2 + ["– (.14)"] + ["–"] * 2
     assert TABLES.get("by_layer")([row("tanh none")], BY_LAYER) == []
 

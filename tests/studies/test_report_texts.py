@@ -8,16 +8,26 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.text import Text
 
-from bn_keras.report.numbers import count, difference, number, p_value, share, spread
+from bn_keras.report.numbers import chosen, count, difference, number, p_value, share, spread
 from bn_keras.texts import encodable, in_picture, plain
 
 
 @pytest.mark.parametrize("value, text", [
-    (0.9526, ".953"), (2.4, "2.4"), (836.4, "836"), (12750, "12,750"), (5.2e-5, "5e-05"),
+    (0.9526, ".953"), (2.4, "2.4"), (836.4, "836"), (12750, "12,750"), (5.2e-5, "5e-5"),
+    (-3e-12, "−3e-12"),
     (0, "0"), (1, "1"), (-0.0021, "−.002"), (-3.14159, "−3.14"), (0.9996, "1.000"),
 ])
 def test_a_number_has_three_digits(value, text):
     assert number(value) == text
+
+
+@pytest.mark.parametrize("value, text", [
+    (0.1, ".1"), (-0.02, "−.02"), (0.75, ".75"), (1, "1"), (0, "0"),
+    (15001, "15,001"), (2.4, "2.4"), (10.05, "10.05"), (780, "780"), (1e-4, ".0001"),
+    (2e-6, "2e-6"),
+])
+def test_a_chosen_number_keeps_its_digits(value, text):
+    assert chosen(value) == text
 
 
 def test_shares_and_differences_have_no_leading_zero():

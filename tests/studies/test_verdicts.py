@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from bn_keras.registry import STUDIES
 from bn_keras.study import Claim, Comparison, Row
 from bn_keras.verdicts import FAILS, HOLDS, OTHER_REASON, UNDECIDED, judge
 
@@ -48,11 +49,11 @@ def test_a_claim_holds_if_most_of_all_seeds_must_show_it(count, total, verdict):
     [
         (5, 5, 0, "effect seen in 5 of 5 seeds"),
         (1, 8, 0, "effect seen in 1 of 8 seeds"),
-        (3, 3, 2, "effect seen in 3 of 3 seeds; 2 more at the same rate would decide it"),
-        (0, 1, 4, "effect seen in 0 of 1 seed; 4 more at the same rate would decide it"),
-        (8, 10, 3, "effect seen in 8 of 10 seeds; 3 more at the same rate would decide it"),
+        (3, 3, 2, "effect seen in 3 of 3 seeds; 2 more at the same rate would decide the effect"),
+        (0, 1, 4, "effect seen in 0 of 1 seed; 4 more at the same rate would decide the effect"),
+        (8, 10, 3, "effect seen in 8 of 10 seeds; 3 more at the same rate would decide the effect"),
         (5, 10, None,
-         "effect seen in 5 of 10 seeds; more seeds at the same rate would not decide it"),
+         "effect seen in 5 of 10 seeds; more seeds at the same rate would not decide the effect"),
     ],
 )
 def test_the_reason_says_what_would_decide(count, total, more, reason):
@@ -71,8 +72,9 @@ def test_only_seeds_that_both_arms_have_are_compared():
         ([0.1] * 5, HOLDS, "effect seen in 5 of 5 seeds. Cause seen in 5 of 5 seeds"),
         ([0.9] * 5, OTHER_REASON, "effect seen in 5 of 5 seeds. Cause seen in 0 of 5 seeds"),
         ([0.1, 0.9, 0.1, 0.1], UNDECIDED, "effect seen in 5 of 5 seeds. Cause seen in 3 of 4 "
-         "seeds; 12 more at the same rate would decide it"),
-        ([], UNDECIDED, "effect seen in 5 of 5 seeds. Cause not measured: control missing"),
+         "seeds; 12 more at the same rate would decide the cause"),
+        ([], UNDECIDED, "effect seen in 5 of 5 seeds. Cause not measured: control missing; the "
+         "claim cannot be decided without"),
     ],
 )
 def test_the_control_arms_decide_the_cause(control, verdict, reason):
@@ -95,7 +97,9 @@ def test_what_was_not_measured_is_named():
     found = judge(CLAIM, rows(batch=[0.9] * 5))
     assert (found.effect.missing, found.verdict) == (("none",), UNDECIDED)
     found = judge(CLAIM, rows(batch=[0.9] * 5) + rows(metric="loss", none=[0.9] * 5))
-    assert found.reason == "effect not measured: accuracy of none missing"
+    assert found.reason == (
+        "effect not measured: accuracy of none missing; the claim cannot be decided without"
+    )
     assert found.effect.more_seeds is None and found.effect.seeds == 0
 
 
@@ -190,6 +194,19 @@ def test_seeds_that_show_nothing_speak_against_either_decision():
     assert found(won, won, lost, *[neither] * 3).effect.more_seeds is None
 
 
+@pytest.mark.parametrize("normalized, plain, verdict", [
+    (0.98, 0.979, HOLDS), (0.979, 0.875, FAILS), (0.875, 0.979, FAILS),
+])
+def test_equal_accuracy_is_equal_on_both_sides(normalized, plain, verdict):
+    claim, = (claim for claim in STUDIES.get("pitfalls")().claims if "equal acc" in claim.text)
+    found = judge(claim, [
+        Row(arm, seed, "ok", {"test_loss": loss, "test_accuracy": accuracy})
+        for arm, loss, accuracy in (("CNN", 0.14, normalized), ("CNN, no BN", 0.01, plain))
+        for seed in range(5)
+    ])
+    assert found.verdict == verdict
+
+
 def test_all_comparisons_must_pass_in_the_same_seed():
     claim = Claim("", "", effect=(ABOVE, Comparison("accuracy", "none", "at most", 0.5)))
     found = judge(claim, rows(batch=[0.9, 0.9, 0.4], none=[0.4, 0.6, 0.5]))
@@ -202,6 +219,6 @@ def test_the_figures_name_metric_arms_values_and_seeds():
         rows(batch=[0.9, 0.91, 0.95] * 2, none=[0.5] * 6, control=[0.1, 0.2, 0.2]),
     )
     assert found.figures == (
-        "accuracy: batch .910 [.900, .950] at least none .500 + 0.1: 6 of 6",
-        "accuracy: control .200 [.100, .200] at most 0.5: 3 of 3",
+        "accuracy: batch .910 [.900, .950] at least none .500 + .1: 6 of 6",
+        "accuracy: control .200 [.100, .200] at most .5: 3 of 3",
     )

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from bn_keras.registry import FIGURES
-from bn_keras.report.figures.drawing import by_arm, nothing
+from bn_keras.report.figures.drawing import by_arm, nothing, wrapped
 from bn_keras.report.numbers import count
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row
@@ -19,6 +19,17 @@ BATCHES = {
     "16": ("batches of 16", "^", "#0072b2"),
     "2": ("batches of 2", "o", "#d55e00"),
     "1": ("one by one", "x", "#cc79a7"),
+}
+# A pitfall in the words of the tables, by the metric's middle part.
+WORDS = {
+    "correct": "correct inference",
+    "never_updated": "statistics never updated",
+    "conv_never_updated": "never updated, convolution only",
+    "batch_statistics": "batch statistics in all BN layers",
+    "dense_batch_statistics": "batch statistics in dense layers",
+    "as_written": "as written: two bugs at once",
+    "dropout_active": "dropout left active",
+    "without_bn": "evaluation graph without BN",
 }
 METRIC = re.compile(r"^pitfall/([^/]+)/(whole|16|2|1)$")
 
@@ -45,7 +56,8 @@ def pitfalls(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> A
             for name, value in row.metrics.items():
                 found = METRIC.match(name)
                 if found and value is not None:
-                    words = found[1].replace("_", " ") + (f"\n({variant})" if variant else "")
+                    words = wrapped(WORDS.get(found[1], found[1].replace("_", " ")), 24)
+                    words += f"\n({variant})" if variant else ""
                     batches = lines.setdefault(words, {batch: [] for batch in BATCHES})
                     batches[found[2]].append(value)
     if not lines:
