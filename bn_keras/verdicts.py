@@ -73,7 +73,7 @@ class Evidence:
         """The evidence in words; `half` is the word for what it is on, effect or cause."""
         if not self.seeds:
             missing = f": {', '.join(self.missing)} missing" if self.missing else ""
-            return f"not measured{missing}; the claim cannot be decided without"
+            return f"not measured{missing}; the claim cannot be decided without it"
         text = f"seen in {self.seen} of {self.seeds} seed{'s' if self.seeds > 1 else ''}"
         neither = self.seeds - self.seen - self.refuted
         if neither:

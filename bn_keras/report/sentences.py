@@ -172,9 +172,8 @@ def notes(report: "Report") -> Iterator[str]:
         yield ("Learned: better than naming the commonest class (exact binomial test, p < .001); "
                "in brackets the exact 95 % interval of the share of all seeds.")
     if report.plan.study.reported:
-        full = " of the full version, to which this quick one does not compare"
-        yield ("Elsewhere: the figure that the source or an earlier run gives"
-               f"{full if report.plan.quick else ''}.")
+        full = ", for the full version and not for this quick one" * report.plan.quick
+        yield f"Elsewhere: the figure that the source or an earlier run gives{full}."
     asked = len(_asked_for(report))
     if asked > MOST_ASKED_FOR:
         yield f"{asked} more metrics of the probes that were asked for stand in results.csv."

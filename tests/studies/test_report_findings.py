@@ -336,8 +336,8 @@ def test_the_cause_of_an_undecided_claim_is_in_the_table():
     assert (dies.verdict, sentences.seen(dies)) == (
         "not decided", "5 of 5\ncause: not measured")
     assert "cause: not measured" in printed(found.table())
-    assert "the claim cannot be decided without" in found.verdict
-    assert any("of the full version" in note for note in found.notes)
+    assert "the claim cannot be decided without it" in found.verdict
+    assert any("for the full version and not for this quick one" in note for note in found.notes)
 
 
 def test_claims_are_judged_with_their_reason(tmp_path):

@@ -74,7 +74,7 @@ def test_only_seeds_that_both_arms_have_are_compared():
         ([0.1, 0.9, 0.1, 0.1], UNDECIDED, "effect seen in 5 of 5 seeds. Cause seen in 3 of 4 "
          "seeds; 12 more at the same rate would decide the cause"),
         ([], UNDECIDED, "effect seen in 5 of 5 seeds. Cause not measured: control missing; the "
-         "claim cannot be decided without"),
+         "claim cannot be decided without it"),
     ],
 )
 def test_the_control_arms_decide_the_cause(control, verdict, reason):
@@ -98,7 +98,7 @@ def test_what_was_not_measured_is_named():
     assert (found.effect.missing, found.verdict) == (("none",), UNDECIDED)
     found = judge(CLAIM, rows(batch=[0.9] * 5) + rows(metric="loss", none=[0.9] * 5))
     assert found.reason == (
-        "effect not measured: accuracy of none missing; the claim cannot be decided without"
+        "effect not measured: accuracy of none missing; the claim cannot be decided without it"
     )
     assert found.effect.more_seeds is None and found.effect.seeds == 0
 
