@@ -3,8 +3,9 @@
 import sys
 from typing import List, Optional
 
+from bn_keras import __version__
 from bn_keras.commands.console import INTERRUPTED, refuse, say
-from bn_keras.registry import COMMANDS, UnknownName
+from bn_keras.registry import COMMANDS, PartError, UnknownName
 
 
 def usage() -> str:
@@ -30,9 +31,12 @@ def main(argv: Optional[List[str]] = None) -> int:
         if verb in ("-h", "--help", "help"):
             say(usage())
             return 0
+        if verb == "--version":
+            say(f"bn-keras {__version__}")
+            return 0
         status: int = COMMANDS.get(verb)(arguments)
         return status
-    except UnknownName as error:
+    except (PartError, UnknownName) as error:
         return refuse("bn-keras", error)
     except OSError as error:  # the output met a full disk
         return refuse("bn-keras", error, 1)

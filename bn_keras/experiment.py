@@ -17,7 +17,7 @@ from bn_keras import data, executors
 from bn_keras.config import STEPS, ConfigError, DataSettings, RunConfig
 from bn_keras.data import Splits
 from bn_keras.native_log import quiet_native_log
-from bn_keras.plan import PLAN_FILE, Plan, groups
+from bn_keras.plan import PLAN_FILE, Plan, groups, loss_name
 from bn_keras.report.report import Report, write
 from bn_keras.results import RunResult, Store, write_atomically
 from bn_keras.writers import Writer
@@ -85,7 +85,7 @@ def prepare(plan: Plan, logdir: Union[str, pathlib.Path] = "runs") -> Work:
                 settings.dataset, settings.data_dir, settings.train_size,
                 settings.validation_size, settings.test_size,
             )
-        _check_sizes(plan, config, splits[settings])
+        _check_data(plan, config, splits[settings])
     notes = dict.fromkeys(note for split in splits.values() for note in split.notes)
     store = Store(_make_folder(pathlib.Path(logdir), plan.folder_name()))
     known = _with_earlier_runs(plan, store)
@@ -170,7 +170,8 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _check_sizes(plan: Plan, config: RunConfig, splits: Splits) -> None:
+def _check_data(plan: Plan, config: RunConfig, splits: Splits) -> None:
+    """Checks the settings of a run that depend on its data."""
     if config.batch_size > len(splits.train):
         raise ConfigError(
             f"batch_size={config.batch_size}: the dataset has {len(splits.train)} training "
@@ -187,6 +188,7 @@ def _check_sizes(plan: Plan, config: RunConfig, splits: Splits) -> None:
             f"dataset={config.dataset}: its labels are numbers, and this comparison is one of "
             "accuracies; expected a dataset of classes, or --study=bad_init_regression"
         )
+    loss_name(config, numbers)
 
 
 def _make_folder(logdir: pathlib.Path, name: str) -> pathlib.Path:

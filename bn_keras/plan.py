@@ -14,13 +14,17 @@ from bn_keras import study as studies
 from bn_keras.config import RUN_FIELDS, SEEDS, ConfigError, RunConfig, check_value
 from bn_keras.registry import (
     DATASETS,
+    FIGURES,
+    FILES,
     LOSSES,
     MODELS,
     NORMALIZERS,
     OPTIMIZERS,
     PROBES,
     STUDIES,
+    TABLES,
     Registry,
+    UnknownName,
     did_you_mean,
 )
 from bn_keras.study import Study
@@ -127,7 +131,13 @@ class Plan:
                 f"the plan has {len(configs)} runs, some of them twice or none at all; expected "
                 "each arm and seed once"
             )
-        return _plan(STUDIES.check(name), quick, configs)
+        try:
+            return _plan(STUDIES.check(name), quick, configs)
+        except UnknownName as error:
+            raise ValueError(
+                f"{error}; one of your own is known once its module is imported: call "
+                "bn_keras.experiment.report(Store(folder)) in a script that does so"
+            ) from error
 
 
 def make_plan(
@@ -156,6 +166,11 @@ def make_plan(
         UnknownName: the message lists the known names.
     """
     STUDIES.check(name)
+    for what, texts in (("arms", arms), ("normalizers", normalizers)):
+        if isinstance(texts, str):
+            raise ConfigError(
+                f"{what}={texts!r}: expected a sequence of names, [{texts!r}] for one"
+            )
     if normalizers is not None and not _takes_normalizers(name):
         raise ConfigError(
             f"normalizers={', '.join(normalizers)} with the study {name!r}, which has arms of its "
@@ -166,13 +181,12 @@ def make_plan(
     for normalizer in normalizers or ():
         NORMALIZERS.check(normalizer)
     study = _study(name, normalizers)
-    studies.check(study)
-    metrics.check(study)
+    _check_study(name, study)
     _check_overrides(study, overrides)
     if seeds is None:
         seeds = study.quick_seeds if quick else study.seeds
     check_value("seeds", seeds, SEEDS)
-    chosen = tuple(arms) or (study.quick_arms if quick else ()) or tuple(study.arms)
+    chosen = dict.fromkeys(arms or (study.quick_arms if quick else ()) or study.arms)
     for arm in chosen:
         if arm not in study.arms:
             known = "; ".join(study.arms)
@@ -185,6 +199,27 @@ def make_plan(
     for run in runs:
         _check_names(run)
     return _plan(name, quick, runs)
+
+
+def loss_name(run: RunConfig, numbers: bool) -> str:
+    """The registered name of a run's loss: the one asked for, or the model's own.
+
+    Args:
+        run: RunConfig.
+        numbers: whether the labels of its data are numbers; else they are classes.
+
+    Raises:
+        ConfigError: the loss is for classes where the labels are numbers, or the other way round.
+    """
+    name: str = run.loss or MODELS.properties(run.model)["loss"]
+    if numbers != LOSSES.properties(name).get("numbers", False):
+        raise ConfigError(
+            f"loss={name!r} of model={run.model!r} with dataset={run.dataset!r}, whose "
+            f"labels are {'numbers' if numbers else 'classes'}; expected "
+            + ("a model for numbers, such as bad_init_mlp, or loss='squared'." if numbers else
+               "another loss, such as softmax, or a dataset of numbers, such as quadratic.")
+        )
+    return name
 
 
 def groups(runs: Iterable[RunConfig]) -> List[List[List[RunConfig]]]:
@@ -272,6 +307,17 @@ def _run(settings: Mapping[str, Any]) -> RunConfig:
             f"fields of RunConfig: {', '.join(RUN_FIELDS)}"
         )
     return RunConfig(**settings)
+
+
+def _check_study(name: str, study: Study) -> None:
+    """Checks all that can be known of a study before it is trained."""
+    if not study.arms:
+        raise ConfigError(f"the study {name!r} has no arms; expected at least one to train")
+    studies.check(study)
+    metrics.check(study)
+    for registry, parts in ((FIGURES, study.figures), (TABLES, study.tables), (FILES, study.files)):
+        for part in parts:
+            registry.check(part.partition(":")[0] if registry is FIGURES else part)
 
 
 def _check_overrides(study: Study, overrides: Mapping[str, Any]) -> None:

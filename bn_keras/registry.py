@@ -25,6 +25,10 @@ class UnknownName(ValueError):
     """A name that is in no registry; the message lists the known ones."""
 
 
+class PartError(ValueError):
+    """A file of parts that cannot be read, or a name that is taken; the message says where."""
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """The end of a message on an unknown name: ` (did you mean 'batch'?)`, or nothing."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
@@ -54,9 +58,23 @@ class Registry:
         Args:
             name: a literal text.
             **properties: literals, which can be read without importing the part.
+
+        Raises:
+            PartError: another part has the name. A part from the same place, as after a reload or
+                when a notebook's cell runs again, takes the place of the older one.
         """
 
         def add(part: Any) -> Any:
+            known = self._known().get(name)
+            if name in self._registered:
+                taken = _place(self._registered[name][0])
+            else:  # of a file: the part itself, if it is that module that registers it
+                taken = _place(part) if known is None or known[0] == part.__module__ else known[0]
+            if taken != _place(part):
+                raise PartError(
+                    f"{self.kind} {name!r} of {_place(part)}: the name is taken by {taken}; "
+                    "expected another one"
+                )
             self._registered[name] = (part, properties)
             return part
 
@@ -90,8 +108,15 @@ class Registry:
         """Name to (module, properties) of what the source files register."""
         with _READING:
             if not self._read:
-                self._files = dict(self._parse())
-                self._read = True
+                found: Dict[str, Tuple[str, Dict[str, Any]]] = {}
+                for name, (module, properties) in self._parse():
+                    if name in found:
+                        raise PartError(
+                            f"{self.kind} {name!r} of {module}: the name is taken by "
+                            f"{found[name][0]}; expected another one"
+                        )
+                    found[name] = module, properties
+                self._files, self._read = found, True
             return self._files
 
     def _parse(self) -> Iterator[Tuple[str, Tuple[str, Dict[str, Any]]]]:
@@ -105,7 +130,7 @@ class Registry:
             files = sorted(pathlib.Path(folders[0]).glob("*.py"))
             sources = {f"{self._location}.{path.stem}": path for path in files}
         for module, path in sources.items():
-            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            for node in _statements(path):
                 for call in getattr(node, "decorator_list", []):
                     if (
                         isinstance(call, ast.Call)
@@ -115,6 +140,23 @@ class Registry:
                             str(word.arg): ast.literal_eval(word.value) for word in call.keywords
                         }
                         yield ast.literal_eval(call.args[0]), (module, properties)
+
+
+def _place(part: Any) -> str:
+    """Where a part is defined, in words; equal for a part and its successor after a reload."""
+    return f"{part.__module__}.{getattr(part, '__qualname__', type(part).__name__)}"
+
+
+def _statements(path: pathlib.Path) -> List[ast.stmt]:
+    try:
+        return ast.parse(path.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise PartError(
+            f"{path}, line {error.lineno}: {error.msg}; expected Python, as every file in this "
+            "folder is read for the names of its parts"
+        ) from error
+    except ValueError as error:  # not in UTF-8, or with a NUL in it
+        raise PartError(f"{path}: {error}; expected Python in UTF-8") from error
 
 
 MODELS = Registry("model", "MODELS", "bn_keras.models")

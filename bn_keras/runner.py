@@ -7,7 +7,7 @@ import platform
 import shutil
 import threading
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
 
 import keras
 import numpy as np
@@ -15,19 +15,21 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 import bn_keras
-from bn_keras import loop
+from bn_keras import loop, metrics
 from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import Splits
 from bn_keras.diagnostics.probe import Nets, Probe, make_probe, measured_always
 from bn_keras.models.blocks import ModelSpec
-from bn_keras.plan import groups
-from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
+from bn_keras.plan import groups, loss_name
+from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS, UnknownName
 from bn_keras.results import DIVERGED, OK, RunResult, Store
 from bn_keras.surgery.digest import kernel_digest
 from bn_keras.surgery.statistics import reset_skipped_batches
 from bn_keras.writers import FanOut, Writer
 from bn_keras.writers.memory import Memory
 from bn_keras.writers.tensorboard import TensorBoard
+
+EVERY = ("log", "evaluation")  # how often a probe can be asked
 
 
 class Runner:
@@ -97,6 +99,17 @@ class Runner:
         )
         starts = graph.reset(configs)
         probes = graph.probes(first.measure)
+
+        def ask(method: str, *arguments: Any, every: Sequence[str] = EVERY) -> Dict[str, Any]:
+            """What all probes return that are asked that often, in one; the last one counts."""
+            found: Dict[str, Any] = {}
+            for name, probe in probes.items():
+                if probe.every in every:
+                    values = getattr(probe, method)(*arguments)
+                    check_values(name, method, values, len(configs))
+                    found.update(values)
+            return found
+
         diverged_at = np.full(len(configs), -1)
 
         def write(step: int, values: Dict[str, Any]) -> None:
@@ -104,7 +117,8 @@ class Runner:
                 if diverged_at[run] < 0:
                     writer.scalars(step, {tag: finite(of[run]) for tag, of in values.items()})
 
-        write(0, _joined(probe.start() for probe in probes))
+        write(0, ask("start"))
+        at_start = ask("at_start")
         for end, indices in loop.chunks(nets.batches, first.log_interval, first.eval_interval):
             if self._stop is not None and self._stop.is_set():
                 return None
@@ -114,21 +128,18 @@ class Runner:
             diverged_at[new] = end - len(indices) + bad[new] + 1
             if (diverged_at >= 0).all():
                 break
-            due = {
-                "log": end % first.log_interval == 0 or end == total,
-                "evaluation": end % first.eval_interval == 0 or end == total,
-            }
-            asked = [probe for probe in probes if due[probe.every]]
-            values = _joined(probe.during(end, steps) for probe in asked)
+            intervals = {"log": first.log_interval, "evaluation": first.eval_interval}
+            due = [every for every in EVERY if end % intervals[every] == 0 or end == total]
+            values = ask("during", end, steps, every=due)
             write(end, values)
             going = diverged_at < 0
             shown.scalars(end, {tag: finite(of[going].mean()) for tag, of in values.items()})
-            histograms = _joined(probe.histograms(end) for probe in asked)
+            histograms = ask("histograms", end, every=due)
             for run in np.flatnonzero(going):
                 writers[int(run)].histograms(end, {tag: of[run] for tag, of in histograms.items()})
 
-        metrics = _joined(probe.at_end() for probe in probes)
-        self._store_frames(configs, probes)
+        at_end = ask("at_end")
+        self._store_frames(configs, list(probes.values()))
         seconds = round((time.perf_counter() - started) / len(configs), 3)
         return [
             RunResult(
@@ -136,10 +147,13 @@ class Runner:
                 status=OK if diverged_at[run] < 0 else DIVERGED,
                 steps=total if diverged_at[run] < 0 else int(diverged_at[run]),
                 seconds=seconds,
-                # Weights that are not finite measure nothing.
+                # Weights that are not finite measure nothing, but the initial ones were finite.
                 metrics={
-                    name: finite(values[run]) if diverged_at[run] < 0 else None
-                    for name, values in metrics.items()
+                    **{name: finite(values[run]) for name, values in at_start.items()},
+                    **{
+                        name: finite(values[run]) if diverged_at[run] < 0 else None
+                        for name, values in at_end.items()
+                    },
                 },
                 curves=memories[run].curves,
                 start=starts[run],
@@ -155,7 +169,9 @@ class Runner:
         for run, config in enumerate(configs):
             places.setdefault(config.arm_name, run)
         for run in places.values():
-            frames = _joined(probe.frames(run) or {} for probe in probes)
+            frames: Dict[str, Any] = {}
+            for probe in probes:
+                frames.update(probe.frames(run) or {})
             if frames:
                 self._store.add_frames(configs[run], frames)
 
@@ -173,7 +189,8 @@ class _Graph:
         first = configs[0]
         properties = MODELS.properties(first.model)
         runs = len(configs) if properties.get("stacks") else None
-        loss = loss_of(first, splits)
+        numbers = splits.train.labels.dtype.kind == "f"
+        loss = LOSSES.get(loss_name(first, numbers))
         net = build_model(first, splits, runs)
         self.nets = Nets(net, splits, loss, runs)
         optimizer = OPTIMIZERS.get(first.optimizer)(learning_rate=first.learning_rate)
@@ -204,8 +221,8 @@ class _Graph:
         reset_skipped_batches(self.nets.net)
         return [starts[key] for key in keys]
 
-    def probes(self, asked: Sequence[str]) -> List[Probe]:
-        """The probes of a run: those that every run has, and those that it asks for."""
+    def probes(self, asked: Sequence[str]) -> Dict[str, Probe]:
+        """The probes of a run by name: those that every run has, and those that it asks for."""
         names = list(dict.fromkeys([*measured_always(), *asked]))
         for name in names:
             if name not in self._probes:
@@ -213,15 +230,37 @@ class _Graph:
                     self._probes[name] = make_probe(name, self.nets)
                 except ValueError as error:
                     raise ConfigError(f"measure={name!r}: {error}") from error
-        return [self._probes[name] for name in names]
+        return {name: self._probes[name] for name in names}
 
 
-def _joined(mappings: Any) -> Dict[str, Any]:
-    """All mappings in one; where several have the same name, the last one counts."""
-    found: Dict[str, Any] = {}
-    for mapping in mappings:
-        found.update(mapping)
-    return found
+def check_values(probe: str, method: str, values: Any, runs: int) -> None:
+    """Checks what a probe returned.
+
+    Args:
+        probe: its name, as of `RunConfig.measure`.
+        method: which one of the probe's methods returned them.
+        values: arrays by name: (runs,) of declared metrics and curves, (runs, ...) of histograms.
+        runs: how many.
+
+    Raises:
+        ConfigError: names the probe, what it returned and what was expected.
+    """
+    source = f"measure={probe!r}: {method} returned"
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{source} {values!r}; expected a dict of arrays by name")
+    for name, of in values.items():
+        shape = np.shape(of)
+        if shape[:1] != (runs,) or (method != "histograms" and len(shape) > 1):
+            more = ", ..." if method == "histograms" else ","
+            raise ConfigError(
+                f"{source} {name!r} of shape {shape}; expected shape ({runs}{more}), one entry for "
+                "each run of the stack"
+            )
+        if method != "histograms":
+            try:
+                metrics.check_name(name)
+            except UnknownName as error:
+                raise ConfigError(f"{source} an {error}") from error
 
 
 def build_model(config: RunConfig, splits: Splits, runs: Optional[int] = None) -> keras.Model:
@@ -277,25 +316,6 @@ def check_stack(configs: Sequence[RunConfig]) -> None:
             f"{first.normalizer!r}, dtype_policy={first.dtype_policy!r}; expected one run, or runs "
             "that plan.groups puts into one stack"
         )
-
-
-def loss_of(config: RunConfig, splits: Splits) -> Callable[[Any, Any], Any]:
-    """The loss function of a run: the one asked for, or the model's own.
-
-    Raises:
-        ConfigError: it is for classes where the labels are numbers, or the other way round.
-    """
-    name = config.loss or MODELS.properties(config.model)["loss"]
-    numbers = splits.train.labels.dtype.kind == "f"
-    if numbers != LOSSES.properties(name).get("numbers", False):
-        raise ConfigError(
-            f"loss={name!r} of model={config.model!r} with dataset={config.dataset!r}, whose "
-            f"labels are {'numbers' if numbers else 'classes'}; expected "
-            + ("a model for numbers, such as bad_init_mlp, or loss='squared'." if numbers else
-               "another loss, such as softmax, or a dataset of numbers, such as quadratic.")
-        )
-    loss: Callable[[Any, Any], Any] = LOSSES.get(name)
-    return loss
 
 
 def pixel_scale(config: RunConfig, splits: Splits) -> Dict[str, float]:

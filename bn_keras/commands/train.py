@@ -13,7 +13,7 @@ from bn_keras.commands.report import show
 from bn_keras.config import RUN_FIELDS, ConfigError
 from bn_keras.data import DataError, absolute
 from bn_keras.plan import Plan, make_plan
-from bn_keras.registry import COMMANDS, UnknownName
+from bn_keras.registry import COMMANDS, PartError, UnknownName
 from bn_keras.texts import plain
 
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str], program: str = "bn-keras train") -> int:
         work = experiment.prepare(_plan(options), options["logdir"])
         kept = f"; finished runs are kept in {work.store.work_dir}, the same command goes on there"
         return _train(work, options["workers"])
-    except (ConfigError, DataError, UnknownName, absl_flags.Error) as error:
+    except (ConfigError, DataError, PartError, UnknownName, absl_flags.Error) as error:
         return refuse(program, error)
     except OSError as error:
         return refuse(program, f"{error}{kept}", 1)

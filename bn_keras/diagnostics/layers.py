@@ -63,8 +63,10 @@ class Layers(Probe):
         self._steps: List[int] = []
         self._frames: List[List[NDArray[Any]]] = []
         self._fitted: List[NDArray[Any]] = []
-        self._start = self._measure("start")
         return self._look(0)
+
+    def at_start(self) -> Values:
+        return self._measure("start")
 
     def during(self, step: int, steps: Steps) -> Values:
         return self._look(step)
@@ -84,7 +86,7 @@ class Layers(Probe):
         }
 
     def at_end(self) -> Values:
-        return {**self._start, **self._measure("end")}
+        return self._measure("end")
 
     def frames(self, run: int) -> Values:
         """The frames of one net, as float32 arrays by name.

@@ -16,7 +16,7 @@ from bn_keras.surgery.statistics import batch_normalizers
 class NoGradient(Probe):
     """Of the first training batch, with batch statistics where the net has them."""
 
-    def start(self) -> Values:
+    def at_start(self) -> Values:
         nets, train = self.nets, self.nets.splits.train
         indices = nets.batches[0]
         indices = indices[(indices != NO_EXAMPLE).all(1)]
@@ -28,8 +28,4 @@ class NoGradient(Probe):
             tape.watch(outputs)
             losses = losses_of(nets.loss, tf.gather(train.labels, indices), outputs)
         gradients = tape.gradient(losses, outputs)
-        self._share = np.mean(np.all(gradients.numpy() == 0, -1), 0)
-        return {}
-
-    def at_end(self) -> Values:
-        return {"start_no_gradient": self._share}
+        return {"start_no_gradient": np.mean(np.all(gradients.numpy() == 0, -1), 0)}

@@ -144,6 +144,10 @@ class Probe:
         """Called before the first step; returns curves' values at step 0, as `during`."""
         return {}
 
+    def at_start(self) -> Values:
+        """Metric to values (runs,) before the first step; those of diverged runs are kept."""
+        return {}
+
     def during(self, step: int, steps: Steps) -> Values:
         """Curve to values (runs,) after `step` steps, of which `steps` are the last ones."""
         return {}
@@ -153,7 +157,7 @@ class Probe:
         return {}
 
     def at_end(self) -> Values:
-        """Metric to values (runs,) of the trained nets."""
+        """Metric to values (runs,) of the trained nets; those of diverged runs are dropped."""
         return {}
 
     def frames(self, run: int) -> Optional[Values]:

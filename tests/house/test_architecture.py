@@ -29,6 +29,7 @@ PARTS = [part for part in vars(registry).values() if isinstance(part, Registry)]
 HOMONYMS = {
     ("experiment", "comparison"),  # the folder for TensorBoard of all arms
     ("runner", "evaluation"),  # the moments at which probes are asked
+    ("runner", "histograms"),  # the method of a probe
 }
 
 

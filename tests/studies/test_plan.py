@@ -90,6 +90,10 @@ def test_the_short_version_has_its_own_arms_seeds_and_settings():
         ("ioffe_mnist", {}, {"first_seed": -1}, ConfigError, "seed=-1: expected a whole"),
         ("ioffe_mnist", {"seed": 3}, {}, ConfigError, "seed=3: expected seeds and first_seed"),
         ("ioffe_mnist", {"arm": "x"}, {}, ConfigError, "arm='x': expected arms in its place"),
+        ("ioffe_mnist", {}, {"arms": "none"}, ConfigError,
+         r"arms='none': expected a sequence of names, \['none'\] for one"),
+        ("comparison", {}, {"normalizers": "layer"}, ConfigError,
+         "normalizers='layer': expected a sequence"),
         ("comparison", {"normalizer": "layer"}, {}, ConfigError,
          "normalizer='layer': expected normalizers in its place"),
         ("comparison", {}, {"normalizers": []}, ConfigError, "expected at least one name"),
@@ -102,6 +106,27 @@ def test_the_short_version_has_its_own_arms_seeds_and_settings():
 def test_what_cannot_be_planned_is_refused(name, overrides, more, error, message):
     with pytest.raises(error, match=message):
         make_plan(name, overrides, **more)
+
+
+def test_an_arm_that_is_named_twice_is_trained_once():
+    once = make_plan("ioffe_mnist", {}, arms=["batch"])
+    twice = make_plan("ioffe_mnist", {}, arms=["batch", "batch"])
+    assert twice == once == Plan.from_json(twice.to_json())
+
+
+@pytest.mark.parametrize("parts, error, message", [
+    ({"arms": {}}, ConfigError, "the study 'own' has no arms; expected at least one"),
+    ({"figures": ("nofig",)}, UnknownName, "unknown figure 'nofig'"),
+    ({"tables": {"notable": None}}, UnknownName, "unknown table 'notable'"),
+    ({"files": ("nofile",)}, UnknownName, "unknown file 'nofile'"),
+])
+def test_a_study_with_parts_that_do_not_exist_is_refused_before_it_is_trained(
+    parts, error, message, monkeypatch
+):
+    study = dataclasses.replace(STUDIES.get("comparison")(), **parts)
+    monkeypatch.setitem(STUDIES._registered, "own", (lambda: study, {}))
+    with pytest.raises(error, match=message):
+        make_plan("own", {})
 
 
 def test_arguments_of_datasets_and_probes_are_no_part_of_their_names():

@@ -367,7 +367,7 @@ def test_examples_without_a_gradient_are_those_the_clipped_logarithm_cuts_off(
     shared = Nets(nets.net, SPLITS, loss, runs)
     shared.configs, shared.batches = nets.configs, nets.batches
     try:
-        found = started("no_gradient", shared).at_end()["start_no_gradient"]
+        found = make_probe("no_gradient", shared).at_start()["start_no_gradient"]
     finally:
         nets.net.get_layer("logits_dense").kernel.assign(before)
     for run, own in enumerate(weights):
@@ -382,7 +382,7 @@ def test_examples_without_a_gradient_are_those_the_clipped_logarithm_cuts_off(
 def test_a_first_batch_that_is_smaller_than_the_others_counts_its_own_examples():
     nets, _ = make_nets(None, CONFIG)
     nets.batches = np.array([[[0], [1], [2], [NO_EXAMPLE]]])
-    assert started("no_gradient", nets).at_end()["start_no_gradient"] == [0]
+    assert make_probe("no_gradient", nets).at_start()["start_no_gradient"] == [0]
 
 
 @FEW
@@ -428,7 +428,8 @@ def test_layers_measure_the_signal_and_dead_or_saturated_units(runs, activation)
     shift = np.linspace(0, 12 if activation == "tanh" else 2, 100)
     layer = nets.net.get_layer("dense2")
     layer.bias.assign(layer.bias - np.tile(shift, len(weights)))
-    found = started("layers", nets).at_end()
+    measured = started("layers", nets)
+    found = {**measured.at_start(), **measured.at_end()}
     for run, own in enumerate(weights):
         x, layers = SPLITS.train.images.reshape(60, -1) / 255, []
         for name in HIDDEN:
@@ -600,7 +601,10 @@ def test_every_pitfall_is_known_by_its_name():
 def test_probes_measure_nets_in_half_precision(name, policy):
     nets, (own,) = half_nets(policy)
     measured = make_probe(name, nets)
-    numbers = {**measured.start(), **measured.during(1, no_steps(None)), **measured.at_end()}
+    numbers = {
+        **measured.start(), **measured.at_start(), **measured.during(1, no_steps(None)),
+        **measured.at_end(),
+    }
     for tag, values in numbers.items():
         assert np.shape(values) == (1,), tag
         float(values[0])

@@ -1,6 +1,7 @@
 """From settings to results: what a run measures, where it ends, what it refuses."""
 
 import dataclasses
+import re
 import threading
 
 import keras
@@ -144,9 +145,45 @@ class Seen(Probe):
         return {"outside": np.full(2, run)}
 
 
+def test_metrics_from_before_the_first_step_are_kept_of_a_diverged_run(tmp_path, small_net):
+    config = run_config(
+        model=small_net, normalizer="none", learning_rate=1e200, activation="tanh",
+        measure=("layers", "no_gradient"),
+    )
+    found, = train(tmp_path, config)
+    fine, = train(tmp_path, dataclasses.replace(config, learning_rate=1e-3))
+    assert (found.status, fine.status) == (DIVERGED, OK)
+    for name in ("start_saturated_units", "start_std_layer_1", "start_no_gradient"):
+        assert found.metrics[name] == fine.metrics[name] is not None
+    assert found.metrics["end_saturated_units"] is None
+    assert fine.metrics["end_saturated_units"] is not None
+
+
+@pytest.mark.parametrize("method, returned, message", [
+    ("at_end", {"outside": [1.0]}, "at_end returned 'outside' of shape (1,); expected shape (2,)"),
+    ("at_start", {"outside_start": 1.0}, "returned 'outside_start' of shape (); expected"),
+    ("during", {"outside/asked": np.ones((2, 3))}, "'outside/asked' of shape (2, 3); expected"),
+    ("histograms", {"any": np.ones((3, 2))}, "'any' of shape (3, 2); expected shape (2, ...)"),
+    ("start", None, "start returned None; expected a dict of arrays by name"),
+    ("at_end", {"outsid": np.ones(2)},
+     "at_end returned an unknown metric 'outsid' (did you mean 'outside'?); expected one that a"),
+])
+def test_a_probe_that_returns_what_it_should_not_is_named(
+    tmp_path, outside, small_net, monkeypatch, method, returned, message
+):
+    monkeypatch.setattr(Seen, method, lambda *arguments: returned)
+    configs = [run_config(model=small_net, measure=(outside,), seed=seed) for seed in range(2)]
+    with pytest.raises(ConfigError, match=re.escape(message)) as error:
+        train(tmp_path, *configs)
+    assert str(error.value).startswith("measure='outside': ")
+
+
 @pytest.fixture
 def outside():
-    PROBES.register("outside", metrics={"outside": ("a number", "", None)})(Seen)
+    PROBES.register("outside", metrics={
+        "outside": ("a number", "", None), "outside_never": ("never a number", "", None),
+        "outside/asked": ("times asked", "", None), "outside_start": ("at the start", "", None),
+    })(Seen)
     yield "outside"
     del PROBES._registered["outside"]
 
