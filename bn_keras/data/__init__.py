@@ -7,7 +7,15 @@ A dataset is asked for as `name` or `name:argument`, such as `mnist`, `tfds:fash
 from typing import Optional, Tuple
 
 from bn_keras.data.reading.files import resolve
-from bn_keras.data.splits import DataError, Source, Split, Splits, check, make_splits
+from bn_keras.data.splits import (
+    VALIDATION_SIZE,
+    DataError,
+    Source,
+    Split,
+    Splits,
+    check,
+    make_splits,
+)
 from bn_keras.registry import DATASETS
 
 __all__ = ["DataError", "Source", "Split", "Splits", "absolute", "load"]
@@ -17,7 +25,7 @@ def load(
     dataset: str,
     data_dir: Optional[str] = None,
     train_size: Optional[int] = None,
-    validation_size: int = 5000,
+    validation_size: int = VALIDATION_SIZE,
     test_size: Optional[int] = None,
 ) -> Splits:
     """Reads a dataset into memory and splits it.

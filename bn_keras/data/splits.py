@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from bn_keras.texts import plain
 
+VALIDATION_SIZE = 5000  # leaves MNIST its usual 55,000
+
 
 class DataError(ValueError):
     """Data that cannot be used; the message names the file or setting and the remedy.
@@ -106,7 +108,7 @@ class Splits:
 def make_splits(
     source: Source,
     train_size: Optional[int] = None,
-    validation_size: int = 5000,
+    validation_size: int = VALIDATION_SIZE,
     test_size: Optional[int] = None,
 ) -> Splits:
     """Takes the validation set from the front of the train examples and cuts all to size.
@@ -114,7 +116,7 @@ def make_splits(
     Args:
         source: Source.
         train_size, test_size: how many to keep, at least 1; None keeps all.
-        validation_size: how many to validate on, at least 0.
+        validation_size: how many to validate on, at least 1.
 
     Raises:
         DataError: more was asked for than there is, or less than 1.
@@ -123,8 +125,9 @@ def make_splits(
     train = source.train
     if source.ordered:
         train = train.take(np.random.default_rng(0).permutation(available))
-    _fits("validation_size", validation_size, 0, available - 1,
-          f"the dataset has {available} training images")
+    unset = ", the default" if validation_size == VALIDATION_SIZE else ""
+    _fits("validation_size", validation_size, 1, available - 1,
+          f"the dataset has {available} training images", unset)
     rest = available - validation_size
     if train_size is not None:
         _fits("train_size", train_size, 1, rest,
@@ -142,9 +145,11 @@ def make_splits(
     )
 
 
-def _fits(name: str, size: Any, least: int, most: int, why: str) -> None:
+def _fits(name: str, size: Any, least: int, most: int, why: str, remark: str = "") -> None:
     if not isinstance(size, (int, np.integer)) or not least <= size <= most:
-        raise DataError(f"{name}={size}: {why}; expected at least {least} and at most {most}.")
+        raise DataError(
+            f"{name}={size}{remark}: {why}; expected at least {least} and at most {most}."
+        )
 
 
 def check(dataset: str, source: Source) -> None:

@@ -193,9 +193,11 @@ def test_data_beyond_the_memory_get_a_message(monkeypatch):
 @pytest.mark.parametrize("sizes, message", [
     ({"train_size": 0}, "train_size=0: .* at least 1 and at most 10"),
     ({"test_size": -1}, "test_size=-1: .* at least 1 and at most 12"),
-    ({"validation_size": -1}, "validation_size=-1: .* at least 0 and at most 11"),
+    ({"validation_size": -1}, "validation_size=-1: .* at least 1 and at most 11"),
     ({"train_size": 0.5}, "train_size=0.5: .* at least 1"),
-    ({"validation_size": None}, "validation_size=None: .* at least 0"),
+    ({"validation_size": 0}, "validation_size=0: .* at least 1 and at most 11"),
+    ({"validation_size": 5000}, "size=5000, the default: the dataset has 12 training images; exp"),
+    ({"validation_size": None}, "validation_size=None: .* at least 1"),
 ])
 def test_sizes_that_are_no_counts_are_refused(sizes, message):
     with pytest.raises(DataError, match=message):
