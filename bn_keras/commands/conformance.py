@@ -72,6 +72,9 @@ def main(arguments: Sequence[str]) -> int:
               if one.verdict == "fail" and one.severity == severity]
     counted = SEVERITIES[: SEVERITIES.index(options.fail_on) + 1]
     status = int(any(one.severity in counted for one in failed))
+    unjudged = all(one.verdict == "skip" for one in judgements)
+    if unjudged:
+        status = 2
     if options.json:
         say(json.dumps({
             "layer": options.layer,
@@ -88,6 +91,9 @@ def main(arguments: Sequence[str]) -> int:
     say(f"{options.layer}: {_summary(_counts(judgements))}")
     if failed and not status:
         say(f"exit status 0: none of them is as severe as {options.fail_on}")
+    if unjudged:
+        say("exit status 2: no probe could be judged; expected a layer with what they look at, or "
+            "other probes")
     return status
 
 

@@ -341,6 +341,35 @@ def test_a_plain_class_is_judged_by_its_numbers(plain, wrong):
     assert "training normalizes with the batch" in set(names) - set(found)
 
 
+class DoesNothing:
+    training, running_mean = False, np.zeros(3)
+
+    def __call__(self, x):
+        return x
+
+
+class NoSettings(HomeworkInKerasWay):
+    def __init__(self):
+        super().__init__()
+
+
+@pytest.mark.parametrize("plain, found", [(DoesNothing, FAIL), (NoSettings, None)])
+def test_a_class_without_settings_is_still_asked_whether_it_normalizes(plain, found):
+    name = "training normalizes with the batch"
+    verdict, _ = failures(plain, [name]).get(name, (None, ""))
+    assert verdict == found
+
+
+@pytest.mark.slow
+def test_a_layer_of_which_nothing_can_be_judged_has_not_passed(tmp_path):
+    (tmp_path / "mine.py").write_text("class Mine:\n    def __call__(self, x):\n        return x\n")
+    status, out, _ = command("mine:Mine", "--only=gradients flow", cwd=tmp_path)
+    assert status == 2 and "0 passed, 0 failed" in out
+    assert out.splitlines()[-1].startswith("exit status 2: no probe could be judged; expected a")
+    status, out, _ = command("mine:Mine", "--only=arithmetic", cwd=tmp_path)
+    assert status == 1 and "1 wrong numbers" in out
+
+
 def test_a_class_that_cannot_be_made_or_called_is_refused():
     class Needs(Textbook):
         def __init__(self, width):
