@@ -61,12 +61,17 @@ class Output(io.TextIOBase):
 
 
 def make_console() -> "Console":
-    """A rich Console on standard output; where that is no terminal, wide enough for the tables."""
+    """A rich Console on standard output.
+
+    Where that is no terminal, it has the width that COLUMNS says, or one that the tables fit in.
+    """
     from rich.console import Console  # help and mistakes do without
 
+    columns = os.environ.get("COLUMNS", "")
+    known = sys.stdout.isatty() or (columns.isdigit() and int(columns) > 0)
     return Console(
         file=cast(TextIO, Output(sys.stdout)), highlight=False,
-        width=None if sys.stdout.isatty() else 100,
+        width=None if known else 100,
     )
 
 

@@ -97,6 +97,10 @@ def parse(argv: Sequence[str]) -> Optional[Dict[str, Any]]:
             values[name] = flags.Flag(parser, flags.ArgumentSerializer(), name, default, why)
     try:
         rest = values(list(argv))[1:]
+    except flags.CantOpenFlagFileError as error:
+        raise ConfigError(
+            f"--flagfile: {error.__context__}; expected a file with flags in it, one a line"
+        ) from error
     except ValueError as error:  # absl's own word on --nois_bn=3
         raise ConfigError(str(error)) from error
     if rest:

@@ -8,9 +8,10 @@ import sys
 import pytest
 import shell
 
+import bn_keras
 from bn_keras.__main__ import main, usage
 from bn_keras.commands.console import Output, make_console, refuse
-from bn_keras.registry import COMMANDS
+from bn_keras.registry import COMMANDS, PROBES, Registry
 
 
 def encoded(encoding):
@@ -56,11 +57,30 @@ def test_markup_and_escape_codes_are_printed_as_they_are(capsys):
     assert capsys.readouterr().err == "bn-keras: a b\nc\n"
 
 
-def test_a_console_elsewhere_than_on_a_terminal_is_wide_and_plain(capsys):
+def test_a_console_elsewhere_than_on_a_terminal_is_wide_and_plain(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
     console = make_console()
     assert console.width == 100 and not console.is_terminal
     console.print("word " * 19)
     assert capsys.readouterr().out == "word " * 19 + "\n"
+    for columns, width in (("60", 60), ("0", 100), ("many", 100)):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert make_console().width == width
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"bn-keras {bn_keras.__version__}\n"
+
+
+def test_a_file_of_parts_that_is_no_python_gets_one_line(monkeypatch, capsys, tmp_path):
+    (tmp_path / "broken.py").write_text("def part(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    broken = Registry("probe", "PROBES", "broken")
+    monkeypatch.setattr(PROBES, "_known", broken._known)
+    assert main(["train", "--help"]) == 2
+    errors = capsys.readouterr().err
+    assert "broken.py, line 1: invalid syntax; expected" in errors and errors.count("\n") == 1
 
 
 def test_a_verb_from_outside_the_package_is_called_and_listed(monkeypatch, capsys):

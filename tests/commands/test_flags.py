@@ -51,7 +51,12 @@ BAD = {
         "expected a dataset of classes, or --study=bad_init_regression",
     "--sedes=3": "Unknown command line flag 'sedes'. Did you mean: seeds ?",
     "--nois_bn=3": "does not take an argument",
-    "--flagfile=/nonexistent": "/nonexistent",
+    "--flagfile=/nonexistent":
+        "train: --flagfile: [Errno 2] No such file or directory: '/nonexistent'; expected a file",
+    "--loss=squared": "loss='squared' of model='mnist_cnn' with dataset='mnist', whose labels are",
+    "--study=bad_init_regression --loss=softmax":
+        "loss='softmax' of model='bad_init_mlp' with dataset='quadratic', whose labels are numbers",
+    "--dataset=quadratic": "validation_size=5000, the default: the dataset has ",
     "is_bn": "unexpected argument 'is_bn'; expected flags like --seeds=3 (did you mean '--is_bn'?)",
     "--quick": "--quick without --study: expected a study, such as --study=learning_rates",
     "--steps=5 --epochs=1": "--steps=5 and --epochs=1.0: expected one of them",

@@ -10,6 +10,7 @@ import shell
 
 from bn_keras import experiment
 from bn_keras.__main__ import main
+from bn_keras.plan import make_plan
 from bn_keras.report import report
 from bn_keras.results import DIVERGED
 
@@ -66,6 +67,16 @@ def test_a_folder_of_an_older_version_gets_one_sentence_and_stays_as_it_is(tmp_p
         "plan has other parts than study, quick and runs)\n"
     )
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_study_that_no_imported_module_registers_gets_the_remedy(tmp_path, capsys):
+    (tmp_path / "plan.json").write_text(
+        json.dumps({**json.loads(make_plan("comparison", {}).to_json()), "study": "own_study"})
+    )
+    assert main(["report", str(tmp_path)]) == 2
+    errors = capsys.readouterr().err
+    assert "unknown study 'own_study'; known: " in errors and errors.count("\n") == 1
+    assert "once its module is imported: call bn_keras.experiment.report(Store(folder))" in errors
 
 
 def test_missing_and_unreadable_runs_are_named(folder, without_pictures, monkeypatch, capsys):
