@@ -36,7 +36,8 @@ def flag_groups() -> Dict[str, Dict[str, Flag]]:
             "quick": (YES_NO, False, "with --study: a short version, under 20 s"),
             "arms": (configs.TEXT, None, "with --study: only these of its arms, with ; between"),
             "seeds": (configs.SEEDS, None,
-                      "unset: the study's own; 6 in the comparison, the fewest that can decide"),
+                      "unset: the study's own; 6 in the comparison of two arms, the "
+                      "fewest that can decide, and more for more arms"),
             "first_seed": (configs.INDEX, 0, "seeds count up from here"),
             "workers": (configs.COUNT, None,
                         "unset: the arms train side by side, as far as there are cores; with 1 "

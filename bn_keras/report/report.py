@@ -171,12 +171,13 @@ def write(store: Store) -> Report:
                          f"({reasons})")
     report = make_report(plan, results, missing)
     report = dataclasses.replace(report, rows=_with_frames(store, report))
-    _write_pictures(store, report)
+    # The numbers first: a picture that fails must not cost them.
+    write_atomically(store.work_dir / "results.csv", report.to_csv())
+    write_atomically(store.work_dir / "results.json", report.to_json())
     for name in plan.study.files:
         for file, text in FILES.get(name)(report.rows).items():
             write_atomically(store.work_dir / file, text)
-    write_atomically(store.work_dir / "results.csv", report.to_csv())
-    write_atomically(store.work_dir / "results.json", report.to_json())
+    _write_pictures(store, report)
     return report
 
 

@@ -357,3 +357,14 @@ def test_claims_are_judged_with_their_reason(tmp_path):
     told = [claim["claim"] for claim in content["claims"]]
     assert told == [one.claim.text for one in found.judged]
     assert content["claims"][0]["effect"]["seeds"] == 5
+
+
+def test_a_picture_that_fails_does_not_cost_the_numbers(folder, monkeypatch):
+    def fails(*_):
+        raise RuntimeError("no picture")
+
+    monkeypatch.setattr(report, "_write_pictures", fails)
+    with pytest.raises(RuntimeError, match="no picture"):
+        report.write(folder)
+    assert json.loads((folder.work_dir / "results.json").read_text())["rows"]
+    assert (folder.work_dir / "results.csv").stat().st_size
