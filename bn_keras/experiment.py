@@ -182,13 +182,12 @@ def _check_data(plan: Plan, config: RunConfig, splits: Splits) -> None:
         raise ConfigError(
             f"epochs={config.epochs:g}: {steps:,} steps of training; expected {STEPS.expected}"
         )
-    numbers = splits.train.labels.dtype.kind == "f"
-    if numbers and "accuracy" in plan.study.compared and plan.study.baseline is not None:
+    if splits.regression and "accuracy" in plan.study.compared and plan.study.baseline is not None:
         raise ConfigError(
             f"dataset={config.dataset}: its labels are numbers, and this comparison is one of "
             "accuracies; expected a dataset of classes, or --study=bad_init_regression"
         )
-    loss_name(config, numbers)
+    loss_name(config, splits.regression)
 
 
 def _make_folder(logdir: pathlib.Path, name: str) -> pathlib.Path:

@@ -119,6 +119,7 @@ class Runner:
 
         write(0, ask("start"))
         at_start = ask("at_start")
+        intervals = {"log": first.log_interval, "evaluation": first.eval_interval}
         for end, indices in loop.chunks(nets.batches, first.log_interval, first.eval_interval):
             if self._stop is not None and self._stop.is_set():
                 return None
@@ -128,7 +129,6 @@ class Runner:
             diverged_at[new] = end - len(indices) + bad[new] + 1
             if (diverged_at >= 0).all():
                 break
-            intervals = {"log": first.log_interval, "evaluation": first.eval_interval}
             due = [every for every in EVERY if end % intervals[every] == 0 or end == total]
             values = ask("during", end, steps, every=due)
             write(end, values)
@@ -189,8 +189,7 @@ class _Graph:
         first = configs[0]
         properties = MODELS.properties(first.model)
         runs = len(configs) if properties.get("stacks") else None
-        numbers = splits.train.labels.dtype.kind == "f"
-        loss = LOSSES.get(loss_name(first, numbers))
+        loss = LOSSES.get(loss_name(first, splits.regression))
         net = build_model(first, splits, runs)
         self.nets = Nets(net, splits, loss, runs)
         optimizer = OPTIMIZERS.get(first.optimizer)(learning_rate=first.learning_rate)

@@ -88,6 +88,11 @@ class Splits:
         """Factor that maps the stored pixels to [0, 1]: 1/255 for bytes, 1 for floats."""
         return 1 / 255 if self.train.images.dtype == np.uint8 else 1.0
 
+    @property
+    def regression(self) -> bool:
+        """Whether the labels are numbers to predict and not classes."""
+        return self.train.labels.dtype.kind == "f"
+
     def digest(self) -> str:
         """16 hex digits that change with any value, shape or dtype, the classes or the scale.
 

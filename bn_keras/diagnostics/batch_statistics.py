@@ -109,6 +109,6 @@ class BatchStatistics(Probe):
         if self._copy is None:
             return {}
         self._copy.refresh()
-        split = self.nets.splits.validation.first(self.nets.configs[0].curve_size)
+        split = self.nets.curve_set
         _, accuracy = self.nets.evaluate(split, self._forward)
         return {"validation_accuracy_batch_statistics": accuracy}

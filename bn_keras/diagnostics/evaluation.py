@@ -35,12 +35,11 @@ class Evaluation(Probe):
     """
 
     def start(self) -> Values:
-        self._curve_set = self.nets.splits.validation.first(self.nets.configs[0].curve_size)
         self._curve: List[Tuple[int, NDArray[Any]]] = []
         return {}
 
     def during(self, step: int, steps: Steps) -> Values:
-        loss, accuracy = self.nets.evaluate(self._curve_set)
+        loss, accuracy = self.nets.evaluate(self.nets.curve_set)
         self._curve.append((step, accuracy))
         if self.nets.regression:
             return {"loss/validation": loss}

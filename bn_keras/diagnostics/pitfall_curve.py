@@ -29,7 +29,7 @@ class PitfallCurve(Probe):
         self._forward = nets.as_stack(self._copy)
 
     def during(self, step: int, steps: Steps) -> Values:
-        split = self.nets.splits.validation.first(self.nets.configs[0].curve_size)
+        split = self.nets.curve_set
         self._copy.refresh()
         _, accuracy = self.nets.evaluate(split, self._forward, len(split))
         return {f"accuracy/validation_{self._name}": accuracy}

@@ -15,7 +15,7 @@ class PredictedClasses(Probe):
     def at_end(self) -> Values:
         if self.nets.regression:
             return {}
-        images = self.nets.splits.validation.first(self.nets.configs[0].curve_size).images
+        images = self.nets.curve_set.images
         outputs = self.nets.predict(images)
         guesses = outputs.argmax(-1)
         return {"predicted_classes": np.array([len(np.unique(run)) for run in guesses.T])}

@@ -45,12 +45,17 @@ class Nets:
     ):
         self.net, self.splits, self.loss = net, splits, loss
         self.runs = stacked or 1
-        self.regression = splits.train.labels.dtype.kind == "f"
+        self.regression: bool = splits.regression
         self.configs: List[Any] = []
         self.batches = np.zeros((0, 0, self.runs), np.int32)
         self._stacked = stacked
         self.forward = self.as_stack(lambda inputs: net(inputs, training=False))
         self._evaluators: Dict[Forward, Evaluator] = {}
+
+    @property
+    def curve_set(self) -> Any:
+        """Split of the first validation examples, those behind the points of a curve."""
+        return self.splits.validation.first(self.configs[0].curve_size)
 
     def as_stack(self, net: Forward) -> Forward:
         """A forward pass like the net's as one over (batch, runs, ...)."""

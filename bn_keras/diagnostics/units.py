@@ -30,13 +30,12 @@ class Units(Probe):
         self._place = keras.Model(nets.net.input, normalizers(nets.net)[-1].output)
 
     def start(self) -> Values:
-        self._images = self.nets.splits.validation.first(self.nets.configs[0].curve_size).images
         self._low: Any = np.inf
         self._high: Any = -np.inf
         return {}
 
     def during(self, step: int, steps: Steps) -> Values:
-        units, = self.nets.activations(self._place, self._images)
+        units, = self.nets.activations(self._place, self.nets.curve_set.images)
         found = np.percentile(units, PERCENTILES, axis=1)  # (percentiles, runs, units)
         median = found[PERCENTILES.index(50)]
         self._low, self._high = np.minimum(self._low, median), np.maximum(self._high, median)
