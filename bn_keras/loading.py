@@ -20,6 +20,7 @@ LAYERS = (
     "bn_keras.normalizers.conditional",
     "bn_keras.normalizers.frozen",
     "bn_keras.normalizers.ghost",
+    "bn_keras.normalizers.group",
     "bn_keras.normalizers.renorm",
     "bn_keras.models.blocks",
 )

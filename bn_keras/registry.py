@@ -3,7 +3,7 @@
 A part registers itself where it is defined:
 
     @NORMALIZERS.register("batch", channelwise=True)
-    def batch(channels, name, *, momentum, epsilon, dtype): ...
+    def batch(name, *, momentum, epsilon, dtype): ...
 
 Names and properties are known without importing any of it: the registry reads the decorators off
 the source files, so that `--help`, plans and a misspelt name need no TensorFlow.

@@ -22,8 +22,8 @@ class ModelSpec:
     Attributes:
         input_shape: of one image, (height, width, channels).
         classes: number of logits.
-        normalizer: `(channels, name) -> layer`; or `(channels, name, *, activation) -> layer` of
-            one that applies the activation behind it, by name or None, in the same layer.
+        normalizer: `(name) -> layer`; or `(name, *, activation) -> layer` of one that applies the
+            activation behind it, by name or None, in the same layer.
         activation: Keras's name of it.
         scale, offset: the first layer gets pixels * scale + offset.
         dtype: a Keras dtype policy, by name.
@@ -38,7 +38,7 @@ class ModelSpec:
 
     input_shape: Tuple[int, ...]
     classes: int
-    normalizer: Callable[[int, str], Any]
+    normalizer: Callable[..., Any]
     activation: str = "relu"
     scale: float = 1.0
     offset: float = 0.0
@@ -174,7 +174,7 @@ class Blocks:
             keras.layers.Conv2D, filters, kernel_size, padding=padding,
             kernel_initializer=self._conv_initializer(seed=self._seed(name)),
         )
-        x = self._normalized(layer, x, filters, name, normalize, activate=True)
+        x = self._normalized(layer, x, name, normalize, activate=True)
         activate = not (normalize and self._normalizer_activates)
         if activate and (pool is None or self._spec.activation not in MONOTONE):
             x, activate = self._activation(x, name), False
@@ -193,13 +193,13 @@ class Blocks:
         layer = functools.partial(
             kind, kernel_initializer=self._dense_initializer(seed=self._seed(name))
         )
-        x = self._normalized(layer, x, units, name, normalize, activate)
+        x = self._normalized(layer, x, name, normalize, activate)
         activate = activate and not (normalize and self._normalizer_activates)
         return self._activation(x, name) if activate else x
 
     def normalize(self, x: Any, name: str) -> Any:
         """A normalizer alone, over the last axis."""
-        return self._applied(self._normalizer(x.shape[-1] // (self._spec.runs or 1), name), x)
+        return self._applied(self._normalizer(name), x)
 
     def flatten(self, x: Any) -> Any:
         """Every image as one row."""
@@ -234,10 +234,9 @@ class Blocks:
         return keras.Model(inputs, logits, name=name)
 
     def _normalized(
-        self, layer: Callable[..., Any], x: Any, channels: int, name: str, normalize: bool,
-        activate: bool,
+        self, layer: Callable[..., Any], x: Any, name: str, normalize: bool, activate: bool
     ) -> Any:
-        normalizer = self._normalizer(channels, name, activate) if normalize else None
+        normalizer = self._normalizer(name, activate) if normalize else None
         # The normalizer's offset does a bias's work. A bias in front of batch statistics has no
         # effect at all, its gradient is rounding noise, and Adam turns noise into full steps.
         use_bias = not getattr(normalizer, "center", False)
@@ -251,12 +250,11 @@ class Blocks:
         )(x)
         return x if normalizer is None else self._applied(normalizer, x)
 
-    def _normalizer(self, channels: int, name: str, activate: bool = False) -> Any:
-        runs = self._spec.runs or 1
+    def _normalizer(self, name: str, activate: bool = False) -> Any:
         fused = {}
         if self._normalizer_activates:
             fused["activation"] = self._spec.activation if activate else None
-        return self._spec.normalizer(runs * channels, name + NORMALIZER_SUFFIX, **fused)
+        return self._spec.normalizer(name + NORMALIZER_SUFFIX, **fused)
 
     def _applied(self, normalizer: Any, x: Any) -> Any:
         outputs = normalizer(x)

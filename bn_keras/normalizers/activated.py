@@ -41,8 +41,7 @@ class ActivatedBatchNorm(BatchNorm):
 
 @NORMALIZERS.register("activated", channelwise=True)
 def activated(
-    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str,
-    activation: Optional[str] = None,
+    name: str, *, momentum: float, epsilon: float, dtype: str, activation: Optional[str] = None
 ) -> keras.Layer:
     """Batch normalization and the net's own activation in one layer."""
     return ActivatedBatchNorm(

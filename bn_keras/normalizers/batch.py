@@ -7,8 +7,6 @@ from bn_keras.registry import NORMALIZERS
 
 
 @NORMALIZERS.register("batch", channelwise=True)
-def batch(
-    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
-) -> keras.Layer:
+def batch(name: str, *, momentum: float, epsilon: float, dtype: str) -> keras.Layer:
     """Batch normalization with statistics over the batch and all positions of a channel."""
     return BatchNorm(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)

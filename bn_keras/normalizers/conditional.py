@@ -91,8 +91,6 @@ class ConditionalBatchNorm(BatchNorm):
 
 
 @NORMALIZERS.register("conditional", channelwise=True)
-def conditional(
-    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
-) -> keras.Layer:
+def conditional(name: str, *, momentum: float, epsilon: float, dtype: str) -> keras.Layer:
     """Batch normalization without learned scale and offset: what nobody passes is 1 and 0."""
     return ConditionalBatchNorm(momentum=momentum, epsilon=epsilon, name=name, dtype=dtype)

@@ -52,9 +52,7 @@ class FrozenBatchNorm(BatchNorm):
 
 
 @NORMALIZERS.register("frozen_statistics", channelwise=True)
-def frozen_statistics(
-    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
-) -> keras.Layer:
+def frozen_statistics(name: str, *, momentum: float, epsilon: float, dtype: str) -> keras.Layer:
     """No normalization at all, from the start: gamma and beta of a BatchNorm, learning."""
     return FrozenBatchNorm(
         freeze="statistics", momentum=momentum, epsilon=epsilon, name=name, dtype=dtype
@@ -62,9 +60,7 @@ def frozen_statistics(
 
 
 @NORMALIZERS.register("frozen_affine", channelwise=True)
-def frozen_affine(
-    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
-) -> keras.Layer:
+def frozen_affine(name: str, *, momentum: float, epsilon: float, dtype: str) -> keras.Layer:
     """Batch normalization whose gamma stays 1 and whose beta stays 0."""
     return FrozenBatchNorm(
         freeze="affine", momentum=momentum, epsilon=epsilon, name=name, dtype=dtype

@@ -120,9 +120,7 @@ class _GhostSums(functional.Sums):
 
 
 @NORMALIZERS.register("ghost")
-def ghost(
-    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
-) -> keras.Layer:
+def ghost(name: str, *, momentum: float, epsilon: float, dtype: str) -> keras.Layer:
     """Ghosts of 16 examples: four in the default batch of 64."""
     return GhostBatchNorm(
         virtual_batch_size=16, momentum=momentum, epsilon=epsilon, name=name, dtype=dtype

@@ -1,6 +1,7 @@
 """The normalizer `group`: group normalization, each image by itself, channels in groups."""
 
 import math
+from typing import Optional, Sequence
 
 import keras
 
@@ -9,10 +10,25 @@ from bn_keras.registry import NORMALIZERS
 PAPER_GROUPS = 32
 
 
+@keras.saving.register_keras_serializable(package="bn_keras")
+class GroupNorm(keras.layers.GroupNormalization):
+    """Keras's GroupNormalization, with `groups` as a wish: Wu & He (2018).
+
+    Built, it has the greatest common divisor of `groups` and the number of channels, so that one
+    setting, such as the paper's 32, fits layers of any width.
+
+    Args:
+        *args, **kwargs: as for keras.layers.GroupNormalization.
+    """
+
+    def build(self, input_shape: Sequence[Optional[int]]) -> None:
+        channels = input_shape[self.axis]
+        if channels is not None:  # else Keras's own error
+            self.groups = math.gcd(channels, self.groups)
+        super().build(input_shape)
+
+
 @NORMALIZERS.register("group")
-def group(
-    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
-) -> keras.Layer:
+def group(name: str, *, momentum: float, epsilon: float, dtype: str) -> keras.Layer:
     """Wu & He (2018), with the paper's 32 groups or the largest divisor that the channels share."""
-    groups = math.gcd(channels, PAPER_GROUPS)
-    return keras.layers.GroupNormalization(groups=groups, epsilon=epsilon, name=name, dtype=dtype)
+    return GroupNorm(groups=PAPER_GROUPS, epsilon=epsilon, name=name, dtype=dtype)

@@ -6,8 +6,6 @@ from bn_keras.registry import NORMALIZERS
 
 
 @NORMALIZERS.register("none", channelwise=True)
-def none(
-    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
-) -> keras.Layer:
+def none(name: str, *, momentum: float, epsilon: float, dtype: str) -> keras.Layer:
     """Nothing, as a layer of that name, so that both arms show the same places in histograms."""
     return keras.layers.Identity(name=name, dtype=dtype)

@@ -97,9 +97,7 @@ class BatchRenorm(BatchNorm):
 
 
 @NORMALIZERS.register("renorm", channelwise=True)
-def renorm(
-    channels: int, name: str, *, momentum: float, epsilon: float, dtype: str
-) -> keras.Layer:
+def renorm(name: str, *, momentum: float, epsilon: float, dtype: str) -> keras.Layer:
     """Batch renormalization at the paper's bounds, 3 and 5, reached within 150 updates."""
     return BatchRenorm(
         rmax=Ramp(1.0, 3.0, 50, 150), dmax=Ramp(0.0, 5.0, 50, 150), renorm_momentum=momentum,

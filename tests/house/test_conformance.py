@@ -58,9 +58,7 @@ OTHERWISE = {"none", "activated", "frozen_statistics"}
 @pytest.mark.parametrize("shape", [(4, 10), (3, 6, 6, 12)], ids=["dense", "conv"])
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
 def test_a_normalizer_keeps_the_shape_and_takes_its_name_and_dtype(normalizer, shape, dtype):
-    layer = NORMALIZERS.get(normalizer)(
-        shape[-1], "place", momentum=0.9, epsilon=1e-3, dtype=dtype
-    )
+    layer = NORMALIZERS.get(normalizer)("place", momentum=0.9, epsilon=1e-3, dtype=dtype)
     x = np.random.default_rng(0).normal(3.0, 2.0, shape).astype("float32")
     y = layer(x, training=True)
     assert y.shape == shape and layer.name == "place"

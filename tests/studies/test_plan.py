@@ -305,7 +305,7 @@ def outside():
         """Never built."""
 
     @NORMALIZERS.register("halve", channelwise=True)
-    def halve(channels, name, **settings):
+    def halve(name, **settings):
         """Never built."""
 
     @STUDIES.register("halving", metrics={"doubled": ("twice the test accuracy", "", "low")})
