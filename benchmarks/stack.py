@@ -20,8 +20,9 @@ import keras
 
 from bn_keras import data, losses
 from bn_keras.config import RunConfig
+from bn_keras.nets import build
 from bn_keras.results import Store
-from bn_keras.runner import Runner, build_model
+from bn_keras.runner import Runner
 
 
 def runs(arm, seeds, steps):
@@ -38,7 +39,7 @@ def runs(arm, seeds, steps):
 
 def fit(splits, config):
     """Trains one run with compile and fit."""
-    model = build_model(config, splits)
+    model = build(config, splits)
     model.compile(keras.optimizers.SGD(config.learning_rate), losses.softmax)
     images, labels = splits.train.images, splits.train.labels
     per_epoch = len(images) // config.batch_size

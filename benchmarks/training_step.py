@@ -23,9 +23,9 @@ from keras import layers
 
 from bn_keras import data, loop
 from bn_keras.config import RunConfig
+from bn_keras.nets import build
 from bn_keras.optimizers import FusedAdam
 from bn_keras.registry import LOSSES, MODELS
-from bn_keras.runner import build_model
 
 BATCH_SIZES = {"mnist_cnn": 64, "conv_bn_relu": 100}
 
@@ -98,10 +98,10 @@ def fit(build, dtype, splits, batch_size):
 
 def ours(model, dtype, splits, batch_size, normalizer="batch"):
     """`(steps) -> seconds a step` of training with this package."""
-    built = build_model(RunConfig(model=model, dtype_policy=dtype, normalizer=normalizer), splits)
-    loss = LOSSES.get(MODELS.properties(model)["loss"])
+    built = build(RunConfig(model=model, dtype_policy=dtype, normalizer=normalizer), splits)
+    task = loop.Task(LOSSES.get(MODELS.properties(model)["loss"]))
     trainer = loop.Trainer(
-        built, loss, FusedAdam(1e-3), splits.train.images, splits.train.labels
+        built, task, FusedAdam(1e-3), splits.train.images, splits.train.labels
     )
     rng = np.random.default_rng(0)
 

@@ -97,7 +97,9 @@ class ModelSettings:
     """The net and its normalizer."""
 
     model: str = setting(
-        "mnist_cnn", "the best known net of the field's tutorials", TEXT, graph=True, plugin=True
+        "mnist_cnn", "the best known net of the field's tutorials; my_net.py:build, "
+        "my_package.nets:build, net.keras or applications:MobileNetV2 take another", TEXT,
+        graph=True, plugin=True,
     )
     normalizer: str = setting(
         "batch", "this package's layer; keras_batch is the built-in one", TEXT, graph=True,
@@ -109,12 +111,13 @@ class ModelSettings:
     loss: Optional[str] = setting(
         None, "unset: that of the model's tutorial", TEXT, graph=True, plugin=True
     )
-    momentum: float = setting(
-        0.9, "short runs need it: at .99 the initial variance still weighs 37 % after 100 steps",
-        FRACTION, graph=True,
+    momentum: Optional[float] = setting(
+        None, "unset: .9, as at .99 the initial variance still weighs 37 % after 100 steps; in a "
+        "finished net of yours, that of the layer in whose place it stands", FRACTION, graph=True,
     )
-    epsilon: float = setting(
-        1e-3, "Keras's default; added to the variance", POSITIVE, graph=True
+    epsilon: Optional[float] = setting(
+        None, "added to the variance; unset: Keras's 1e-3, or that of the layer in whose place it "
+        "stands", POSITIVE, graph=True,
     )
     initializer: Optional[str] = setting(
         None, "of the dense layers' kernels; unset: the model's own", one_of(INITIALIZERS),
@@ -129,6 +132,10 @@ class ModelSettings:
     l2: Optional[float] = setting(
         None, "factor of the penalty on squared weights; unset: the model's own", NOT_NEGATIVE,
         graph=True,
+    )
+    weights: Optional[str] = setting(
+        None, "of a finished net of yours; unset: given, all seeds start from the weights that it "
+        "has; new draws them anew for each seed", one_of(("given", "new")), graph=False,
     )
     dtype_policy: str = setting(
         "float32", "exact everywhere; mixed_bfloat16 is faster on processors that have it",

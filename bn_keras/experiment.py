@@ -11,6 +11,7 @@ import pathlib
 import sys
 import tempfile
 import threading
+import time
 from typing import Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 from bn_keras import data, executors
@@ -21,6 +22,9 @@ from bn_keras.plan import PLAN_FILE, Plan, groups, loss_name
 from bn_keras.report.report import Report, write
 from bn_keras.results import RunResult, Store, write_atomically
 from bn_keras.writers import Writer
+
+
+TIMED = 3  # graphs that an estimate looks at
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,8 @@ def prepare(plan: Plan, logdir: Union[str, pathlib.Path] = "runs") -> Work:
                 settings.dataset, settings.data_dir, settings.train_size,
                 settings.validation_size, settings.test_size,
             )
+        if splits[settings].regression:
+            plan = plan.of_numbers()
         _check_data(plan, config, splits[settings])
     notes = dict.fromkeys(note for split in splits.values() for note in split.notes)
     store = Store(_make_folder(pathlib.Path(logdir), plan.folder_name()))
@@ -141,6 +147,49 @@ def train(
             if result.config in missing:
                 work.store.add(result)
                 yield result
+
+
+def estimate(work: Work, workers: Optional[int] = None) -> float:
+    """About how many seconds the missing runs take, TensorFlow's import left out.
+
+    Trains the first missing run of at most TIMED graphs for 10 and for 20 steps, and keeps nothing
+    of it. All further graphs count as the mean of those.
+
+    Args:
+        work: as `prepare` made it.
+        workers: as for `train`.
+
+    Raises:
+        ConfigError: settings that do not go together, known once the model is built.
+    """
+    missing = set(work.missing())
+    stacks = [
+        [stack for stack in group if missing & set(stack)] for group in groups(work.plan.runs)
+    ]
+    stacks = [group for group in stacks if group]
+    with quiet_native_log():
+        from bn_keras import runner
+    found = []
+    for group in stacks[:TIMED]:
+        total = group[0][0].total_steps(len(work.load(group[0][0]).train))
+        with tempfile.TemporaryDirectory() as folder:
+            train_stack = runner.Runner(work.load, Store(folder))
+            seconds = []
+            for steps in (10, 10, 20):  # the first one builds and traces
+                started = time.perf_counter()
+                train_stack([
+                    dataclasses.replace(run, steps=min(steps, total), epochs=None)
+                    for run in group[0]
+                ])
+                seconds.append(time.perf_counter() - started)
+        first, short, longer = seconds
+        step = max(longer - short, 0.0) / 10
+        one = short + step * (total - 10) if total > 20 else longer
+        found.append(max(first - short, 0.0) + one * len(group))
+    if not found:
+        return 0.0
+    mean = sum(found) / len(found)
+    return (sum(found) + mean * (len(stacks) - len(found))) / workers_of(work.plan, workers)
 
 
 def report(store: Store) -> Report:

@@ -39,6 +39,45 @@ class Steps:
         return np.where(bad.any(0), bad.argmax(0), -1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What outputs are to do: the loss, and what counts as right.
+
+    Attributes:
+        loss: `(labels, outputs) -> losses`, of shapes (n, ...) and (n, outputs...): one loss an
+            example, or several, of which the mean counts.
+        threshold: of a net of two classes that has one output, the output above which it says the
+            second one: 0 for logits, .5 for probabilities.
+    """
+
+    loss: Callable[[Any, Any], Any]
+    threshold: float = 0.0
+
+    def losses(self, labels: Any, outputs: Any) -> Any:
+        """(batch, runs) losses of (batch, runs, ...) labels and (batch, runs, ...) outputs."""
+        shape = tf.shape(outputs)[:2]
+        of_each = self.loss(_rows(labels), _rows(outputs))
+        if len(of_each.shape) > 1:
+            of_each = tf.reduce_mean(of_each, range(1, len(of_each.shape)))
+        return tf.reshape(of_each, shape)
+
+    def accuracy(self, labels: Any, outputs: Any) -> Any:
+        """(runs,) shares of examples of the right class; NaN where the labels are numbers.
+
+        Args:
+            labels: (batch, runs); floats are numbers.
+            outputs: (batch, runs, classes), of which the largest is the guess, or (batch, runs, 1)
+                for two classes. Where one is not finite, the example is a miss.
+        """
+        if not labels.dtype.is_integer:
+            return tf.fill([outputs.shape[1]], float("nan"))
+        guesses = tf.argmax(outputs, axis=-1, output_type=tf.int32)
+        if outputs.shape[-1] == 1:
+            guesses = tf.cast(outputs[..., 0] > self.threshold, tf.int32)
+        finite = tf.reduce_all(tf.math.is_finite(outputs), axis=-1)
+        return tf.reduce_mean(tf.cast(tf.equal(guesses, labels) & finite, tf.float32), 0)
+
+
 def as_stack(net: Forward, runs: Optional[int]) -> Forward:
     """A forward pass over (batch, runs, ...).
 
@@ -50,7 +89,8 @@ def as_stack(net: Forward, runs: Optional[int]) -> Forward:
         return net
 
     def alone(inputs: Any, **kwargs: Any) -> Any:
-        return tf.expand_dims(net(tf.squeeze(inputs, 1), **kwargs), 1)
+        inputs = keras.tree.map_structure(lambda part: tf.squeeze(part, 1), inputs)
+        return tf.expand_dims(net(inputs, **kwargs), 1)
 
     return alone
 
@@ -61,10 +101,10 @@ class Trainer:
     Args:
         model: maps (batch, runs, ...) inputs to (batch, runs, outputs); with runs=None a net alone,
             which maps (batch, ...) to (batch, outputs). Built.
-        loss: `(labels, outputs) -> one loss an example`.
+        task: the Task.
         optimizer: a Keras optimizer; built here, on the model's trainable weights.
-        inputs: array (n, ...).
-        labels: array (n,), integers or, for a regression, floats.
+        inputs: array (n, ...), or a nest of such.
+        labels: array (n,) of classes, or floats (n, ...) of numbers.
         runs: how many nets stand in the model; None for one that cannot stand beside others.
         jit_compile: compile the steps with XLA: faster for small dense nets, slower for
             convolutions on a CPU.
@@ -73,17 +113,18 @@ class Trainer:
     def __init__(
         self,
         model: Any,
-        loss: Callable[[Any, Any], Any],
+        task: Task,
         optimizer: Any,
-        inputs: NDArray[Any],
+        inputs: Any,
         labels: NDArray[Any],
         runs: Optional[int] = None,
         jit_compile: bool = False,
     ):
         self.model, self.optimizer, self.runs = model, optimizer, runs or 1
         self._forward = as_stack(model, runs)
-        self._loss = loss
-        self._inputs, self._labels = tf.constant(inputs), _labels(labels)
+        self._task = task
+        self._inputs = keras.tree.map_structure(tf.constant, inputs)
+        self._labels = _labels(labels)
         # A step of plain SGD is the gradient times the rate, so each run can have its own.
         plain_sgd = isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum
         self._scales_gradients = plain_sgd and self.runs > 1
@@ -139,22 +180,22 @@ class Trainer:
         accuracies = tf.TensorArray(tf.float32, steps, element_shape=[self.runs])
         norm = tf.zeros([self.runs])
         for step in tf.range(steps):
-            inputs = tf.gather(self._inputs, indices[step])
+            inputs = take(self._inputs, indices[step])
             labels = tf.gather(self._labels, indices[step])
             loss, outputs, gradients, factor = self._step(inputs, labels)
             # The norm reads every gradient once more, so only the reported step pays for it.
             if step == steps - 1:
                 norm = self._norm(gradients) / factor
             losses = losses.write(step, tf.cast(loss, tf.float32))
-            accuracies = accuracies.write(step, accuracy(labels, outputs))
+            accuracies = accuracies.write(step, self._task.accuracy(labels, outputs))
         return losses.stack(), accuracies.stack(), norm
 
-    def _step(self, inputs: tf.Tensor, labels: tf.Tensor) -> Tuple[Any, Any, List[Any], Any]:
+    def _step(self, inputs: Any, labels: tf.Tensor) -> Tuple[Any, Any, List[Any], Any]:
         """One update; returns losses, outputs, the gradients and the factor that they carry."""
         weights = self.model.trainable_variables
         with tf.GradientTape() as tape:
             outputs = self._forward(inputs, training=True)
-            loss = tf.reduce_mean(losses_of(self._loss, labels, outputs), 0)
+            loss = tf.reduce_mean(self._task.losses(labels, outputs), 0)
             # No run's weights are in another's loss: the gradient of the sum is that of each.
             # Penalties are trained on and not reported: the loss is that of an evaluation.
             total = tf.add_n([tf.reduce_sum(loss), *self.model.losses])
@@ -191,73 +232,70 @@ class Evaluator:
     Args:
         forward: `(batch, runs, ...) -> (batch, runs, outputs)`, such as `as_stack` of a model with
             `training=False` bound.
-        loss: `(labels, outputs) -> one loss an example`.
-        inputs, labels: arrays (n, ...) and (n,) of the kind that will be evaluated.
+        task: the Task.
+        inputs, labels: as for Trainer, of the kind that will be evaluated.
         runs: how many nets stand side by side.
     """
 
     def __init__(
         self,
         forward: Forward,
-        loss: Callable[[Any, Any], Any],
-        inputs: NDArray[Any],
+        task: Task,
+        inputs: Any,
         labels: NDArray[Any],
         runs: int = 1,
     ):
-        self._forward, self._loss, self._runs = forward, loss, runs
+        self._forward, self._task, self._runs = forward, task, runs
+        kinds = keras.tree.map_structure(
+            lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), inputs
+        )
         self._evaluate = tf.function(
             self._batches,
             input_signature=[
-                tf.TensorSpec([None, *inputs.shape[1:]], inputs.dtype),
-                tf.TensorSpec([None], _labels(labels[:1]).dtype),
+                kinds,
+                tf.TensorSpec([None, *labels.shape[1:]], _labels(labels[:1]).dtype),
                 tf.TensorSpec([], tf.int32),
             ],
         )
 
     def __call__(
-        self, inputs: NDArray[Any], labels: NDArray[Any], batch_size: int = 200
+        self, inputs: Any, labels: NDArray[Any], batch_size: int = 200
     ) -> Tuple[NDArray[Any], NDArray[Any]]:
         """Returns losses and accuracies, arrays (runs,); batch_size=1 is one example at a time."""
         evaluate = self._evaluate.get_concrete_function()  # as in Trainer.train
-        loss, share = evaluate(tf.constant(inputs), _labels(labels), tf.constant(batch_size))
+        inputs = keras.tree.map_structure(tf.constant, inputs)
+        loss, share = evaluate(inputs, _labels(labels), tf.constant(batch_size))
         return loss.numpy(), share.numpy()
 
     def _batches(
-        self, inputs: tf.Tensor, labels: tf.Tensor, batch_size: tf.Tensor
+        self, inputs: Any, labels: tf.Tensor, batch_size: tf.Tensor
     ) -> Tuple[tf.Tensor, tf.Tensor]:
         count = tf.shape(labels)[0]
         loss_sum, right = tf.zeros([self._runs]), tf.zeros([self._runs])
         start = tf.constant(0)
         while start < count:
             stop = tf.minimum(start + batch_size, count)
-            outputs = self._forward(tf.repeat(inputs[start:stop, None], self._runs, axis=1))
-            part = tf.repeat(labels[start:stop, None], self._runs, axis=1)
-            losses = tf.reduce_sum(losses_of(self._loss, part, outputs), 0)
+            part, part_labels = keras.tree.map_structure(
+                lambda of: tf.repeat(of[start:stop, None], self._runs, axis=1), (inputs, labels)
+            )
+            outputs = self._forward(part)
+            losses = tf.reduce_sum(self._task.losses(part_labels, outputs), 0)
             loss_sum += tf.cast(losses, tf.float32)
-            right += accuracy(part, outputs) * tf.cast(stop - start, tf.float32)
+            right += self._task.accuracy(part_labels, outputs) * tf.cast(stop - start, tf.float32)
             start = stop
         total = tf.cast(count, tf.float32)
         return loss_sum / total, right / total
 
 
-def losses_of(loss: Callable[[Any, Any], Any], labels: Any, outputs: Any) -> Any:
-    """(batch, runs) losses of (batch, runs) labels and (batch, runs, outputs)."""
-    flat = loss(tf.reshape(labels, [-1]), tf.reshape(outputs, [-1, outputs.shape[-1]]))
-    return tf.reshape(flat, tf.shape(labels))
+def take(nest: Any, indices: Any) -> Any:
+    """The examples of these indices, of an array or of every one of a nest."""
+    return keras.tree.map_structure(lambda part: tf.gather(part, indices), nest)
 
 
-def accuracy(labels: Any, outputs: Any) -> Any:
-    """(runs,) shares of examples whose largest output is the label's; NaN for a regression.
-
-    Args:
-        labels: (batch, runs); floats are those of a regression.
-        outputs: (batch, runs, classes). Where one is not finite, the example is a miss.
-    """
-    if not labels.dtype.is_integer:
-        return tf.fill([outputs.shape[1]], float("nan"))
-    guesses = tf.argmax(outputs, axis=-1, output_type=tf.int32)
-    finite = tf.reduce_all(tf.math.is_finite(outputs), axis=-1)
-    return tf.reduce_mean(tf.cast(tf.equal(guesses, labels) & finite, tf.float32), 0)
+def _rows(values: Any) -> Any:
+    """(batch, runs, ...) as (batch * runs, ...)."""
+    values = tf.convert_to_tensor(values)
+    return tf.reshape(values, [-1, *values.shape[2:]])
 
 
 def _labels(labels: NDArray[Any]) -> Any:

@@ -6,10 +6,11 @@ No TensorFlow: mistakes in flags answer before it is loaded.
 import dataclasses
 import hashlib
 import json
+import pathlib
 import re
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
-from bn_keras import metrics
+from bn_keras import metrics, objects, own
 from bn_keras import study as studies
 from bn_keras.config import RUN_FIELDS, SEEDS, ConfigError, RunConfig, check_value
 from bn_keras.registry import (
@@ -41,6 +42,18 @@ REGISTRIES: Dict[str, Registry] = {
 PLAN_FILE = "plan.json"  # of a work directory
 MOST_RUNS = 32  # in a stack: the indices of all steps and the activations must fit in memory
 # Settings in which the runs of one stack may differ: each run has its own weights and batches.
+# What a plan's file consists of.
+_PARTS: Dict[str, type] = {"study": str, "quick": bool, "numbers": bool, "axes": dict, "runs": list}
+# Settings that give no axis: arms and seeds have arguments of their own, the others measure.
+NO_AXES = ("arm", "seed", "normalizer", "measure", "log_interval", "eval_interval", "curve_size",
+           "dataset", "data_dir", "validation_size", "test_size")
+# What a net of the user's own starts from: the defaults are made for one that BN must rescue.
+OWN_NET: Dict[str, Any] = {
+    "optimizer": "adam", "learning_rate": 0.001, "batch_size": 32,
+    "measure": ("one_at_a_time", "batch_statistics"),
+}
+APPLICATIONS = "applications:"  # and the name of a net of keras.applications
+KERAS_FILE = ".keras"
 _OWN_IN_A_STACK = ("arm", "seed", "initializer", "bias", "batch_order")
 
 
@@ -53,24 +66,30 @@ class Plan:
         quick: whether it is the study's short version.
         study: Study, with the arms that are trained.
         runs: RunConfigs, arm by arm, each in the order of its seeds.
+        numbers: whether the labels are numbers, so that losses are compared and not accuracies.
     """
 
     name: str
     quick: bool
     study: Study
     runs: Tuple[RunConfig, ...]
+    numbers: bool = False
 
     def folder_name(self) -> str:
         """Name of the folder for runs of these settings, whatever their arms and seeds."""
-        first, full = self.runs[0], _study(self.name)
-        varied = {name for settings in full.arms.values() for name in settings} | {"arm", "seed"}
+        first, full, axes = self.runs[0], _study(self.name), list(self.study.axes)
+        varied = {name for settings in full.arms.values() for name in settings}
+        varied |= {"arm", "seed", *axes}
         shared = {
             name: value for name, value in dataclasses.asdict(first).items() if name not in varied
         }
-        text = json.dumps([self.name, self.quick, shared], sort_keys=True)
+        told = [self.name, self.quick, shared, *([axes] if axes else [])]
+        text = json.dumps(told, sort_keys=True)
         readable = self.name
         if _takes_normalizers(self.name):  # such folders differ in little else
-            readable = f"{first.model}-{first.dataset}-{first.optimizer}-{first.learning_rate:g}"
+            rate = [] if "learning_rate" in axes else [f"{first.learning_rate:g}"]
+            names = map(own.short, (first.model, first.dataset, first.optimizer))
+            readable = "-".join([*names, *rate, *axes])
         readable += "-quick" if self.quick else ""
         digest = hashlib.sha256(text.encode()).hexdigest()[:6]
         return f"{re.sub(r'[^A-Za-z0-9_.-]+', '_', readable)[:80]}-{digest}"
@@ -93,12 +112,28 @@ class Plan:
             )
         mine = {_key(run) for run in self.runs}
         more = [run for run in other.runs if _key(run) not in mine]
-        return _plan(self.name, self.quick, [*self.runs, *more])
+        axes = {
+            name: tuple(sorted({*values, *other.study.axes[name]}))
+            for name, values in self.study.axes.items()
+        }
+        return _plan(self.name, self.quick, [*self.runs, *more], axes, self.numbers)
+
+    def of_numbers(self) -> "Plan":
+        """The plan for data whose labels are numbers: a study of any normalizers compares losses.
+
+        Other studies stay as they are.
+        """
+        if not _takes_normalizers(self.name):
+            return self
+        return _plan(self.name, self.quick, self.runs, self.study.axes, numbers=True)
 
     def to_json(self) -> str:
         """The plan as a text that `from_json` reads back."""
         runs = [dataclasses.asdict(run) for run in self.runs]
-        content = {"study": self.name, "quick": self.quick, "runs": runs}
+        content = {
+            "study": self.name, "quick": self.quick, "numbers": self.numbers,
+            "axes": self.study.axes, "runs": runs,
+        }
         return json.dumps(content, indent=1, allow_nan=False)
 
     @classmethod
@@ -112,14 +147,15 @@ class Plan:
             content = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"the plan is no JSON text: {error}") from error
-        if not isinstance(content, dict) or set(content) != {"study", "quick", "runs"}:
-            raise ValueError("the plan has other parts than study, quick and runs")
-        name, quick, runs = content["study"], content["quick"], content["runs"]
-        if type(name) is not str or type(quick) is not bool or type(runs) is not list:
-            raise ValueError(
-                f"the plan has study={name!r}, quick={quick!r} and runs of type "
-                f"{type(runs).__name__}; expected a name, true or false, and a list"
-            )
+        if not isinstance(content, dict) or set(content) != set(_PARTS):
+            raise ValueError(f"the plan has other parts than {', '.join(_PARTS)}")
+        for part, kind in _PARTS.items():
+            if type(content[part]) is not kind:
+                raise ValueError(
+                    f"the plan's {part} is of type {type(content[part]).__name__}; expected "
+                    f"{kind.__name__}"
+                )
+        name, quick, numbers, axes, runs = (content[part] for part in _PARTS)
         for run in runs:
             if not isinstance(run, dict) or set(run) != set(RUN_FIELDS):
                 raise ValueError(
@@ -132,7 +168,7 @@ class Plan:
                 "each arm and seed once"
             )
         try:
-            return _plan(STUDIES.check(name), quick, configs)
+            return _plan(STUDIES.check(name), quick, configs, checked_axes(axes), numbers)
         except UnknownName as error:
             raise ValueError(
                 f"{error}; one of your own is known once its module is imported: call "
@@ -149,6 +185,7 @@ def make_plan(
     quick: bool = False,
     arms: Sequence[str] = (),
     normalizers: Optional[Sequence[str]] = None,
+    axes: Optional[Mapping[str, Sequence[Any]]] = None,
 ) -> Plan:
     """Expands a study into runs.
 
@@ -160,6 +197,7 @@ def make_plan(
         quick: whether to take the study's short version.
         arms: the only arms to train; none named means all, or those of the short version.
         normalizers: the arms of a study that takes any, such as "comparison".
+        axes: setting to the values at which each of these is tried, in such a study.
 
     Raises:
         ConfigError: settings that do not exist, do not go together or differ between the arms.
@@ -179,8 +217,18 @@ def make_plan(
     if normalizers is not None and not normalizers:
         raise ConfigError("normalizers: received none; expected at least one name")
     for normalizer in normalizers or ():
-        NORMALIZERS.check(normalizer)
-    study = _study(name, normalizers)
+        if not own.is_own(normalizer):
+            NORMALIZERS.check(normalizer)
+    axes = checked_axes(axes or {})
+    if axes and not _takes_normalizers(name):
+        raise ConfigError(
+            f"{', '.join(axes)}: several values with the study {name!r}, which has arms of its "
+            "own; expected one value each"
+        )
+    twice = set(axes) & set(overrides)
+    if twice:
+        raise ConfigError(f"{', '.join(sorted(twice))}: expected one value, or several, not both")
+    study = _study(name, normalizers, axes)
     _check_study(name, study)
     _check_overrides(study, overrides)
     if seeds is None:
@@ -192,17 +240,55 @@ def make_plan(
             known = "; ".join(study.arms)
             raise ConfigError(f"received the arm {arm!r}; expected some of: {known}")
     base = {**study.base, **(study.quick if quick else {}), **overrides}
+    if "model" in base:
+        base["model"] = full_name(base["model"])
+    if is_own_net(str(base.get("model", ""))):
+        base = {**OWN_NET, **base}
     runs = [
         _run({**base, **study.arms[arm], "arm": arm, "seed": seed})
         for arm in chosen for seed in range(first_seed, first_seed + seeds)
     ]
     for run in runs:
         _check_names(run)
-    return _plan(name, quick, runs)
+    return _plan(name, quick, runs, axes)
 
 
-def loss_name(run: RunConfig, numbers: bool) -> str:
+def is_own_net(model: str) -> bool:
+    """Whether a run's model is none of the registered ones, as its name tells."""
+    return own.is_own(model) or model.startswith(APPLICATIONS)
+
+
+def full_name(model: str) -> str:
+    """The name by which runs hold a model: of a file its absolute path and the digest of it.
+
+    Args:
+        model: a registered name, `my_net.py:build`, `my_package.nets:build`, `net.keras` or
+            `applications:NAME`; or a name that is full already.
+
+    Raises:
+        ConfigError: there is no such file.
+        UnknownName: it is nothing of all this.
+    """
+    if is_own_net(model):
+        return model
+    if objects.is_object_name(model):
+        name = objects.absolute_name(model)
+        return f"{name}@{objects.digest_of(name)}"
+    if model.endswith(KERAS_FILE):
+        path = pathlib.Path(model).expanduser().absolute()
+        try:
+            return own.with_digest(path)
+        except OSError as error:
+            raise ConfigError(
+                f"model={model!r}: {error.strerror or error}; expected a file that model.save wrote"
+            ) from error
+    return MODELS.check(model)
+
+
+def loss_name(run: RunConfig, numbers: bool) -> Optional[str]:
     """The registered name of a run's loss: the one asked for, or the model's own.
+
+    None for a loss of the user's own, which the net tells or the user gave as an object.
 
     Args:
         run: RunConfig.
@@ -211,6 +297,8 @@ def loss_name(run: RunConfig, numbers: bool) -> str:
     Raises:
         ConfigError: the loss is for classes where the labels are numbers, or the other way round.
     """
+    if is_own_net(run.model) and run.loss is None or run.loss and own.is_own(run.loss):
+        return None  # known once the net is built
     name: str = run.loss or MODELS.properties(run.model)["loss"]
     if numbers != LOSSES.properties(name).get("numbers", False):
         raise ConfigError(
@@ -249,7 +337,9 @@ def stacks(run: RunConfig) -> bool:
     a gradient that overflows in one run would skip the step of every other.
     """
     return (
-        bool(MODELS.properties(run.model).get("stacks"))
+        not is_own_net(run.model)
+        and bool(MODELS.properties(run.model).get("stacks"))
+        and not own.is_own(run.normalizer)
         and bool(NORMALIZERS.properties(run.normalizer).get("channelwise"))
         and run.dtype_policy != "mixed_float16"
     )
@@ -257,9 +347,11 @@ def stacks(run: RunConfig) -> bool:
 
 def _stack_key(run: RunConfig) -> str:
     """Equal for runs that can stand in one stack: they differ in nothing but what each has own."""
-    rates = OPTIMIZERS.properties(run.optimizer).get("rate_per_run")
-    own = [*_OWN_IN_A_STACK, *(["learning_rate"] if rates else [])]
-    defaults = {name: RUN_FIELDS[name].default for name in own}
+    rates = not own.is_own(run.optimizer) and OPTIMIZERS.properties(run.optimizer).get(
+        "rate_per_run"
+    )
+    varying = [*_OWN_IN_A_STACK, *(["learning_rate"] if rates else [])]
+    defaults = {name: RUN_FIELDS[name].default for name in varying}
     return dataclasses.replace(run, **defaults).fingerprint()
 
 
@@ -268,20 +360,52 @@ def _takes_normalizers(name: str) -> bool:
     return bool(STUDIES.properties(name).get("normalizers"))
 
 
-def _study(name: str, normalizers: Optional[Sequence[str]] = None) -> Study:
+def _study(
+    name: str, normalizers: Optional[Sequence[str]] = None,
+    axes: Optional[Mapping[str, Sequence[Any]]] = None, numbers: bool = False,
+) -> Study:
     make = STUDIES.get(name)
     study: Study = make() if normalizers is None else make(normalizers)
-    return study
+    if numbers:
+        study = studies.of_numbers(study)
+    return studies.swept(study, axes) if axes else study
 
 
-def _plan(name: str, quick: bool, runs: Sequence[RunConfig]) -> Plan:
+def checked_axes(axes: Mapping[str, Sequence[Any]]) -> Dict[str, Tuple[Any, ...]]:
+    """Setting to its values, each once.
+
+    Raises:
+        ConfigError: a setting that does not exist or cannot be varied, or a value that it does not
+            accept.
+    """
+    found: Dict[str, Tuple[Any, ...]] = {}
+    for name, values in axes.items():
+        field = RUN_FIELDS.get(name)
+        if field is None or name in NO_AXES:
+            hint = did_you_mean(name, RUN_FIELDS)
+            raise ConfigError(
+                f"{name}: received several values; expected a setting that can be varied{hint}, "
+                f"none of {', '.join(NO_AXES)}"
+            )
+        if not isinstance(values, (list, tuple)) or not values:
+            raise ConfigError(f"{name}={values!r}: expected a list of values")
+        rule = field.metadata["rule"]
+        found[name] = tuple(dict.fromkeys(check_value(name, value, rule) for value in values))
+    return found
+
+
+def _plan(
+    name: str, quick: bool, runs: Sequence[RunConfig],
+    axes: Optional[Mapping[str, Sequence[Any]]] = None, numbers: bool = False,
+) -> Plan:
     """The plan of these runs, in the order of the study's arms.
 
     Raises:
         ConfigError: a run that is not of the study.
     """
     trained = list(dict.fromkeys(run.arm_name for run in runs))
-    study = _study(name, trained if _takes_normalizers(name) else None)
+    names = list(dict.fromkeys(map(studies.net_of, trained))) if axes else trained
+    study = _study(name, names if _takes_normalizers(name) else None, axes, numbers)
     for run in runs:
         settings: Any = study.arms.get(run.arm_name)
         if settings is None or dataclasses.replace(run, **settings) != run:
@@ -292,7 +416,7 @@ def _plan(name: str, quick: bool, runs: Sequence[RunConfig]) -> Plan:
     arms = {arm: settings for arm, settings in study.arms.items() if arm in trained}
     places = {arm: place for place, arm in enumerate(arms)}
     ordered = sorted(runs, key=lambda run: (places[run.arm_name], run.seed))
-    return Plan(name, quick, dataclasses.replace(study, arms=arms), tuple(ordered))
+    return Plan(name, quick, dataclasses.replace(study, arms=arms), tuple(ordered), numbers)
 
 
 def _key(run: RunConfig) -> Tuple[str, int]:
@@ -338,13 +462,13 @@ def _check_names(run: RunConfig) -> None:
     for field, registry in REGISTRIES.items():
         value = getattr(run, field)
         for name in value if isinstance(value, tuple) else [value]:
-            if name is not None:
+            if name is not None and not own.is_own(name) and not name.startswith(APPLICATIONS):
                 registry.check(
                     name.partition(":")[0] if field in ("dataset", "measure") else name
                 )
     for name in run.measure:
         kind, _, argument = name.partition(":")
         known = PROBES.properties(kind).get("arguments", ("",))
-        if argument not in known:
+        if argument not in known and not own.is_own(argument):
             expected = ", ".join(f"{kind}:{text}" if text else kind for text in known)
             raise ConfigError(f"measure={name!r}: expected {expected}")

@@ -41,6 +41,7 @@ class RunResult:
         start: digest of the initial kernels; equal in arms that started alike.
         versions: of the libraries.
         data: digest of the examples.
+        notes: sentences on what was assumed, such as the loss of a net of one's own.
     """
 
     config: RunConfig
@@ -52,6 +53,7 @@ class RunResult:
     start: str
     versions: Dict[str, str]
     data: str
+    notes: Tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The result as a text that `from_json` reads back."""
@@ -75,7 +77,8 @@ class RunResult:
             if not fits(fields[name]):
                 raise ValueError(f"{name} is damaged")
         try:
-            return cls(**{**fields, "config": RunConfig(**fields["config"])})
+            config = RunConfig(**fields["config"])
+            return cls(**{**fields, "config": config, "notes": tuple(fields["notes"])})
         except TypeError as error:
             raise ValueError(f"config is of another version ({error})") from error
 
@@ -126,6 +129,9 @@ _CHECKS: Dict[str, Callable[[Any], bool]] = {
     "start": lambda value: isinstance(value, str),
     "versions": _is_texts,
     "data": lambda value: isinstance(value, str),
+    "notes": lambda value: isinstance(value, list) and all(
+        isinstance(text, str) for text in value
+    ),
 }
 
 

@@ -1,13 +1,12 @@
 """Trains stacks of runs, from RunConfigs to RunResults: joins data, nets, loop, writers, probes."""
 
 import contextlib
-import functools
 import math
 import platform
 import shutil
 import threading
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import keras
 import numpy as np
@@ -15,13 +14,12 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 import bn_keras
-from bn_keras import loop, metrics
+from bn_keras import loop, metrics, nets, own
 from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import Splits
 from bn_keras.diagnostics.probe import Nets, Probe, make_probe, measured_always
-from bn_keras.models.blocks import ModelSpec
-from bn_keras.plan import groups, loss_name
-from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, OPTIMIZERS, UnknownName
+from bn_keras.plan import groups, is_own_net
+from bn_keras.registry import MODELS, OPTIMIZERS, UnknownName
 from bn_keras.results import DIVERGED, OK, RunResult, Store
 from bn_keras.surgery.digest import kernel_digest
 from bn_keras.surgery.statistics import reset_skipped_batches
@@ -93,8 +91,8 @@ class Runner:
     ) -> Optional[List[RunResult]]:
         started = time.perf_counter()
         graph = self._graph(configs, splits)
-        first, nets = configs[0], graph.nets
-        nets.batches = np.stack(
+        first = configs[0]
+        graph.nets.batches = np.stack(
             [batch_indices(config, len(splits.train), total) for config in configs], -1
         )
         starts = graph.reset(configs)
@@ -120,7 +118,8 @@ class Runner:
         write(0, ask("start"))
         at_start = ask("at_start")
         intervals = {"log": first.log_interval, "evaluation": first.eval_interval}
-        for end, indices in loop.chunks(nets.batches, first.log_interval, first.eval_interval):
+        every = first.log_interval, first.eval_interval
+        for end, indices in loop.chunks(graph.nets.batches, *every):
             if self._stop is not None and self._stop.is_set():
                 return None
             steps = graph.trainer.train(indices)
@@ -129,7 +128,7 @@ class Runner:
             diverged_at[new] = end - len(indices) + bad[new] + 1
             if (diverged_at >= 0).all():
                 break
-            due = [every for every in EVERY if end % intervals[every] == 0 or end == total]
+            due = [name for name in EVERY if end % intervals[name] == 0 or end == total]
             values = ask("during", end, steps, every=due)
             write(end, values)
             going = diverged_at < 0
@@ -159,6 +158,7 @@ class Runner:
                 start=starts[run],
                 versions=versions(),
                 data=splits.digest(),
+                notes=graph.notes,
             )
             for run, config in enumerate(configs)
         ]
@@ -178,7 +178,7 @@ class Runner:
     def _graph(self, configs: Sequence[RunConfig], splits: Splits) -> "_Graph":
         key = configs[0].graph_key(), len(configs)
         if key not in self._graphs:
-            self._graphs[key] = _Graph(configs, splits)
+            self._graphs[key] = _Graph(configs, nets.as_it_takes(configs[0], splits))
         return self._graphs[key]
 
 
@@ -187,29 +187,32 @@ class _Graph:
 
     def __init__(self, configs: Sequence[RunConfig], splits: Splits):
         first = configs[0]
-        properties = MODELS.properties(first.model)
+        properties = {} if is_own_net(first.model) else MODELS.properties(first.model)
         runs = len(configs) if properties.get("stacks") else None
-        loss = LOSSES.get(loss_name(first, splits.regression))
-        net = build_model(first, splits, runs)
-        self.nets = Nets(net, splits, loss, runs)
-        optimizer = OPTIMIZERS.get(first.optimizer)(learning_rate=first.learning_rate)
+        net = nets.build(first, splits, runs)
+        told = nets.task(first, net, splits)
+        self.notes = told.notes
+        self.nets = Nets(net, splits, told.task, runs)
+        optimizer = _optimizer(first)
         if first.dtype_policy == "mixed_float16":
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self.trainer = loop.Trainer(
-            net, loss, optimizer, splits.train.images, splits.train.labels, runs,
+            net, told.task, optimizer, splits.train.images, splits.train.labels, runs,
             jit_compile=properties.get("xla", False),
         )
         self._probes: Dict[str, Probe] = {}
+        self._untrained = _origin(first) if runs is None else None
 
     def reset(self, configs: Sequence[RunConfig]) -> List[str]:
         """Starts over with the weights of each run's own seed; returns digests of the kernels."""
         self.nets.configs = list(configs)
-        # Rates apart, these are all the settings in which runs of one stack can differ.
-        keys = [(config.seed, config.initializer, config.bias) for config in configs]
+        keys = [_origin(config) for config in configs]
         alone = {
-            key: build_model(config, self.nets.splits)
+            # The net of the first run is as it was built, and a large one takes its seconds.
+            key: self.nets.net if key == self._untrained else nets.build(config, self.nets.splits)
             for key, config in dict(zip(keys, configs)).items()
         }
+        self._untrained = None
         starts = {key: kernel_digest(model) for key, model in alone.items()}
         columns = [[v.numpy() for v in alone[key].variables] for key in keys]
         values = [
@@ -227,9 +230,22 @@ class _Graph:
             if name not in self._probes:
                 try:
                     self._probes[name] = make_probe(name, self.nets)
-                except ValueError as error:
+                except (TypeError, ValueError) as error:  # a net that it cannot look into
                     raise ConfigError(f"measure={name!r}: {error}") from error
         return {name: self._probes[name] for name in names}
+
+
+def _origin(config: RunConfig) -> Tuple[Any, ...]:
+    """Rates apart, all the settings in which the runs of one graph can differ in their weights."""
+    return config.seed, config.initializer, config.bias, config.weights
+
+
+def _optimizer(config: RunConfig) -> Any:
+    """A new optimizer of the run's kind and rate."""
+    if not own.is_own(config.optimizer):
+        return OPTIMIZERS.get(config.optimizer)(learning_rate=config.learning_rate)
+    given = own.get(config.optimizer)
+    return type(given).from_config({**given.get_config(), "learning_rate": config.learning_rate})
 
 
 def check_values(probe: str, method: str, values: Any, runs: int) -> None:
@@ -262,46 +278,6 @@ def check_values(probe: str, method: str, values: Any, runs: int) -> None:
                 raise ConfigError(f"{source} an {error}") from error
 
 
-def build_model(config: RunConfig, splits: Splits, runs: Optional[int] = None) -> keras.Model:
-    """A new model for a run, with the initial weights that its seed gives.
-
-    Args:
-        config: RunConfig.
-        splits: the data, for the shape of its examples.
-        runs: None, or how many runs stand side by side in the model.
-
-    Raises:
-        ConfigError: the model cannot take the images, such as one that shrinks them to nothing.
-    """
-    factory = NORMALIZERS.get(config.normalizer)
-    spec = ModelSpec(
-        input_shape=splits.train.images.shape[1:],
-        classes=splits.classes,
-        normalizer=functools.partial(
-            factory,
-            momentum=config.momentum,
-            epsilon=config.epsilon,
-            dtype=config.dtype_policy,
-        ),
-        activation=config.activation,
-        **pixel_scale(config, splits),
-        dtype=config.dtype_policy,
-        seed=config.seed,
-        initializer=config.initializer,
-        bias=config.bias,
-        dropout=config.dropout,
-        l2=config.l2,
-        runs=runs,
-    )
-    try:
-        return MODELS.get(config.model)(spec)
-    except ValueError as error:
-        raise ConfigError(
-            f"model={config.model!r} cannot be built for images of shape {spec.input_shape} with "
-            f"these settings: {str(error).strip().splitlines()[0]}"
-        ) from error
-
-
 def check_stack(configs: Sequence[RunConfig]) -> None:
     """Checks that runs can be trained side by side in one graph.
 
@@ -315,12 +291,6 @@ def check_stack(configs: Sequence[RunConfig]) -> None:
             f"{first.normalizer!r}, dtype_policy={first.dtype_policy!r}; expected one run, or runs "
             "that plan.groups puts into one stack"
         )
-
-
-def pixel_scale(config: RunConfig, splits: Splits) -> Dict[str, float]:
-    """scale and offset of a ModelSpec, for pixels as the run wants them."""
-    offset = -0.5 if config.pixels == "centered" else 0.0
-    return {"scale": 1.0 if config.pixels == "raw" else splits.scale, "offset": offset}
 
 
 def batch_indices(config: RunConfig, examples: int, steps: int) -> NDArray[Any]:

@@ -7,7 +7,8 @@ Figures that follow from measured ones are written as `bn_keras.expressions`.
 """
 
 import dataclasses
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+import itertools
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple, Union
 
 from bn_keras.config import ConfigError
 from bn_keras.expressions import NotMeasured, Number, evaluate, names_in
@@ -73,6 +74,7 @@ class Row:
         curves: name to list of [step, value]; empty for ladders and views.
         normalizer: the run's, from which figures take its colour.
         steps: steps trained, the diverging one included; None for ladders.
+        settings: of the axes of a sweep, setting to value.
         frames: what the run's layers saw while it was trained, arrays by name; of the first seed of
             the arms that the study animates.
     """
@@ -84,6 +86,7 @@ class Row:
     curves: Mapping[str, List[List[Any]]] = dataclasses.field(default_factory=dict)
     normalizer: str = ""
     steps: Optional[int] = None
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     frames: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False, compare=False)
 
 
@@ -141,6 +144,7 @@ class Study:
         tables: registered names of further tables, each with the data that it lays out.
         files: registered names of text files that the report writes as well.
         animations: name to the two arms with frames that it shows, above and below.
+        axes: setting to the values at which every net is tried; its arms are named `NET at VALUE`.
     """
 
     question: str
@@ -165,6 +169,45 @@ class Study:
     tables: Mapping[str, object] = dataclasses.field(default_factory=dict)
     files: Tuple[str, ...] = ()
     animations: Mapping[str, Tuple[str, str]] = dataclasses.field(default_factory=dict)
+    axes: Mapping[str, Tuple[Any, ...]] = dataclasses.field(default_factory=dict)
+
+
+def swept(study: Study, axes: Mapping[str, Sequence[Any]]) -> Study:
+    """The study with each of its arms at every combination of the axes' values.
+
+    Every arm is compared with the baseline at the setting that is best for it, in a test metric;
+    which one that is, validation says.
+
+    Args:
+        study: of a few nets.
+        axes: setting to values.
+    """
+    arms = {
+        f"{net} at {_at(axes, values)}": {**settings, **dict(zip(axes, values))}
+        for net, settings in study.arms.items() for values in itertools.product(*axes.values())
+    }
+    compared = study.compared.replace("validation_", "test_")
+    return dataclasses.replace(
+        study, arms=arms, axes={name: tuple(values) for name, values in axes.items()},
+        compared=compared, columns=(study.compared, compared),
+        figures=tuple(f"over:{name}" for name in axes),
+    )
+
+
+def _at(axes: Iterable[str], values: Iterable[Any]) -> str:
+    """`0.1` of a learning rate, `0.1, batch_size 16` of more."""
+    told = [f"{value:g}" if type(value) is float else str(value) for value in values]
+    return ", ".join(
+        value if name == "learning_rate" else f"{name} {value}" for name, value in zip(axes, told)
+    )
+
+
+def of_numbers(study: Study) -> Study:
+    """The study for labels that are numbers: losses in place of accuracies."""
+    return dataclasses.replace(
+        study, compared="validation_loss", columns=("validation_loss", "test_loss"),
+        figures=("curve:loss/train", "curve:loss/validation", "outcomes"),
+    )
 
 
 def ladder_arms(
@@ -183,7 +226,7 @@ def ladder_arms(
 
 
 def net_of(arm: str) -> str:
-    """The net's name in an arm of a ladder, `NET at RATE`."""
+    """The net's name in an arm of a ladder or a sweep, `NET at VALUE`."""
     return arm.rpartition(" at ")[0]
 
 
@@ -205,7 +248,7 @@ def rows(study: Study, results: Sequence[Any]) -> List[Row]:
         behind it, one for each View of it.
     """
     plain = (
-        [_row(run) for run in results] if study.ladder is None
+        [_row(run, study.axes) for run in results] if study.ladder is None
         else _ladder_rows(study.ladder, results)
     )
     found = []
@@ -220,11 +263,11 @@ def rows(study: Study, results: Sequence[Any]) -> List[Row]:
     return found
 
 
-def _row(run: Any) -> Row:
+def _row(run: Any, axes: Iterable[str]) -> Row:
     config = run.config
     return Row(
         config.arm_name, config.seed, run.status, run.metrics, run.curves, config.normalizer,
-        run.steps,
+        run.steps, {name: getattr(config, name) for name in axes},
     )
 
 
@@ -303,7 +346,7 @@ def check(study: Study) -> None:
     Raises:
         StudyError: names the part that does not fit.
     """
-    nets = row_names(study)
+    nets = row_names(study) + ([net_of(arm) for arm in study.arms] if study.axes else [])
     for arm in (*study.quick_arms, *(arm for pair in study.animations.values() for arm in pair)):
         _known(arm, study.arms, "arm")
     if study.baseline is not None:

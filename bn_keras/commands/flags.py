@@ -1,6 +1,7 @@
 """The flags of `train`: fields of RunConfig, and the choice of arms, seeds and folder."""
 
 import dataclasses
+import re
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from absl import flags
@@ -17,12 +18,19 @@ USAGE = """Trains a net with and without batch normalization and compares them.
   {program} --is_bn=False       only without
   {program} --learning_rate=0.1 --steps=250
   {program} --study=learning_rates   a study, with its claims and verdicts
+  {program} --model=my_net.py:build --dataset=my_data.py:load --learning_rate=0.01,0.1,1
+                                a net and data of your own, each arm at three rates
 """
 YES_NO = Rule(str, (str, bool), lambda text: True, "true or false")
 ARMS = Rule(
     configs.names_of, (tuple,), lambda names: bool(names), "names with commas between"
 )
 Flag = Tuple[Rule, Any, str]
+# A list of values makes an axis of every other setting; a path may have commas in it.
+ONE_VALUE = ("normalizer", "measure", "dataset", "data_dir", "model")
+SWEEP = re.compile(
+    r"(?P<name>\w+)=(?P<first>[^:]+):(?P<last>[^:]+):(?P<count>\d{1,4})(?P<spacing>log|lin)"
+)
 
 
 def flag_groups() -> Dict[str, Dict[str, Flag]]:
@@ -35,6 +43,11 @@ def flag_groups() -> Dict[str, Dict[str, Flag]]:
                       "other flags change its settings. bn-keras list has them all"),
             "quick": (YES_NO, False, "with --study: a short version, under 20 s"),
             "arms": (configs.TEXT, None, "with --study: only these of its arms, with ; between"),
+            "sweep": (configs.TEXT, None,
+                      "further values to try, such as learning_rate=1e-4:3:9log, nine of them "
+                      "evenly spaced on a logarithmic scale, or batch_size=16:64:4lin; several "
+                      "with ; between. A list, --learning_rate=0.01,0.1, does the same"),
+            "dry_run": (YES_NO, False, "show the plan and how long it would take; keep nothing"),
             "seeds": (configs.SEEDS, None,
                       "unset: the study's own; 6 in the comparison of two arms, the "
                       "fewest that can decide, and more for more arms"),
@@ -90,7 +103,7 @@ def parse(argv: Sequence[str]) -> Optional[Dict[str, Any]]:
     values: Any = flags.FlagValues()  # type: ignore[no-untyped-call]
     rules = {name: flag for group in flag_groups().values() for name, flag in group.items()}
     for name, (rule, default, why) in rules.items():
-        parser = _Parser(rule)
+        parser = _Parser(rule, several=name in RUN_FIELDS and name not in ONE_VALUE)
         if rule is YES_NO:
             values[name] = flags.BooleanFlag(name, default, why)  # also --is_bn and --nois_bn
             values[name].parser = parser
@@ -111,6 +124,55 @@ def parse(argv: Sequence[str]) -> Optional[Dict[str, Any]]:
     given = [name for name in rules if values[name].present]
     _check_together({name: values[name].value for name in given})
     return {**{name: values[name].value for name in rules}, "given": given}
+
+
+def axes(options: Dict[str, Any]) -> Dict[str, Tuple[Any, ...]]:
+    """The settings that were given several values, as lists or by --sweep.
+
+    Raises:
+        ConfigError: a sweep that cannot be read.
+    """
+    found = {
+        name: options[name] for name in options["given"]
+        if name in RUN_FIELDS and name not in ONE_VALUE and isinstance(options[name], tuple)
+    }
+    for part in filter(None, (options["sweep"] or "").split(";")):
+        name, values = _range(part.strip())
+        if name in found or name in options["given"]:
+            raise ConfigError(f"--sweep={part}: --{name} has values already; expected one of both")
+        found[name] = values
+    return found
+
+
+def _range(text: str) -> Tuple[str, Tuple[Any, ...]]:
+    """Name and values of `NAME=FIRST:LAST:COUNTlog`; log and lin say how they are spaced."""
+    match = SWEEP.fullmatch(text)
+    if not match or match["name"] not in RUN_FIELDS:
+        hint = did_you_mean(match["name"], RUN_FIELDS) if match else ""
+        raise ConfigError(
+            f"--sweep={text}: expected NAME=FIRST:LAST:COUNTlog or …lin, such as "
+            f"learning_rate=1e-4:3:9log{hint}"
+        )
+    rule = RUN_FIELDS[match["name"]].metadata["rule"]
+    count = int(match["count"])
+    try:
+        first, last = float(match["first"]), float(match["last"])
+    except ValueError as error:
+        raise ConfigError(f"--sweep={text}: {error}; expected numbers") from error
+    logarithmic = match["spacing"] == "log"
+    if not 2 <= count <= 100 or not first < last or (logarithmic and first <= 0):
+        raise ConfigError(
+            f"--sweep={text}: expected 2 to 100 values from a smaller number to a larger one"
+            + ", both above 0" * logarithmic
+        )
+    values = []
+    for place in range(count):
+        share = place / (count - 1)
+        value = first * (last / first) ** share if logarithmic else first + (last - first) * share
+        # Three digits are what one would choose, and what a table can show.
+        short = float(f"{value:.3g}") if 0 < place < count - 1 else value
+        values.append(round(short) if rule.kinds == (int,) else short)
+    return match["name"], tuple(dict.fromkeys(values))
 
 
 def normalizers(options: Dict[str, Any]) -> List[str]:
@@ -147,15 +209,18 @@ def _check_together(given: Dict[str, Any]) -> None:
 class _Parser(flags.ArgumentParser):  # type: ignore[type-arg]
     """Turns a flag's text into a value by the rule of its setting."""
 
-    def __init__(self, rule: Rule):
+    def __init__(self, rule: Rule, several: bool = False):
         super().__init__()
-        self._rule = rule
+        self._rule, self._several = rule, several
 
     def parse(self, argument: Any) -> Any:
         if not isinstance(argument, str):
             return argument
         if self._rule is YES_NO:
             return _yes_no(argument)
+        if self._several and "," in argument:
+            return tuple(configs.parse_text(self._rule, part.strip())
+                         for part in argument.split(","))
         return configs.parse_text(self._rule, argument)
 
     def flag_type(self) -> str:

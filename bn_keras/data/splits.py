@@ -82,6 +82,7 @@ class Splits:
     test: Split
     classes: int
     notes: tuple[str, ...] = ()
+    as_given: bool = False
 
     @property
     def scale(self) -> float:

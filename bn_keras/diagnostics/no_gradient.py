@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from bn_keras.diagnostics.batch_statistics import BatchStatisticsModel
 from bn_keras.diagnostics.probe import Probe, Values
-from bn_keras.loop import NO_EXAMPLE, losses_of
+from bn_keras.loop import NO_EXAMPLE, take
 from bn_keras.registry import PROBES
 from bn_keras.surgery.statistics import batch_normalizers
 
@@ -23,9 +23,9 @@ class NoGradient(Probe):
         forward = nets.forward
         if batch_normalizers(nets.net):
             forward = nets.as_stack(BatchStatisticsModel(nets.net))
-        outputs = tf.convert_to_tensor(forward(tf.gather(train.images, indices)))
+        outputs = tf.convert_to_tensor(forward(take(train.images, indices)))
         with tf.GradientTape() as tape:
             tape.watch(outputs)
-            losses = losses_of(nets.loss, tf.gather(train.labels, indices), outputs)
+            losses = nets.task.losses(tf.gather(train.labels, indices), outputs)
         gradients = tape.gradient(losses, outputs)
         return {"start_no_gradient": np.mean(np.all(gradients.numpy() == 0, -1), 0)}

@@ -3,7 +3,6 @@
 import numpy as np
 
 from bn_keras.diagnostics.probe import Probe, Values
-from bn_keras.loop import losses_of
 from bn_keras.registry import PROBES
 from bn_keras.surgery.recalibrate import recalibrate
 from bn_keras.surgery.statistics import batch_normalizers
@@ -23,5 +22,5 @@ class PopulationLoss(Probe):
         forward = nets.as_stack(lambda inputs: exact(inputs, training=False))
         outputs = nets.predict(test.images, forward)
         labels = np.repeat(test.labels[:, None], nets.runs, axis=1)
-        losses = losses_of(nets.loss, labels, outputs)
+        losses = nets.task.losses(labels, outputs)
         return {"test_loss_population_statistics": np.mean(losses, 0)}

@@ -11,13 +11,13 @@ know of it before TensorFlow is loaded:
 it may be left out; without it nothing may.
 """
 
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_keras.loop import Evaluator, Forward, Steps, as_stack
+from bn_keras.loop import Evaluator, Forward, Steps, Task, as_stack
 from bn_keras.registry import PROBES
 
 BATCH = 200
@@ -31,19 +31,17 @@ class Nets:
         net: the keras.Model: of one run on (batch, ...), or of all on (batch, runs, ...).
         runs: how many runs stand in it.
         splits: Splits, the data.
-        loss: `(labels, outputs) -> one loss an example`.
+        task: the Task of the nets: their loss, and what counts as right.
         configs: RunConfigs of the runs in training.
         batches: int array (steps, batch, runs), the examples of each of their steps.
 
     Args:
-        net, splits, loss: as above.
+        net, splits, task: as above.
         stacked: how many runs stand in the net; None for one that cannot stand beside others.
     """
 
-    def __init__(
-        self, net: Any, splits: Any, loss: Callable[[Any, Any], Any], stacked: Optional[int]
-    ):
-        self.net, self.splits, self.loss = net, splits, loss
+    def __init__(self, net: Any, splits: Any, task: Task, stacked: Optional[int]):
+        self.net, self.splits, self.task = net, splits, task
         self.runs = stacked or 1
         self.regression: bool = splits.regression
         self.configs: List[Any] = []
@@ -61,12 +59,15 @@ class Nets:
         """A forward pass like the net's as one over (batch, runs, ...)."""
         return as_stack(net, self._stacked)
 
-    def inputs(self, images: NDArray[Any]) -> NDArray[Any]:
+    def inputs(self, images: Any) -> Any:
         """The same examples for every run, in the shape that the net takes."""
-        if self._stacked is None:
-            return images
-        repeated: NDArray[Any] = np.repeat(images[:, None], self.runs, axis=1)
-        return repeated
+        return images if self._stacked is None else self._repeated(images)
+
+    def _repeated(self, images: Any) -> Any:
+        """Examples (n, ...), an array or a nest of arrays, as (n, runs, ...)."""
+        return keras.tree.map_structure(
+            lambda part: np.repeat(part[:, None], self.runs, axis=1), images
+        )
 
     def by_run(self, values: Any) -> NDArray[Any]:
         """An activation or a weight of the net as an array (runs, ...).
@@ -108,18 +109,20 @@ class Nets:
         if forward not in self._evaluators:
             train = self.splits.train
             self._evaluators[forward] = Evaluator(
-                forward, self.loss, train.images, train.labels, self.runs
+                forward, self.task, train.images, train.labels, self.runs
             )
         return self._evaluators[forward](split.images, split.labels, batch_size)
 
     def predict(
-        self, images: NDArray[Any], forward: Optional[Forward] = None, batch_size: int = BATCH
+        self, images: Any, forward: Optional[Forward] = None, batch_size: int = BATCH
     ) -> NDArray[Any]:
         """Outputs for images, an array (n, runs, outputs); arguments as for `evaluate`."""
         forward = forward or self.forward
-        starts = range(0, len(images), batch_size)
-        parts = [np.repeat(images[at:at + batch_size, None], self.runs, axis=1) for at in starts]
-        return np.concatenate([np.asarray(forward(part)) for part in parts])
+        starts = range(0, len(keras.tree.flatten(images)[0]), batch_size)
+        parts = [
+            keras.tree.map_structure(lambda of: of[at:at + batch_size], images) for at in starts
+        ]
+        return np.concatenate([np.asarray(forward(self._repeated(part))) for part in parts])
 
 
 class Probe:

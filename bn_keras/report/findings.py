@@ -11,10 +11,11 @@ import numpy as np
 from bn_keras import intervals
 from bn_keras.metrics import describe
 from bn_keras.results import DIVERGED, RunResult
-from bn_keras.study import Row, Study
+from bn_keras.study import Row, Study, largest_workable_rate, net_of
 
 LEARNED, STUCK, FINISHED = "learned", "stuck", "finished"
 ACCURACY = "validation_accuracy"
+WORKABLE = 0.9  # of the best median accuracy, for a learning rate to count as workable
 INEXACT = 0.01  # values without a known sampling error tie if they differ by less than this share
 
 
@@ -44,6 +45,21 @@ class Arm:
     learned_interval: Optional[intervals.Interval]
     seconds: Optional[float]
     metrics: Mapping[str, Mapping[str, Optional[float]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best setting of one net in a sweep.
+
+    Attributes:
+        arm: the arm of that setting.
+        settings: of the axes, setting to value.
+        median: over seeds, of the validation metric that it was chosen by.
+    """
+
+    arm: str
+    settings: Mapping[str, object]
+    median: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,15 +130,23 @@ def summarize(name: str, rows: Sequence[Row], results: Sequence[RunResult]) -> A
 def compare(
     study: Study, rows: Sequence[Row], results: Sequence[RunResult]
 ) -> list[Compared]:
-    """Every arm against the baseline in the study's compared metric, adjusted for their number."""
+    """Every arm against the baseline in the study's compared metric, adjusted for their number.
+
+    In a sweep every net against the baseline, each at its best setting.
+    """
     metric, base = study.compared, study.baseline
+    chosen = {best.arm: net for net, best in best_settings(study, rows).items()}
     values: dict[str, dict[int, Optional[float]]] = {}
     for row in rows:
-        if metric in row.metrics or row.status == DIVERGED:
-            values.setdefault(row.arm, {})[row.seed] = row.metrics.get(metric)
+        name = chosen.get(row.arm) if study.axes else row.arm
+        if name is not None and (metric in row.metrics or row.status == DIVERGED):
+            values.setdefault(name, {})[row.seed] = row.metrics.get(metric)
     if base not in values:
         return []
-    runs = {(run.config.arm_name, run.config.seed): (run.start, run.data) for run in results}
+    runs = {
+        (chosen.get(run.config.arm_name, run.config.arm_name), run.config.seed):
+        (run.start, run.data) for run in results
+    }
     worse = describe(metric).worse
     found = []
     others = [arm for arm in values if arm != base]
@@ -149,6 +173,49 @@ def compare(
         if compared.pairs and compared.pairs.p_value is not None else compared
         for compared in found
     ]
+
+
+def best_settings(study: Study, rows: Sequence[Row]) -> dict[str, Best]:
+    """Each net of a sweep at the setting whose median over seeds is best in validation.
+
+    Of equal ones the first. What is chosen on validation is to be reported on test.
+    """
+    if not study.axes:
+        return {}
+    metric = describe(study.compared.replace("test_", "validation_"))
+    sign = -1 if metric.worse == "high" else 1
+    found: dict[str, Best] = {}
+    for arm in dict.fromkeys(row.arm for row in rows):
+        mine = [row for row in rows if row.arm == arm]
+        values = [row.metrics.get(metric.name) for row in mine]
+        median = float(np.median([metric.worst if v is None else v for v in values]))
+        net = net_of(arm)
+        if net not in found or sign * median > sign * found[net].median:
+            found[net] = Best(arm, mine[0].settings, median)
+    return found
+
+
+def workable_rates(study: Study, rows: Sequence[Row]) -> dict[str, list[Optional[float]]]:
+    """Net to its largest workable learning rate in each seed, None where none is.
+
+    For sweeps over the learning rate alone, and accuracies. A rate is workable if it ends with at
+    least WORKABLE of the best median that any net reaches at any rate; as in
+    `largest_workable_rate`, none below it may fail but for those that are too low.
+    """
+    if list(study.axes) != ["learning_rate"] or "accuracy" not in study.compared:
+        return {}
+    best = max((best.median for best in best_settings(study, rows).values()), default=-math.inf)
+    metric = study.compared.replace("test_", "validation_")
+    found: dict[str, dict[int, dict[float, Optional[float]]]] = {}
+    for row in rows:
+        by_rate = found.setdefault(net_of(row.arm), {}).setdefault(row.seed, {})
+        by_rate[row.settings["learning_rate"]] = row.metrics.get(metric)
+    complete = set(study.axes["learning_rate"])
+    return {
+        net: [largest_workable_rate(by_rate, WORKABLE * best) for by_rate in by_seed.values()
+              if complete <= set(by_rate)]
+        for net, by_seed in found.items()
+    }
 
 
 def _images(metric: str, rows: Sequence[Row]) -> Optional[int]:

@@ -63,6 +63,8 @@ class Report:
         own = [Columns(headings, cells) for name, data in study.tables.items()
                for headings, cells in TABLES.get(name)(self.rows, data)]
         tables = [*own, Columns(*sentences.table_of_arms(self))]
+        if study.axes:
+            tables.append(Columns(*sentences.table_of_sweep(self)))
         if self.judged:
             cells = [[found.claim.text, found.verdict, sentences.seen(found)]
                      for found in self.judged]

@@ -15,16 +15,30 @@ from bn_keras.report.findings import (
     STUCK,
     Arm,
     Compared,
+    best_settings,
     outcome,
+    workable_rates,
 )
 from bn_keras.report.numbers import count, difference, number, p_value, share, spread
 from bn_keras.results import DIVERGED
-from bn_keras.study import Row
+from bn_keras.study import Row, net_of
 from bn_keras.texts import plain
 
 if TYPE_CHECKING:
     from bn_keras.report.report import Report
 
+SAME_START = (
+    "All seeds start from the same weights: a seed sets the order of the batches and the dropout "
+    "masks alone, and the spread over seeds is that of training from this one start."
+)
+BEST = (
+    "Best at: the setting with the best median over seeds in validation; the figures that are "
+    "compared are of the test examples, which had no part in the choice."
+)
+RATES = (
+    "Largest workable learning rate: the largest one that was tried that ends within a tenth of "
+    "the best median of all, none below it failing."
+)
 SEEDS_VARY = (
     "A seed sets the initial weights, the order of the batches and the dropout masks; split and "
     "test images are the same for all seeds."
@@ -49,10 +63,12 @@ def verdict(report: "Report") -> Iterator[str]:
         verb = "is" if len(report.missing) == 1 else "are"
         yield f"{len(report.missing)} of {count(len(plan.runs), 'run')} {verb} missing: {told}"
     if study.baseline is not None:
-        yield from _counts(report)
+        yield from _best(report) if study.axes else _counts(report)
         yield from (against(report, compared) for compared in report.comparisons)
         if not report.comparisons:
             names = [arm.name for arm in report.arms]
+            if study.axes:
+                names = [net_of(name) for name in names]
             absent = plain(study.baseline) if study.baseline not in names else (
                 "a normalizer" if study.baseline == "none" else "none"
             )
@@ -101,6 +117,47 @@ def _counts(report: "Report") -> Iterator[str]:
     if reached:
         yield ("Validation accuracy of those that learned, median [lowest, highest]: "
                f"{', '.join(reached)}.")
+
+
+def _best(report: "Report") -> Iterator[str]:
+    """Where the nets of a sweep are best, and what the best ones give."""
+    study = report.plan.study
+    metric = describe(study.compared)
+    for net, best in best_settings(study, report.rows).items():
+        tried = ", ".join(f"{name}={setting(value)}" for name, value in best.settings.items())
+        values = [row.metrics.get(metric.name) for row in report.rows if row.arm == best.arm]
+        edge = [
+            name for name, value in best.settings.items()
+            if len(study.axes[name]) > 2 and value in (min(study.axes[name]), max(study.axes[name]))
+        ] if all(type(value) in (int, float) for value in best.settings.values()) else []
+        more = f"; it is the end of what was tried of {', '.join(edge)}" if edge else ""
+        yield (f"{plain(net)} is best at {tried} (chosen on validation): {plain(metric.title)} "
+               f"{spread(values, metric.worst)}{more}.")
+
+
+def table_of_sweep(report: "Report") -> tuple[list[str], list[list[str]]]:
+    """Headings and cells: the best setting of each net, its figures, its largest workable rate."""
+    study = report.plan.study
+    chosen, reported = map(describe, study.columns)
+    rates = workable_rates(study, report.rows)
+    headings = ["net", "best at", chosen.title, reported.title]
+    headings += ["largest workable learning rate"] if rates else []
+    cells = []
+    for net, best in best_settings(study, report.rows).items():
+        mine = [row for row in report.rows if row.arm == best.arm]
+        cells.append([
+            plain(net), "\n".join(f"{name} {setting(v)}" for name, v in best.settings.items()),
+            *(spread([row.metrics.get(metric.name) for row in mine], metric.worst)
+              for metric in (chosen, reported)),
+        ])
+        if rates:
+            cells[-1].append(spread(rates[net], -math.inf, "none") if rates[net] else "–")
+    return headings, cells
+
+
+def setting(value: object) -> str:
+    """A setting's value in a sentence."""
+    return f"{value:g}" if type(value) is float else plain(value)
 
 
 def against(report: "Report", compared: Compared) -> str:
@@ -177,7 +234,15 @@ def notes(report: "Report") -> Iterator[str]:
     asked = len(_asked_for(report))
     if asked > MOST_ASKED_FOR:
         yield f"{asked} more metrics of the probes that were asked for stand in results.csv."
-    yield SEEDS_VARY
+    if report.plan.study.axes:
+        yield BEST
+        if workable_rates(report.plan.study, report.rows):
+            yield RATES
+    starts = {(result.config.seed, result.start) for result in report.results}
+    same = len(starts) > 1 and len({start for _, start in starts}) == 1
+    yield SAME_START if same else SEEDS_VARY
+    for note in dict.fromkeys(note for result in report.results for note in result.notes):
+        yield plain(f"{note[0].upper()}{note[1:]}.")
     if any(arm.seeds > 1 for arm in report.arms) and (report.comparisons or report.judged):
         yield " ".join([
             FIXED_IN_ADVANCE, *[ONE_SIDED] * bool(report.judged),

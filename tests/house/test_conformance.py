@@ -13,10 +13,10 @@ from bn_keras import BatchNorm, runner
 from bn_keras.config import RunConfig
 from bn_keras.data.splits import Split, Splits
 from bn_keras.models.blocks import NORMALIZER_SUFFIX, normalizers
+from bn_keras.nets import build
 from bn_keras.optimizers import exclude_from_weight_decay
 from bn_keras.registry import DATASETS, LOSSES, MODELS, NORMALIZERS, OPTIMIZERS
 from bn_keras.results import Store
-from bn_keras.runner import build_model
 from bn_keras.surgery.digest import kernel_digest
 
 
@@ -71,7 +71,7 @@ def test_a_normalizer_keeps_the_shape_and_takes_its_name_and_dtype(normalizer, s
 @functools.cache
 def start(model, normalizer, seed):
     """The digest of a new model's kernels, and the names of its normalizers."""
-    built = build_model(config(model=model, normalizer=normalizer, seed=seed), splits(size=16))
+    built = build(config(model=model, normalizer=normalizer, seed=seed), splits(size=16))
     return kernel_digest(built), [place.name for place in normalizers(built)]
 
 
@@ -83,7 +83,7 @@ def test_every_arm_of_a_model_starts_from_the_same_kernels(model, normalizer):
 
 @pytest.mark.parametrize("model", MODELS.names())
 def test_a_model_takes_other_image_sizes_and_names_no_normalizer_itself(model):
-    built = build_model(config(model=model), splits(size=32, channels=3))
+    built = build(config(model=model), splits(size=32, channels=3))
     assert built(np.zeros((2, 32, 32, 3), np.uint8)).shape == (2, 10)
     assert normalizers(built), f"no layer is named …{NORMALIZER_SUFFIX}"
 

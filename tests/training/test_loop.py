@@ -9,11 +9,13 @@ import pytest
 from bn_keras import data, loop, losses
 from bn_keras.config import RunConfig
 from bn_keras.models.blocks import StackedDense
+from bn_keras.nets import build
 from bn_keras.optimizers import FusedAdam, FusedSGD
-from bn_keras.runner import build_model
 
 # Adam makes steps of the rate's size out of rounding noise: at 1e-3, 1e-4 apart after 50 steps.
 RATE = 3e-4
+
+SOFTMAX = loop.Task(losses.softmax)
 
 
 def examples(count=64, features=6):
@@ -26,7 +28,7 @@ def small_trainer(optimizer=None, **settings):
     images, labels = examples()
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(2)])
     optimizer = optimizer or keras.optimizers.SGD(0.1)
-    return loop.Trainer(model, losses.softmax, optimizer, images, labels, **settings)
+    return loop.Trainer(model, SOFTMAX, optimizer, images, labels, **settings)
 
 
 def stack_of_two(optimizer):
@@ -36,7 +38,7 @@ def stack_of_two(optimizer):
     x = StackedDense(2, 2, name="dense")(keras.layers.Flatten()(inputs))
     model = keras.Model(inputs, keras.layers.Reshape((2, 2))(x))
     kernel = np.random.default_rng(3).normal(size=(2, 6, 2))
-    trainer = loop.Trainer(model, losses.softmax, optimizer, images, labels, runs=2)
+    trainer = loop.Trainer(model, SOFTMAX, optimizer, images, labels, runs=2)
     return trainer, [kernel, np.zeros(4)]
 
 
@@ -62,13 +64,14 @@ def whole(steps=1):
 def test_losses_equal_those_of_fit_over_50_steps(model, loss, dtype):
     """Same weights, batches and optimizer: our layer, loop and Adam against Keras's three."""
     mnist = data.load("mnist", train_size=2000, test_size=200)
-    ours = build_model(RunConfig(model=model, dtype_policy=dtype), mnist)
+    ours = build(RunConfig(model=model, dtype_policy=dtype), mnist)
     keras_run = RunConfig(model=model, dtype_policy=dtype, normalizer="keras_batch")
-    theirs = build_model(keras_run, mnist)
+    theirs = build(keras_run, mnist)
     indices = loop.batch_indices(len(mnist.train), 64, 50, np.random.default_rng(1))
 
     trainer = loop.Trainer(
-        ours, getattr(losses, loss), FusedAdam(RATE), mnist.train.images, mnist.train.labels
+        ours, loop.Task(getattr(losses, loss)), FusedAdam(RATE), mnist.train.images,
+        mnist.train.labels,
     )
     parts = np.split(indices[:, :, None], 5)
     found = np.concatenate([trainer.train(part).loss[:, 0] for part in parts])
@@ -184,7 +187,7 @@ def test_penalties_are_trained_on_and_not_reported():
     kernel = model.layers[0].kernel.numpy()
     images = np.zeros((8, 6), np.float32)
     trainer = loop.Trainer(
-        model, losses.softmax, keras.optimizers.SGD(0.1), images, np.zeros(8, np.int32)
+        model, SOFTMAX, keras.optimizers.SGD(0.1), images, np.zeros(8, np.int32)
     )
     steps = trainer.train(np.arange(8)[None, :, None])
     assert steps.loss[0, 0] == pytest.approx(np.log(2))
@@ -195,7 +198,7 @@ def test_a_loss_that_is_not_finite_is_found_at_its_step():
     images, labels = examples()
     poisoned = np.vstack([images, np.full((1, 6), np.nan, "float32")])
     trainer = loop.Trainer(
-        small_trainer().model, losses.softmax, keras.optimizers.SGD(0.1), poisoned,
+        small_trainer().model, SOFTMAX, keras.optimizers.SGD(0.1), poisoned,
         np.append(labels, 0),
     )
     batches = np.zeros((5, 4, 1), int)
@@ -214,7 +217,7 @@ def test_the_first_step_that_is_not_finite_is_found_run_by_run():
 def test_evaluation_counts_every_example_once(batch_size):
     images, labels = examples()
     forward = functools.partial(small_trainer().model, training=False)
-    evaluate = loop.Evaluator(loop.as_stack(forward, None), losses.softmax, images, labels)
+    evaluate = loop.Evaluator(loop.as_stack(forward, None), SOFTMAX, images, labels)
     logits = np.asarray(forward(images), float)
     expected = np.mean(np.log(np.exp(logits).sum(1)) - logits[np.arange(64), labels])
     loss, share = evaluate(images, labels, batch_size)
@@ -227,7 +230,7 @@ def test_evaluation_tells_runs_apart():
     trainer.reset(start, (0.1, 0.1))
     images, labels = examples()
     evaluate = loop.Evaluator(
-        functools.partial(trainer.model, training=False), losses.softmax, images, labels, runs=2
+        functools.partial(trainer.model, training=False), SOFTMAX, images, labels, runs=2
     )
     loss, share = evaluate(images, labels, 50)
     for run in range(2):
@@ -240,14 +243,14 @@ def test_evaluation_tells_runs_apart():
 def test_an_output_that_is_not_a_number_is_no_hit():
     logits = np.array([[[np.nan, np.nan]], [[2.0, 1.0]], [[np.inf, 1.0]]])
     labels = np.zeros((3, 1), np.int32)
-    assert loop.accuracy(keras.ops.convert_to_tensor(labels), logits).numpy() == pytest.approx(
+    assert SOFTMAX.accuracy(keras.ops.convert_to_tensor(labels), logits).numpy() == pytest.approx(
         [1 / 3]
     )
 
 
 def test_a_regression_has_no_accuracy():
     labels = keras.ops.convert_to_tensor(np.zeros((3, 2), np.float32))
-    assert np.isnan(loop.accuracy(labels, np.zeros((3, 2, 1)))).tolist() == [True, True]
+    assert np.isnan(SOFTMAX.accuracy(labels, np.zeros((3, 2, 1)))).tolist() == [True, True]
 
 
 def test_batches_are_permutations_fixed_by_the_generator():

@@ -12,6 +12,7 @@ from bn_keras.batch_norm import reference
 from bn_keras.data import Split, Splits
 from bn_keras.diagnostics import pitfalls
 from bn_keras.diagnostics.probe import Nets, make_probe
+from bn_keras.loop import Task
 
 EPSILON = 1e-3
 PLACES = ("conv_norm", "dense_norm", "logits_norm")
@@ -106,7 +107,7 @@ def measured():
     model, (x, labels) = net(), images()
     part = Split(x, labels)
     before = [variable.numpy() for variable in model.variables]
-    nets = Nets(model, Splits(part, part, part, classes=5), losses.softmax, None)
+    nets = Nets(model, Splits(part, part, part, classes=5), Task(losses.softmax), None)
     found = make_probe("pitfalls", nets).at_end()
     return model, before, {name: float(values[0]) for name, values in found.items()}
 

@@ -11,10 +11,10 @@ from bn_keras import losses
 from bn_keras.batch_norm import reference
 from bn_keras.diagnostics import pitfalls, probe
 from bn_keras.diagnostics.probe import Nets, make_probe
-from bn_keras.loop import NO_EXAMPLE, Steps
+from bn_keras.loop import NO_EXAMPLE, Steps, Task
 from bn_keras.models.blocks import normalizers
+from bn_keras.nets import build
 from bn_keras.registry import PROBES
-from bn_keras.runner import build_model
 
 EPSILON = 1e-3
 HIDDEN = ("dense1", "dense2", "dense3")
@@ -39,17 +39,17 @@ def weights_of(model):
 
 def stacked_nets(alone, config, splits, loss):
     """Nets that hold the weights of some models alone side by side; one alone with one model."""
-    net = build_model(config, splits, len(alone))
+    net = build(config, splits, len(alone))
     for variable, *values in zip(net.variables, *(one.variables for one in alone), strict=True):
         variable.assign(np.stack([value.numpy() for value in values]).reshape(variable.shape))
-    return Nets(net, splits, loss, len(alone))
+    return Nets(net, splits, Task(loss), len(alone))
 
 
 def make_nets(runs, config, splits=SPLITS, loss=losses.softmax):
     """(Nets, the weights of each run); runs=None is a net that cannot stand beside others."""
-    models = [perturbed(build_model(config, splits), seed) for seed in range(runs or 1)]
+    models = [perturbed(build(config, splits), seed) for seed in range(runs or 1)]
     if runs is None:
-        nets = Nets(models[0], splits, loss, None)
+        nets = Nets(models[0], splits, Task(loss), None)
     else:
         nets = stacked_nets(models, config, splits, loss)
     nets.configs = [config] * (runs or 1)
@@ -213,7 +213,7 @@ def test_the_commonest_class_is_counted_in_each_set():
     splits = bright_splits()
     splits.validation.labels[:] = [2] * 45 + [0] * 15
     splits.test.labels[:30] = 1
-    nets = Nets(batch_nets(None)[0].net, splits, losses.softmax, None)
+    nets = Nets(batch_nets(None)[0].net, splits, Task(losses.softmax), None)
     nets.configs = [CONFIG]
     metrics = started("evaluation", nets).at_end()
     assert metrics["validation_commonest"] == 45 / 60
@@ -364,7 +364,7 @@ def test_examples_without_a_gradient_are_those_the_clipped_logarithm_cuts_off(
         if layer.name == "logits_dense":
             before = layer.kernel.numpy()
             layer.kernel.assign(before * 20)
-    shared = Nets(nets.net, SPLITS, loss, runs)
+    shared = Nets(nets.net, SPLITS, Task(loss), runs)
     shared.configs, shared.batches = nets.configs, nets.batches
     try:
         found = make_probe("no_gradient", shared).at_start()["start_no_gradient"]

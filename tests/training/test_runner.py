@@ -12,9 +12,10 @@ from make import bright_splits, number_splits, run_config
 from bn_keras import data
 from bn_keras.config import ConfigError, RunConfig
 from bn_keras.diagnostics.probe import Probe
+from bn_keras.nets import build
 from bn_keras.registry import PROBES
 from bn_keras.results import DIVERGED, OK, Store
-from bn_keras.runner import Runner, batch_indices, build_model
+from bn_keras.runner import Runner, batch_indices
 from bn_keras.writers import Writer
 
 
@@ -306,13 +307,13 @@ def weights(model, name):
 @pytest.mark.parametrize("model", ["mnist_cnn", "not_mnist_mlp", "bad_init_mlp"])
 def test_a_bias_of_one_s_own_is_where_all_biases_start(model):
     splits = bright_splits(size=8)
-    own = build_model(run_config(model=model, normalizer="none"), splits)
-    found = build_model(run_config(model=model, normalizer="none", bias=0.375), splits)
+    own = build(run_config(model=model, normalizer="none"), splits)
+    found = build(run_config(model=model, normalizer="none", bias=0.375), splits)
     assert len(weights(found, "bias")) == len(weights(own, "bias")) >= 2
     assert all((bias == 0.375).all() for bias in weights(found, "bias"))
     start = {"mnist_cnn": 0.1, "not_mnist_mlp": 0.0, "bad_init_mlp": -0.2}[model]
     assert all(np.allclose(bias, start) for bias in weights(own, "bias"))
-    zero = build_model(run_config(model=model, normalizer="none", bias=0.0), splits)
+    zero = build(run_config(model=model, normalizer="none", bias=0.0), splits)
     assert all((bias == 0).all() for bias in weights(zero, "bias"))
 
 
@@ -320,8 +321,8 @@ def test_a_bias_of_one_s_own_is_where_all_biases_start(model):
 def test_an_initializer_of_one_s_own_is_that_of_the_dense_kernels_alone(initializer):
     """Glorot's uniform ends at sqrt(6 / (in + out)); He's normal has the variance 2 / in."""
     splits = bright_splits(size=8)
-    own = build_model(run_config(model="mnist_cnn"), splits)
-    found = build_model(run_config(model="mnist_cnn", initializer=initializer), splits)
+    own = build(run_config(model="mnist_cnn"), splits)
+    found = build(run_config(model="mnist_cnn", initializer=initializer), splits)
     for one, other in zip(own.layers, found.layers, strict=True):
         if isinstance(one, keras.layers.Conv2D):
             np.testing.assert_array_equal(one.kernel, other.kernel)
@@ -337,9 +338,9 @@ def test_an_initializer_of_one_s_own_is_that_of_the_dense_kernels_alone(initiali
 
 def test_a_share_of_dropout_of_one_s_own_takes_the_place_of_the_model_s():
     splits = bright_splits(size=8)
-    own = build_model(run_config(model="mnist_cnn"), splits)
-    more = build_model(run_config(model="mnist_cnn", dropout=0.75), splits)
-    none = build_model(run_config(model="mnist_cnn", dropout=0.0), splits)
+    own = build(run_config(model="mnist_cnn"), splits)
+    more = build(run_config(model="mnist_cnn", dropout=0.75), splits)
+    none = build(run_config(model="mnist_cnn", dropout=0.0), splits)
     assert own.get_layer("dropout").rate == 0.5 and more.get_layer("dropout").rate == 0.75
     assert not [layer for layer in none.layers if isinstance(layer, keras.layers.Dropout)]
     for one, other in zip(weights(own, "kernel"), weights(none, "kernel"), strict=True):
@@ -350,14 +351,14 @@ def test_dropout_is_refused_where_a_model_has_no_place_for_it():
     with pytest.raises(
         ConfigError, match="'ioffe_mlp'.*dropout=0.5: ioffe_mlp has no dropout layer; expected 0"
     ):
-        build_model(run_config(dropout=0.5), bright_splits())
-    build_model(run_config(dropout=0.0), bright_splits())
+        build(run_config(dropout=0.5), bright_splits())
+    build(run_config(dropout=0.0), bright_splits())
 
 
 @pytest.mark.parametrize("model, own", [("not_mnist_mlp", 0.0005), ("ioffe_mlp", 0.0)])
 @pytest.mark.parametrize("l2", [None, 0.0, 0.25])
 def test_a_penalty_of_one_s_own_takes_the_place_of_the_model_s(model, own, l2):
-    found = build_model(run_config(model=model, l2=l2), bright_splits())
+    found = build(run_config(model=model, l2=l2), bright_splits())
     squares = sum(
         (weight.astype(float) ** 2).sum() for name in ("kernel", "bias")
         for weight in weights(found, name)

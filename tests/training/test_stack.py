@@ -8,9 +8,10 @@ import pytest
 from make import bright_splits, run_config
 
 from bn_keras.models.blocks import ModelSpec
+from bn_keras.nets import build
 from bn_keras.registry import MODELS, NORMALIZERS, PROBES
 from bn_keras.results import DIVERGED, OK, Store
-from bn_keras.runner import Runner, build_model, kernel_digest
+from bn_keras.runner import Runner, kernel_digest
 
 STACKABLE = [name for name in MODELS.names() if MODELS.properties(name).get("stacks")]
 EVERY_PROBE = tuple(
@@ -139,7 +140,7 @@ def test_initial_weights_follow_from_a_run_s_own_settings_and_not_from_its_place
     runs = [dataclasses.replace(base, **changes) for changes in settings]
     found = runner(tmp_path)(runs)
     starts = [result.start for result in found]
-    assert starts == [kernel_digest(build_model(run, bright_splits())) for run in runs]
+    assert starts == [kernel_digest(build(run, bright_splits())) for run in runs]
     assert starts[0] == starts[1] == starts[4] and len(set(starts)) == 3
     losses = [result.curves["loss/train"][0][1] for result in found]
     assert losses[0] == losses[1] and len(set(losses)) == 4

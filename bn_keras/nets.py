@@ -1,0 +1,429 @@
+"""The net of a run and its task: one of the toolkit's models, or a net of the user's own.
+
+A net of one's own is a function of a normalizer, or a finished keras.Model in which the normalizers
+are exchanged; it comes from Python, from a file, or by name from keras.applications.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import random
+import threading
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+
+import keras
+import numpy as np
+
+from bn_keras import objects, own
+from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig
+from bn_keras.data import Split, Splits
+from bn_keras.loop import Task
+from bn_keras.models.blocks import ModelSpec
+from bn_keras.plan import APPLICATIONS, KERAS_FILE, is_own_net, loss_name
+from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, did_you_mean
+
+# Random weights of a user's function follow from the process's random state, of which there is one.
+_BUILDING = threading.RLock()
+_LOADED: Dict[str, Any] = {}
+TRIED = 2  # examples on which a new net is tried
+# Settings that only the toolkit's own models read.
+OF_OUR_MODELS = ("activation", "initializer", "bias", "dropout", "l2", "depth")
+
+
+@dataclasses.dataclass(frozen=True)
+class Told:
+    """A Task, and what was assumed to find it."""
+
+    task: Task
+    notes: Tuple[str, ...] = ()
+
+
+def build(config: RunConfig, splits: Splits, runs: Optional[int] = None) -> keras.Model:
+    """A new model for a run, with the initial weights that its seed gives.
+
+    Args:
+        config: RunConfig.
+        splits: the data, for the shape of its examples.
+        runs: None, or how many runs stand side by side in the model.
+
+    Raises:
+        ConfigError: the model cannot be built, or does not fit the data.
+    """
+    if not is_own_net(config.model):
+        return _ours(config, splits, runs)
+    for name in OF_OUR_MODELS:
+        if getattr(config, name, None) != getattr(RUN_FIELDS.get(name), "default", None):
+            raise ConfigError(
+                f"{name}={getattr(config, name)!r} with model={own.short(config.model)!r}: only "
+                "the toolkit's own models read that setting; expected it inside the net"
+            )
+    with _BUILDING, _seeded(config.seed):
+        source = _source(config.model)
+        if isinstance(source, keras.Model):
+            from bn_keras.surgery.initialize import reinitialize, reseed
+
+            model = _exchanged(source, config)
+            (reinitialize if config.weights == "new" else reseed)(model, config.seed)
+        else:
+            model = _called(source, config, splits)
+        outputs = _tried(model, config, splits)
+    _check_outputs(outputs, config, splits)
+    return model
+
+
+def task(config: RunConfig, model: keras.Model, splits: Splits) -> Told:
+    """What the net of a run is to do.
+
+    Args:
+        config: RunConfig.
+        model: a net that `build` made for it.
+        splits: the data.
+
+    Raises:
+        ConfigError: a loss that does not fit the labels.
+    """
+    numbers = splits.regression
+    if config.loss is not None and own.is_own(config.loss):
+        return Told(_keras_task(own.get(config.loss), splits))
+    if config.loss is not None or not is_own_net(config.model):
+        return Told(Task(LOSSES.get(loss_name(config, numbers))))
+    source = _source(config.model)
+    compiled = source if isinstance(source, keras.Model) else model
+    if getattr(compiled, "compiled", False) and compiled.loss is not None:
+        return Told(
+            _keras_task(compiled.loss, splits), (f"loss: {_named(compiled.loss)}, as compiled",)
+        )
+    return _guessed(model, splits)
+
+
+def _ours(config: RunConfig, splits: Splits, runs: Optional[int]) -> keras.Model:
+    spec = ModelSpec(
+        input_shape=splits.train.images.shape[1:],
+        classes=splits.classes,
+        normalizer=_normalizer(config),
+        activation=config.activation,
+        **pixel_scale(config, splits),
+        dtype=config.dtype_policy,
+        seed=config.seed,
+        initializer=config.initializer,
+        bias=config.bias,
+        dropout=config.dropout,
+        l2=config.l2,
+        runs=runs,
+    )
+    try:
+        return MODELS.get(config.model)(spec)
+    except ValueError as error:
+        raise ConfigError(
+            f"model={config.model!r} cannot be built for images of shape {spec.input_shape} with "
+            f"these settings: {str(error).strip().splitlines()[0]}"
+        ) from error
+
+
+def pixel_scale(config: RunConfig, splits: Splits) -> Dict[str, float]:
+    """Scale and offset that map inputs as they are stored to pixels as the run wants them."""
+    offset = -0.5 if config.pixels == "centered" else 0.0
+    return {"scale": 1.0 if config.pixels == "raw" else splits.scale, "offset": offset}
+
+
+def as_it_takes(config: RunConfig, splits: Splits) -> Splits:
+    """The data as the run's net takes them.
+
+    The toolkit's models scale pixels themselves. For a net of one's own a dataset's are scaled
+    here, as `pixels` says; what the user gave stays as it is.
+    """
+    if not is_own_net(config.model) or splits.as_given:
+        return splits
+    factors = pixel_scale(config, splits)
+
+    def scaled(split: Split) -> Split:
+        images = split.images.astype(np.float32)
+        images *= np.float32(factors["scale"])
+        images += np.float32(factors["offset"])
+        return Split(images, split.labels)
+
+    return dataclasses.replace(
+        splits, train=scaled(splits.train), validation=scaled(splits.validation),
+        test=scaled(splits.test), as_given=True,
+    )
+
+
+def _normalizer(config: RunConfig) -> Callable[..., Any]:
+    """`(name) -> layer` of the run's normalizer, a registered one or the user's own."""
+    if own.is_own(config.normalizer):
+        return functools.partial(_of_ones_own, own.get(config.normalizer))
+    return functools.partial(
+        NORMALIZERS.get(config.normalizer),
+        momentum=0.9 if config.momentum is None else config.momentum,
+        epsilon=1e-3 if config.epsilon is None else config.epsilon,
+        dtype=config.dtype_policy,
+    )
+
+
+def _of_ones_own(make: Callable[..., Any], name: Optional[str] = None) -> Any:
+    """The layer of a user's class or function, under a name if it takes one."""
+    parameters = inspect.signature(make).parameters.values()
+    named = any(part.name == "name" or part.kind is part.VAR_KEYWORD for part in parameters)
+    layer = make(name=name) if named else make()
+    if not isinstance(layer, keras.Layer):
+        raise ConfigError(
+            f"normalizer: {make!r} gave {layer!r}; expected a keras.Layer, such as a class of "
+            "layers or a function that returns one"
+        )
+    return layer
+
+
+def _source(name: str) -> Any:
+    """What stands behind the name of a net of one's own: a keras.Model, or a function."""
+    if own.is_given(name):
+        return own.get(name)
+    if name not in _LOADED:
+        where = own.place(name)
+        if where.startswith(APPLICATIONS):
+            _LOADED[name] = _application(where.removeprefix(APPLICATIONS))
+        elif where.endswith(KERAS_FILE):
+            _LOADED[name] = _loaded(where)
+        elif objects.is_object_name(where):
+            _LOADED[name] = objects.load_object(where)
+        else:
+            own.get(name)  # says that it is of another process
+    return _LOADED[name]
+
+
+def _loaded(path: str) -> keras.Model:
+    try:
+        return keras.models.load_model(path, safe_mode=True)
+    except Exception as error:  # a file of a stranger's fails in every way there is
+        raise ConfigError(
+            f"model={path}: cannot be loaded ({objects.told(error)}); "
+            "expected a file that model.save wrote. If the net has layers of your own, name the "
+            "function that builds it, my_net.py:build."
+        ) from error
+
+
+def _application(name: str) -> Callable[..., keras.Model]:
+    """A function that makes a net of keras.applications and exchanges its normalizers."""
+    known = [key for key, value in vars(keras.applications).items()
+             if inspect.isfunction(value) and key[0].isupper()]
+    if name not in known:
+        raise ConfigError(
+            f"model={APPLICATIONS}{name}: no net of keras.applications{did_you_mean(name, known)}; "
+            f"expected one of {', '.join(sorted(known))}"
+        )
+
+    def make(input_shape: Tuple[int, ...], classes: int, replace: Any) -> keras.Model:
+        from bn_keras.surgery.exchange import exchange
+
+        model = getattr(keras.applications, name)(
+            weights=None, input_shape=input_shape, classes=classes, classifier_activation=None
+        )
+        return exchange(model, replace)
+
+    return make
+
+
+def _called(function: Callable[..., Any], config: RunConfig, splits: Splits) -> keras.Model:
+    """The net that a user's function gives."""
+    if not callable(function) or isinstance(function, type):
+        kind = function.__name__ if isinstance(function, type) else repr(function)[:60]
+        raise ConfigError(
+            f"model={own.short(config.model)!r} is {kind}; expected a function that takes a "
+            "normalizer and returns a keras.Model, or a finished keras.Model"
+        )
+    normalizer, asked_for = _factory(config)
+    offers: Dict[str, Any] = {
+        "normalizer": normalizer,
+        "input_shape": keras.tree.map_structure(lambda part: part.shape[1:], splits.train.images),
+        "classes": splits.classes,
+        "replace": functools.partial(_replacement, config=config),
+    }
+    names = list(inspect.signature(function).parameters)
+    if "replace" in names and config.model.startswith(APPLICATIONS):
+        asked_for.append(None)
+    arguments = {name: offers[name] for name in names if name in offers}
+    if names and names[0] not in offers:  # whatever its name is, the first one is the normalizer
+        arguments[names[0]] = normalizer
+    try:
+        with _policy(config.dtype_policy):
+            model = function(**arguments)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"model={own.short(config.model)!r}, normalizer={config.normalizer!r}: building it "
+            f"raised {objects.told(error)}"
+        ) from error
+    _check_model(model, config)
+    if not asked_for:
+        raise ConfigError(
+            f"model={own.short(config.model)!r} never called the normalizer that it was given, so "
+            "that all arms would be the same net; expected normalizer() where a normalizer belongs"
+        )
+    return model
+
+
+def _factory(config: RunConfig) -> Tuple[Callable[..., Any], List[Any]]:
+    """`(name=None) -> layer` for a user's function, and a list that gets every layer it made."""
+    made: List[Any] = []
+    make = _normalizer(config)
+    if not own.is_own(config.normalizer) and NORMALIZERS.properties(config.normalizer).get("standardizes_kernels"):
+        raise ConfigError(
+            f"normalizer={config.normalizer!r} with model={own.short(config.model)!r}: it changes "
+            "the layers in front of it, which only the toolkit's models let it do; expected another"
+        )
+
+    def normalizer(name: Optional[str] = None) -> Any:
+        made.append(make(name))
+        return made[-1]
+
+    return normalizer, made
+
+
+def _replacement(layer: keras.Layer, config: RunConfig) -> Any:
+    from bn_keras.surgery.exchange import replacement
+
+    if own.is_own(config.normalizer):
+        return _normalizer(config)(layer.name)
+    return replacement(
+        layer, config.normalizer, momentum=config.momentum, epsilon=config.epsilon
+    )
+
+
+def _exchanged(model: keras.Model, config: RunConfig) -> keras.Model:
+    """A copy of a finished net with the run's normalizer in place of its own."""
+    from bn_keras.surgery.exchange import exchange
+
+    _check_model(model, config)
+    if config.dtype_policy != RUN_FIELDS["dtype_policy"].default:
+        raise ConfigError(
+            f"dtype_policy={config.dtype_policy!r} with model={own.short(config.model)!r}: a "
+            "finished net has policies of its own; expected a function that builds it"
+        )
+    try:
+        return exchange(model, functools.partial(_replacement, config=config))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"model={own.short(config.model)!r}, normalizer={config.normalizer!r}: {error}"
+        ) from error
+
+
+def _check_model(model: Any, config: RunConfig) -> None:
+    if isinstance(model, keras.Model):
+        return
+    kind = type(model)
+    named = "nothing" if model is None else f"a {kind.__module__}.{kind.__name__}"
+    more = "expected a keras.Model"
+    if any(base.__module__.startswith("tf_keras") for base in kind.__mro__):
+        more = "that is Keras 2; expected a model of Keras 3, as `import keras` has it"
+    raise ConfigError(f"model={own.short(config.model)!r} gave {named}; {more}")
+
+
+def _tried(model: keras.Model, config: RunConfig, splits: Splits) -> Any:
+    """The outputs for two examples, in inference mode; builds a model that is not built."""
+    examples = keras.tree.map_structure(lambda part: part[:TRIED], splits.train.images)
+    try:
+        return model(examples, training=False)
+    except Exception as error:
+        shapes = keras.tree.map_structure(lambda part: part.shape[1:], splits.train.images)
+        raise ConfigError(
+            f"model={own.short(config.model)!r}, normalizer={config.normalizer!r}: does not take "
+            f"the examples, of shape {shapes}: {objects.told(error)}"
+        ) from error
+
+
+def _check_outputs(outputs: Any, config: RunConfig, splits: Splits) -> None:
+    name = f"model={own.short(config.model)!r}, normalizer={config.normalizer!r}"
+    if not hasattr(outputs, "shape"):
+        number = len(keras.tree.flatten(outputs))
+        raise ConfigError(f"{name}: it has {number} outputs; expected one tensor")
+    shape = tuple(outputs.shape)
+    if splits.regression:
+        labels = splits.train.labels.shape[1:]
+        if shape != (TRIED, *(labels or (1,))):
+            raise ConfigError(
+                f"{name}: outputs of shape {shape[1:]} for labels of shape {labels}; expected "
+                f"outputs of shape {labels or (1,)}"
+            )
+        return
+    fits = len(shape) == 2 and shape[0] == TRIED and (
+        shape[1] >= splits.classes or (shape[1] == 1 and splits.classes == 2)
+    )
+    if not fits:
+        raise ConfigError(
+            f"{name}: outputs of shape {shape[1:]} for {splits.classes} classes; expected "
+            f"({splits.classes},)" + (" or (1,)" if splits.classes == 2 else "")
+        )
+
+
+def _keras_task(loss: Any, splits: Splits) -> Task:
+    """A Task of a Keras loss: an object, a function or a name."""
+    if isinstance(loss, str):
+        loss = keras.losses.get(loss)
+    if not callable(loss):
+        raise ConfigError(f"loss: received {loss!r}; expected one Keras loss or function")
+    function = loss.call if isinstance(loss, keras.losses.Loss) else loss
+    sparse = "sparse" in _named(loss).lower()
+    from_logits = getattr(loss, "from_logits", False) or getattr(
+        loss, "_fn_kwargs", {}
+    ).get("from_logits", False)
+
+    def of_each(labels: Any, outputs: Any) -> Any:
+        if not splits.regression and not sparse:  # the loss wants a number for each output
+            if outputs.shape[-1] == 1:
+                labels = keras.ops.cast(labels, outputs.dtype)[:, None]
+            else:
+                labels = keras.ops.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
+        elif splits.regression and len(labels.shape) < len(outputs.shape):
+            labels = labels[:, None]
+        return function(labels, outputs)
+
+    return Task(of_each, threshold=0.0 if from_logits else 0.5)
+
+
+def _guessed(model: keras.Model, splits: Splits) -> Told:
+    """The usual loss for the labels, by what the net's last layer gives."""
+    last = model.layers[-1] if model.layers else None
+    activation = getattr(getattr(last, "activation", None), "__name__", "")
+    probabilities = activation in ("softmax", "sigmoid") or isinstance(last, keras.layers.Softmax)
+    labels = splits.train.labels
+    one_output = model.output_shape[-1] == 1 if hasattr(model, "output_shape") else False
+    if splits.regression and not (labels.ndim == 2 and np.isin(labels, (0, 1)).all()):
+        loss: Any = keras.losses.MeanSquaredError()
+    elif splits.regression or one_output:
+        loss = keras.losses.BinaryCrossentropy(from_logits=not probabilities)
+    else:
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=not probabilities)
+    kind = "" if isinstance(loss, keras.losses.MeanSquaredError) else (
+        " of probabilities, as its last layer gives them" if probabilities else
+        " of logits, as its last layer has no softmax or sigmoid"
+    )
+    return Told(
+        _keras_task(loss, splits), (f"loss: {_named(loss)}{kind}; --loss or loss= takes another",)
+    )
+
+
+def _named(loss: Any) -> str:
+    return loss if isinstance(loss, str) else getattr(loss, "__name__", type(loss).__name__)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """The process's random state set by a seed, and afterwards as it was."""
+    before = random.getstate(), np.random.get_state()
+    try:
+        keras.utils.set_random_seed(seed)
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+
+
+@contextlib.contextmanager
+def _policy(name: str) -> Iterator[None]:
+    before = keras.config.dtype_policy()
+    try:
+        keras.config.set_dtype_policy(name)
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
