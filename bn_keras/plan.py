@@ -88,7 +88,8 @@ class Plan:
         readable = self.name
         if _takes_normalizers(self.name):  # such folders differ in little else
             rate = [] if "learning_rate" in axes else [f"{first.learning_rate:g}"]
-            names = map(own.short, (first.model, first.dataset, first.optimizer))
+            names = [own.short(name) if own.is_own(name) else name
+                     for name in (first.model, first.dataset, first.optimizer)]
             readable = "-".join([*names, *rate, *axes])
         readable += "-quick" if self.quick else ""
         digest = hashlib.sha256(text.encode()).hexdigest()[:6]
@@ -404,7 +405,7 @@ def _plan(
         ConfigError: a run that is not of the study.
     """
     trained = list(dict.fromkeys(run.arm_name for run in runs))
-    names = list(dict.fromkeys(map(studies.net_of, trained))) if axes else trained
+    names = list(dict.fromkeys(run.normalizer for run in runs))
     study = _study(name, names if _takes_normalizers(name) else None, axes, numbers)
     for run in runs:
         settings: Any = study.arms.get(run.arm_name)
@@ -471,4 +472,5 @@ def _check_names(run: RunConfig) -> None:
         known = PROBES.properties(kind).get("arguments", ("",))
         if argument not in known and not own.is_own(argument):
             expected = ", ".join(f"{kind}:{text}" if text else kind for text in known)
+            expected = expected or f"what bn_keras.compare gives, {kind}:NAME@DIGEST"
             raise ConfigError(f"measure={name!r}: expected {expected}")

@@ -25,11 +25,16 @@ class KerasMetric(Probe):
 
     def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets)
-        given: Any = own.get(argument or "")
+        if argument is None or not own.is_given(argument):
+            raise ValueError(
+                f"received {argument!r} behind the colon; expected a metric that "
+                "bn_keras.compare(metrics=...) was given in this process"
+            )
+        given: Any = own.get(argument)
         # Arms are trained side by side, and a metric counts.
         is_object = isinstance(given, keras.metrics.Metric)
         self._metric = type(given).from_config(given.get_config()) if is_object else given
-        self._name = own.place(argument or "")
+        self._name = own.place(argument)
 
     def at_end(self) -> Values:
         splits = self.nets.splits

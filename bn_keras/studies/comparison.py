@@ -12,6 +12,7 @@ three or four arms, eight for five to seven.
 from typing import Sequence
 
 from bn_keras.intervals import fewest_pairs
+from bn_keras.own import short
 from bn_keras.registry import STUDIES
 from bn_keras.study import Study
 
@@ -21,7 +22,7 @@ def comparison(normalizers: Sequence[str] = ("none", "batch")) -> Study:
     """One arm for each normalizer; `none`, where it is among them, is the baseline.
 
     Args:
-        normalizers: registered names.
+        normalizers: registered names, or such as `own.give` gave.
     """
     names = sorted(dict.fromkeys(normalizers), key=lambda name: name != "none")
     return Study(
@@ -30,7 +31,7 @@ def comparison(normalizers: Sequence[str] = ("none", "batch")) -> Study:
         duration="80 s",
         expected="at the default learning rate of 3, batch at .94 to .96 and none at .1",
         base={},  # the defaults of RunConfig are this study's settings
-        arms={name: {"normalizer": name} for name in names},
+        arms={short(name): {"normalizer": name} for name in names},
         columns=(
             "validation_accuracy", "test_accuracy", "steps_to_90_percent", "one_at_a_time_accuracy",
             "validation_accuracy_batch_statistics",
@@ -39,5 +40,5 @@ def comparison(normalizers: Sequence[str] = ("none", "batch")) -> Study:
         quick={"steps": 20, "eval_interval": 10, "train_size": 5000, "validation_size": 500,
                "test_size": 500},
         seeds=fewest_pairs(max(1, len(names) - 1)),  # can decide if all pairs agree
-        baseline=names[0],
+        baseline=short(names[0]),
     )

@@ -47,8 +47,8 @@ BAD = {
     "--data_dir=/nonexistent": "/nonexistent: no such folder; ",
     "--dataset=idx:": "expected idx:FOLDER",
     "--dataset=quadratic --validation_size=100":
-        "dataset=quadratic: its labels are numbers, and this comparison is one of accuracies; "
-        "expected a dataset of classes, or --study=bad_init_regression",
+        "loss='sigmoid' of model='mnist_cnn' with dataset='quadratic', whose labels are numbers; "
+        "expected a model for numbers, such as bad_init_mlp, or loss='squared'",
     "--sedes=3": "Unknown command line flag 'sedes'. Did you mean: seeds ?",
     "--nois_bn=3": "does not take an argument",
     "--flagfile=/nonexistent":

@@ -195,7 +195,7 @@ def test_an_activation_that_cannot_be_drawn_is_refused():
 
 @pytest.mark.parametrize("name", [
     "curve", "curve:no/such", "outcomes", "accuracy_over_rates", "percentiles:none",
-    "pitfalls:CNN", "fits:tanh", "errors:tanh", "starts:tanh",
+    "pitfalls:CNN", "fits:tanh", "errors:tanh", "starts:tanh", "over:learning_rate",
 ])
 @pytest.mark.parametrize("rows", [[], [row("none", status=DIVERGED)]], ids=["no row", "diverged"])
 def test_a_panel_with_nothing_to_show_says_so(name, rows):
@@ -207,7 +207,7 @@ def test_a_panel_with_nothing_to_show_says_so(name, rows):
 def test_every_figure_of_the_package_is_tried_here():
     assert set(FIGURES.names()) == {
         "curve", "outcomes", "accuracy_over_rates", "percentiles", "pitfalls", "fits", "errors",
-        "starts",
+        "starts", "over",
     }
     for name in FIGURES.names():
         assert "How to read it:" in FIGURES.get(name).__doc__
