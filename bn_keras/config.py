@@ -66,6 +66,7 @@ COUNT = _whole(1, 100_000_000)
 STEPS = _whole(1, 1_000_000)  # the indices of all batches of a run lie in memory
 INDEX = _whole(0, 2**31 - 1)
 SEEDS = _whole(1, 10_000)  # runs of one arm
+IMAGE_SIZE = _whole(1, 4096)  # pixels a side
 TEXT = Rule(str, (str,), lambda v: True, "a text")
 NAMES = Rule(
     names_of, (tuple, list), lambda v: all(isinstance(name, str) for name in v),
@@ -148,8 +149,8 @@ class DataSettings:
     """The examples."""
 
     dataset: str = setting(
-        "mnist", "ships with the package; tfds:NAME, idx:FOLDER, csv:PATH and notmnist:PATH read "
-        "others", TEXT, graph=True, plugin=True,
+        "mnist", "ships with the package; bn-keras list has others, such as tfds:NAME, folder:PATH "
+        "and npz:PATH; my_data.py:load calls a function of yours", TEXT, graph=True, plugin=True,
     )
     pixels: str = setting(
         "unit", "0 to 1; raw is 0 to 255 and centered -0.5 to 0.5", one_of(PIXELS), graph=True
@@ -160,12 +161,16 @@ class DataSettings:
     train_size: Optional[int] = setting(
         None, "unset: all that validation leaves", COUNT, graph=True
     )
-    validation_size: int = setting(
-        5000, "taken from the training images; 5,000 leaves MNIST its usual 55,000", COUNT,
-        graph=True,
+    validation_size: Optional[int] = setting(
+        None, "unset: 5,000, which leaves MNIST its usual 55,000, or a fifth of the training "
+        "images where that is fewer", COUNT, graph=True,
     )
     test_size: Optional[int] = setting(
         None, "unset: the whole test set", COUNT, graph=True
+    )
+    image_size: Optional[int] = setting(
+        None, "unset: as the files of folder:PATH have it; else they become squares of so many "
+        "pixels a side", IMAGE_SIZE, graph=True,
     )
 
 

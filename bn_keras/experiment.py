@@ -87,7 +87,7 @@ def prepare(plan: Plan, logdir: Union[str, pathlib.Path] = "runs") -> Work:
         if settings not in splits:
             splits[settings] = data.load(
                 settings.dataset, settings.data_dir, settings.train_size,
-                settings.validation_size, settings.test_size,
+                settings.validation_size, settings.test_size, settings.image_size,
             )
         if splits[settings].regression:
             plan = plan.of_numbers()

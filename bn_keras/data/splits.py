@@ -8,9 +8,12 @@ from typing import Any, Iterable, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_keras.data.nests import Nest, each, leaves
 from bn_keras.texts import plain
 
-VALIDATION_SIZE = 5000  # leaves MNIST its usual 55,000
+VALIDATION_SIZE = 5000  # at most, where nothing is asked for; leaves MNIST its usual 55,000
+VALIDATION_SHARE = 5  # of the training examples: one in five at most
+TEST_SHARE = 5  # of examples that came without a test set, one in five is drawn to test on
 
 
 class DataError(ValueError):
@@ -28,12 +31,14 @@ class Split:
     """Examples of one set.
 
     Attributes:
-        images: shape (n, height, width, channels); uint8 from 0 to 255, or float32 as it is to be
-            used, pixels from 0 to 1. A regression's inputs: float32, shape (n, inputs).
-        labels: shape (n,); int32 from 0 to classes - 1, or float32 for a regression.
+        images: the net's inputs, an array (n, ...) or a nest of them. Images have the shape
+            (n, height, width, channels) and are uint8 from 0 to 255, or float32 as they are to be
+            used, pixels from 0 to 1. Inputs of a user's own are uint8 or float32 of any shape.
+        labels: int32 of shape (n,), classes from 0 to classes - 1; or float32 of any shape
+            (n, ...), numbers to predict.
     """
 
-    images: NDArray[Any]
+    images: Nest
     labels: NDArray[Any]
 
     def __len__(self) -> int:
@@ -41,11 +46,15 @@ class Split:
 
     def take(self, indices: NDArray[Any]) -> "Split":
         """The examples of these indices."""
-        return Split(self.images[indices], self.labels[indices])
+        return Split(each(lambda array: array[indices], self.images), self.labels[indices])
 
     def first(self, count: Optional[int]) -> "Split":
         """The first `count` examples; None takes all."""
-        return Split(self.images[:count], self.labels[:count])
+        return self.between(0, count)
+
+    def between(self, start: int, stop: Optional[int]) -> "Split":
+        """The examples from `start` to before `stop`, which share their memory; None is the end."""
+        return Split(each(lambda array: array[start:stop], self.images), self.labels[start:stop])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +63,14 @@ class Source:
 
     Attributes:
         train, test: Split.
-        classes: number of classes; 1 for a regression.
-        ordered: whether the train examples may stand in an order that means something (by class),
-            so that a validation set must be drawn and not cut off.
+        classes: number of classes; of numbers to predict the length of the labels' last axis, 1
+            for labels of shape (n,).
+        ordered: whether the examples may stand in an order that means something (by class), so
+            that every set must be shuffled before some of it are taken.
         notes: sentences for the user on what was assumed, such as labels that were renumbered.
+        validation: Split that came with the data; None: it is to be taken from `train`.
+        as_given: whether the inputs are a user's own, which are fed as they are: nothing scales
+            them.
     """
 
     train: Split
@@ -65,6 +78,8 @@ class Source:
     classes: int
     ordered: bool = True
     notes: tuple[str, ...] = ()
+    validation: Optional[Split] = None
+    as_given: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +88,10 @@ class Splits:
 
     Attributes:
         train, validation, test: Split.
-        classes: number of classes; 1 for a regression.
+        classes: number of classes; of numbers to predict the length of the labels' last axis, 1
+            for labels of shape (n,).
         notes: sentences for the user on what was assumed when the data were read.
+        as_given: whether the inputs are a user's own, which are fed as they are.
     """
 
     train: Split
@@ -86,8 +103,11 @@ class Splits:
 
     @property
     def scale(self) -> float:
-        """Factor that maps the stored pixels to [0, 1]: 1/255 for bytes, 1 for floats."""
-        return 1 / 255 if self.train.images.dtype == np.uint8 else 1.0
+        """Factor that maps the stored pixels to [0, 1]: 1/255 for bytes, 1 for floats.
+
+        1 for inputs that are fed as they are.
+        """
+        return 1 / 255 if not self.as_given and self.train.images.dtype == np.uint8 else 1.0
 
     @property
     def regression(self) -> bool:
@@ -103,10 +123,11 @@ class Splits:
 
     @functools.cached_property
     def _digest(self) -> str:
-        total = hashlib.blake2b(f"{self.classes} {self.scale}".encode(), digest_size=8)
+        kind = f"{self.classes} {self.scale}" + " as given" * self.as_given
+        total = hashlib.blake2b(kind.encode(), digest_size=8)
         for split in (self.train, self.validation, self.test):
-            for array in (split.images, split.labels):
-                total.update(f"{array.dtype.str} {array.shape}".encode())
+            for path, array in (*leaves(split.images), ("", split.labels)):
+                total.update(f"{path}{array.dtype.str} {array.shape}".encode())
                 total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         return total.hexdigest()
 
@@ -114,93 +135,82 @@ class Splits:
 def make_splits(
     source: Source,
     train_size: Optional[int] = None,
-    validation_size: int = VALIDATION_SIZE,
+    validation_size: Optional[int] = None,
     test_size: Optional[int] = None,
 ) -> Splits:
     """Takes the validation set from the front of the train examples and cuts all to size.
 
+    A validation set that came with the data is taken instead. The sets of an ordered source are
+    shuffled first, always in the same way.
+
     Args:
         source: Source.
         train_size, test_size: how many to keep, at least 1; None keeps all.
-        validation_size: how many to validate on, at least 1.
+        validation_size: how many to validate on, at least 1; None takes all of a set that came with
+            the data, else 5,000, or a fifth of the train examples where that is fewer.
 
     Raises:
         DataError: more was asked for than there is, or less than 1.
     """
-    available = len(source.train)
-    train = source.train
+    train, validation, test = source.train, source.validation, source.test
     if source.ordered:
-        train = train.take(np.random.default_rng(0).permutation(available))
-    unset = ", the default" if validation_size == VALIDATION_SIZE else ""
-    _fits("validation_size", validation_size, 1, available - 1,
-          f"the dataset has {available} training images", unset)
-    rest = available - validation_size
+        train, test = _shuffled(train), _shuffled(test)
+        validation = None if validation is None else _shuffled(validation)
+    word = "examples" if source.as_given else "images"
+    why = f"the dataset has {len(train)} training {word}"
+    if validation is None:
+        if len(train) < 2:
+            raise DataError(f"{why}; expected at least 2, one of them to validate on.")
+        if validation_size is None:
+            validation_size = max(1, min(VALIDATION_SIZE, len(train) // VALIDATION_SHARE))
+        _fits("validation_size", validation_size, len(train) - 1, why)
+        validation, train = train.first(validation_size), train.between(validation_size, None)
+        why = f"the dataset has {len(train)} training {word} after validation took its own"
+    elif validation_size is not None:
+        _fits("validation_size", validation_size, len(validation),
+              f"the dataset has {len(validation)} validation {word}")
+        validation = validation.first(validation_size)
     if train_size is not None:
-        _fits("train_size", train_size, 1, rest,
-              f"the dataset has {rest} training images after validation took its own")
+        _fits("train_size", train_size, len(train), why)
     if test_size is not None:
-        _fits("test_size", test_size, 1, len(source.test),
-              f"the dataset has {len(source.test)} test images")
-    stop = available if train_size is None else validation_size + train_size
+        _fits("test_size", test_size, len(test), f"the dataset has {len(test)} test {word}")
     return Splits(
-        train=Split(train.images[validation_size:stop], train.labels[validation_size:stop]),
-        validation=train.first(validation_size),
-        test=source.test.first(test_size),
+        train=train.first(train_size),
+        validation=validation,
+        test=test.first(test_size),
         classes=source.classes,
         notes=source.notes,
+        as_given=source.as_given,
     )
 
 
-def _fits(name: str, size: Any, least: int, most: int, why: str, remark: str = "") -> None:
-    if not isinstance(size, (int, np.integer)) or not least <= size <= most:
-        raise DataError(
-            f"{name}={size}{remark}: {why}; expected at least {least} and at most {most}."
-        )
-
-
-def check(dataset: str, source: Source) -> None:
-    """Checks what every dataset promises.
+def draw_test(name: str, split: Split) -> tuple[Split, Split]:
+    """(train, test) of examples without a test set: one in five is drawn, always the same.
 
     Args:
-        dataset: its name, for messages.
-        source: what it returned.
+        name: of the data, for messages.
+        split: the examples.
 
     Raises:
-        DataError: sets that do not match each other, pixels that are no numbers, or labels that
-            are no classes.
+        DataError: less than two examples.
     """
-    for name, split in (("train", source.train), ("test", source.test)):
-        images, labels = split.images, split.labels
-        if not 0 < len(images) == len(labels):
-            raise DataError(
-                f"{dataset}: {len(images)} {name} images and {len(labels)} {name} labels; "
-                "expected as many, and at least one."
-            )
-        if images.dtype not in (np.uint8, np.float32):
-            raise DataError(
-                f"{dataset}: {name} images of type {images.dtype}; expected uint8 from 0 to 255 or "
-                "float32 from 0 to 1."
-            )
-        for what, values in (("image", images), ("label", labels)):
-            if values.dtype.kind == "f" and not np.isfinite(values).all():
-                place = int(np.argwhere(~np.isfinite(values))[0][0])
-                raise DataError(
-                    f"{dataset}: {name} {what} {place} holds NaN or infinity; expected numbers. "
-                    f"Leave out that example, or mend it."
-                )
-        if labels.dtype.kind != "f":
-            wrong = np.flatnonzero((labels < 0) | (labels >= source.classes))
-            if len(wrong):
-                raise DataError(
-                    f"{dataset}: {name} label {wrong[0]} is {labels[wrong[0]]}; expected 0 to "
-                    f"{source.classes - 1}. A set without labels cannot be used."
-                )
-    sizes = source.train.images.shape[1:], source.test.images.shape[1:]
-    if sizes[0] != sizes[1]:
+    if len(split) < 2:
         raise DataError(
-            f"{dataset}: train images have the shape {sizes[0]} but test images {sizes[1]}; "
-            "expected one shape. Name files of one set."
+            f"{name}: {len(split)} examples and no test set; expected at least 2, one of them to "
+            "test on."
         )
+    order = np.random.default_rng(0).permutation(len(split))
+    test, train = np.split(order, [max(1, len(split) // TEST_SHARE)])
+    return split.take(train), split.take(test)
+
+
+def _shuffled(split: Split) -> Split:
+    return split.take(np.random.default_rng(0).permutation(len(split)))
+
+
+def _fits(name: str, size: Any, most: int, why: str) -> None:
+    if not isinstance(size, (int, np.integer)) or not 1 <= size <= most:
+        raise DataError(f"{name}={size}: {why}; expected at least 1 and at most {most}.")
 
 
 def number_classes(

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bn_keras import data
+from bn_keras.data.checks import check
 from bn_keras.data.reading.files import resolve
 from bn_keras.data.reading.pixels import to_pixels
 from bn_keras.data.splits import (
@@ -16,7 +17,6 @@ from bn_keras.data.splits import (
     Source,
     Split,
     Splits,
-    check,
     make_splits,
     number_classes,
 )
@@ -196,8 +196,8 @@ def test_data_beyond_the_memory_get_a_message(monkeypatch):
     ({"validation_size": -1}, "validation_size=-1: .* at least 1 and at most 11"),
     ({"train_size": 0.5}, "train_size=0.5: .* at least 1"),
     ({"validation_size": 0}, "validation_size=0: .* at least 1 and at most 11"),
-    ({"validation_size": 5000}, "size=5000, the default: the dataset has 12 training images; exp"),
-    ({"validation_size": None}, "validation_size=None: .* at least 1"),
+    ({"validation_size": 5000}, "validation_size=5000: the dataset has 12 training images; exp"),
+    ({"validation_size": 2.0}, "validation_size=2.0: .* at least 1"),
 ])
 def test_sizes_that_are_no_counts_are_refused(sizes, message):
     with pytest.raises(DataError, match=message):
