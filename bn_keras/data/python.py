@@ -14,7 +14,7 @@ import numpy as np
 
 from bn_keras.data.checks import check
 from bn_keras.data.nests import leaves
-from bn_keras.data.reading.arrays import Labels, label_array, number_labels, to_inputs
+from bn_keras.data.reading.arrays import label_array, number_labels, to_inputs
 from bn_keras.data.reading.tf_data import is_dataset, read_dataset
 from bn_keras.data.splits import DataError, Source, Split, draw_test
 from bn_keras.texts import plain
@@ -78,10 +78,17 @@ def from_python(data: Any, name: str = "data") -> Source:
     for which, given in sets.items():
         split = Split(inputs[which], labels.sets[which])
         splits[which] = _in_order(split) if is_dataset(given) else split
-    shown = tuple(plain(note) for note in [*notes, *labels.notes])
-    source = _source(name, splits, labels, shown)
-    check(name, source)
-    return source
+    train = splits["train"]
+    source = Source(
+        train, splits.get("test", train), labels.classes, validation=splits.get("validation"),
+        notes=tuple(plain(note) for note in (*notes, *labels.notes)), as_given=True,
+    )
+    check(name, source)  # before a test set is drawn: a message names examples as they were given
+    if "test" in splits:
+        return source
+    train, test = draw_test(name, train)
+    note = f"{plain(name)}: no test set given; {len(test):,} examples are drawn for it"
+    return dataclasses.replace(source, train=train, test=test, notes=(*source.notes, note))
 
 
 def _sets(name: str, data: Any) -> dict[str, Any]:
@@ -143,14 +150,3 @@ def _in_order(split: Split) -> Split:
         return hashlib.blake2b(content, digest_size=16).digest()
 
     return split.take(np.array(sorted(range(len(split)), key=key)))
-
-
-def _source(
-    name: str, splits: dict[str, Split], labels: Labels, notes: tuple[str, ...]
-) -> Source:
-    train, test = splits["train"], splits.get("test")
-    if test is None:
-        train, test = draw_test(name, train)
-        notes += (f"{plain(name)}: no test set given; {len(test):,} examples are drawn for it",)
-    source = Source(train, test, labels.classes, notes=notes, as_given=True)
-    return dataclasses.replace(source, validation=splits.get("validation"))

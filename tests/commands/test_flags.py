@@ -46,7 +46,7 @@ BAD = {
     "--logdir=/dev/null/x": "logdir='/dev/null/x': cannot be written to (Not a directory); name",
     "--data_dir=/nonexistent": "/nonexistent: no such folder; ",
     "--dataset=idx:": "expected idx:FOLDER",
-    "--dataset=quadratic --validation_size=100":
+    "--dataset=quadratic":
         "loss='sigmoid' of model='mnist_cnn' with dataset='quadratic', whose labels are numbers; "
         "expected a model for numbers, such as bad_init_mlp, or loss='squared'",
     "--sedes=3": "Unknown command line flag 'sedes'. Did you mean: seeds ?",
@@ -56,7 +56,10 @@ BAD = {
     "--loss=squared": "loss='squared' of model='mnist_cnn' with dataset='mnist', whose labels are",
     "--study=bad_init_regression --loss=softmax":
         "loss='softmax' of model='bad_init_mlp' with dataset='quadratic', whose labels are numbers",
-    "--dataset=quadratic": "validation_size=5000, the default: the dataset has ",
+    "--dataset=quadratic --validation_size=3000":
+        "validation_size=3000: the dataset has 2200 training images; expected at least 1 and at ",
+    "--image_size=32": "image_size=32: dataset 'mnist' comes as it is; leave image_size out, or ",
+    "--image_size=5000": "received '5000'; expected a whole number from 1 to 4,096",
     "is_bn": "unexpected argument 'is_bn'; expected flags like --seeds=3 (did you mean '--is_bn'?)",
     "--quick": "--quick without --study: expected a study, such as --study=learning_rates",
     "--steps=5 --epochs=1": "--steps=5 and --epochs=1.0: expected one of them",

@@ -10,6 +10,7 @@ import pytest
 
 from bn_keras import data
 from bn_keras.data.checks import check
+from bn_keras.data.nests import each, leaves
 from bn_keras.data.reading.files import resolve
 from bn_keras.data.reading.pixels import to_pixels
 from bn_keras.data.splits import (
@@ -97,6 +98,91 @@ def test_the_digest_is_computed_once():
     assert time.perf_counter() - middle < (middle - start) / 10
 
 
+def test_the_digest_changes_with_the_names_of_inputs_and_with_their_being_as_given():
+    array = part().images.astype(np.float32)
+
+    def digest(images, as_given=True):
+        split = Split(images, part().labels)
+        return Splits(split, split, split, classes=3, as_given=as_given).digest()
+
+    nests = [array, {"a": array, "b": array}, {"a": array, "c": array}, {"a": array}, (array,),
+             (array, array), (array, (array,)), {"a": (array,)}]
+    found = [*map(digest, nests), digest(array, as_given=False)]
+    assert len(set(found)) == len(found)
+    assert digest({"b": array, "a": array}) == digest({"a": array, "b": array})
+    assert digest([array, array]) == digest((array, array))
+
+
+# --- nests --------------------------------------------------------------------------------------
+
+
+def test_each_keeps_the_structure_and_leaves_names_the_places():
+    nest = {"b": [1, (2, 3)], "a": 4}
+    assert each(lambda value, other: value + other, nest, nest) == {"b": [2, (4, 6)], "a": 8}
+    assert list(leaves(nest, "x")) == [
+        ("x['a']", 4), ("x['b'][0]", 1), ("x['b'][1][0]", 2), ("x['b'][1][1]", 3)
+    ]
+
+
+def test_several_inputs_are_taken_and_cut_together():
+    numbers = np.arange(12, dtype=np.float32)
+    split = Split({"a": numbers[:, None], "b": (numbers,)}, np.arange(12, dtype=np.int32) % 3)
+    source = Source(split, split, 3, as_given=True)
+    check("here", source)
+    found = make_splits(source, train_size=4, validation_size=3, test_size=5)
+    parts = (found.train, found.validation, found.test)
+    assert [len(part) for part in parts] == [4, 3, 5] and found.scale == 1
+    for part_ in parts:
+        np.testing.assert_array_equal(part_.images["a"][:, 0], part_.images["b"][0])
+        np.testing.assert_array_equal(part_.images["b"][0] % 3, part_.labels)
+    taken = split.take(np.array([7, 2]))
+    assert taken.images["b"][0].tolist() == [7, 2] and taken.labels.tolist() == [1, 2]
+    assert split.first(2).images["a"].tolist() == [[0], [1]] and len(split.first(None)) == 12
+
+
+# --- validation ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count, expected", [
+    (60_000, 5000), (25_000, 5000), (24_999, 4999), (10, 2), (4, 1), (2, 1),
+])
+def test_the_validation_set_has_5000_examples_or_a_fifth(count, expected):
+    images = np.arange(count, dtype=np.float32)[:, None]
+    split = Split(images, images[:, 0])
+    found = make_splits(Source(split, split, 1, ordered=False))
+    assert (len(found.validation), len(found.train)) == (expected, count - expected)
+    assert found.validation.labels.tolist() == list(range(expected))
+
+
+def test_one_example_cannot_be_validated_on():
+    with pytest.raises(DataError, match="1 training images; expected at least 2"):
+        make_splits(Source(part(1), part(1), 3))
+
+
+def test_a_validation_set_that_came_with_the_data_is_taken_as_it_is():
+    source = Source(part(12), part(7), 3, ordered=False, validation=part(6))
+    found = make_splits(source, train_size=11)
+    assert len(found.train) == 11
+    np.testing.assert_array_equal(found.validation.images, part(6).images)
+    assert len(make_splits(source).train) == 12
+    assert len(make_splits(source, validation_size=2).validation) == 2
+    with pytest.raises(DataError, match="validation_size=7: the dataset has 6 validation images; "):
+        make_splits(source, validation_size=7)
+    with pytest.raises(DataError, match="train_size=13: the dataset has 12 training images; exp"):
+        make_splits(source, train_size=13)
+
+
+def test_every_set_of_an_ordered_source_is_shuffled_before_it_is_cut():
+    labels = np.repeat(np.arange(3, dtype=np.int32), 40)
+    split = Split(labels.astype(np.float32).reshape(-1, 1), labels)
+    source = Source(split, split, 3, validation=split)
+    found = make_splits(source, train_size=20, validation_size=20, test_size=20)
+    for part_ in (found.train, found.validation, found.test):
+        assert len(np.unique(part_.labels)) == 3, "cut off a set in order of class"
+        np.testing.assert_array_equal(part_.images[:, 0], part_.labels)
+    assert make_splits(source, 20, 20, 20).digest() == found.digest()
+
+
 # --- place --------------------------------------------------------------------------------------
 
 
@@ -163,6 +249,15 @@ UNFIT = {
     "negative label": (part(), part(12, labels=np.full(12, -1)), "test label 0 is -1; .* 0 to 2"),
     "large label": (part(12, labels=np.full(12, 3)), part(), "train label 0 is 3; expected 0 to 2"),
     "float64": (part(images=np.zeros((12, 3, 3, 1))), part(), "train images of type float64"),
+    "another type": (part(), part(images=np.zeros((12, 3, 3, 1), np.float32)),
+                     "train images are uint8 but test images float32"),
+    "several images": (Split((part().images,), part().labels), part(),
+                       "train images are a tuple of 1; expected one array"),
+    "labels of two axes": (part(12, labels=np.zeros((12, 2), np.int32)), part(),
+                           r"train labels are int32 of shape \(12, 2\)"),
+    "texts": (part(12, labels=np.array(["a"] * 12)), part(), "train labels are <U1 of shape"),
+    "columns that are not counted": (part(12, labels=np.zeros((12, 2), np.float32)), part(),
+                                     r"\(12, 2\) with classes=3"),
 }
 
 

@@ -43,6 +43,7 @@ def compared(accuracies, start="a", **overrides):
         if run.seed < len(accuracies[run.normalizer]):
             value = accuracies[run.normalizer][run.seed]
             digest = start if isinstance(start, str) else start[run.normalizer]
+            digest = f"{digest}{run.seed}"
             results.append(result(run, value, DIVERGED if value is None else OK, digest))
     return plan, results
 

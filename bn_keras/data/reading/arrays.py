@@ -47,7 +47,9 @@ def to_inputs(where: str, x: Any, count: int, notes: list[str]) -> Nest:
     """
     if isinstance(x, dict) and x:
         return {key: to_inputs(f"{where}[{key!r}]", x[key], count, notes) for key in x}
-    listed = isinstance(x, list) and len(x) != count and all(hasattr(part, "shape") for part in x)
+    listed = isinstance(x, list) and len(x) != count and all(
+        isinstance(part, (dict, tuple)) or hasattr(part, "shape") for part in x
+    )
     if (listed or isinstance(x, tuple)) and len(x):
         parts = [to_inputs(f"{where}[{n}]", part, count, notes) for n, part in enumerate(x)]
         return parts if isinstance(x, list) else tuple(parts)
