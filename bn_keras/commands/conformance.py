@@ -32,6 +32,9 @@ Severities, the worst first:
   robustness     bad batches, half precision, numbers far from zero, replicas
   convenience    what is accepted, and what errors say
 
+Example:
+  bn-keras conformance keras.layers.BatchNormalization --fail-on=drop-in
+
 Exit status: 0 nothing failed, 1 something failed, 2 the layer could not be judged.
 """
 MOST_CHARACTERS = 300  # of an evidence

@@ -10,6 +10,7 @@ from bn_keras.texts import encodable, plain
 if TYPE_CHECKING:
     from rich.console import Console
 
+HELP = ("-h", "--help")  # either asks a verb for its help
 INTERRUPTED = 130  # the exit status after Ctrl-C
 
 

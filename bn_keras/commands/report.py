@@ -4,7 +4,7 @@ import shlex
 from typing import TYPE_CHECKING, Sequence
 
 from bn_keras import experiment
-from bn_keras.commands.console import make_console, refuse
+from bn_keras.commands.console import HELP, make_console, refuse, say
 from bn_keras.registry import COMMANDS
 from bn_keras.report.report import Report
 from bn_keras.results import Store
@@ -12,6 +12,15 @@ from bn_keras.texts import plain
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+USAGE = """usage: bn-keras report WORK_DIR
+
+Prints and draws again what a work directory of `bn-keras train` holds: verdict, tables and picture,
+and the numbers as JSON and CSV. Nothing is trained, and TensorFlow is not loaded. Runs that are
+missing, as after Ctrl-C, are named.
+
+Example:
+  bn-keras report runs/mnist_cnn-mnist-sgd-3-af0d3b"""
 
 
 @COMMANDS.register(
@@ -26,6 +35,9 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit status: 0, 1 where the report cannot be written, 2 where there is none to write.
     """
+    if set(arguments) & {*HELP}:
+        say(USAGE)
+        return 0
     if len(arguments) != 1 or arguments[0].startswith("-"):
         return refuse(
             "bn-keras report", f"received {' '.join(arguments) or 'nothing'}; expected one "

@@ -103,6 +103,18 @@ def test_a_verb_from_outside_the_package_is_called_and_listed(monkeypatch, capsy
     assert main([]) == 0 and "greet" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("verb", COMMANDS.names())
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_every_verb_has_help_with_its_usage_and_an_example(verb, flag, capsys):
+    assert main([verb, flag]) == 0
+    output, errors = capsys.readouterr()
+    assert verb in output.splitlines()[0] or output.startswith("Trains a net")
+    assert f"bn-keras {verb}" in output.split("\n", 1)[1] and errors == ""
+    assert main([verb, "--hlep"]) == 2
+    output, errors = capsys.readouterr()
+    assert output == "" and f"bn-keras {verb}: " in errors
+
+
 def test_list_names_everything_that_has_a_name(capsys):
     assert main(["list"]) == 0
     output = capsys.readouterr().out

@@ -47,7 +47,7 @@ def test_report_prints_and_draws_a_work_directory_again(folder, capsys):
 @pytest.mark.parametrize(
     "arguments, expected",
     [([], "received nothing; expected one WORK_DIR"), (["a", "b"], "received a b; expected one"),
-     (["--help"], "received --help; expected one WORK_DIR"),
+     (["--hlep"], "received --hlep; expected one WORK_DIR"),
      (["/nonexistent"], "/nonexistent: no work directory of this version's train command")],
 )
 def test_what_is_no_work_directory_gets_one_line(arguments, expected, capsys):
