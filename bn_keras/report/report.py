@@ -1,5 +1,7 @@
 """The report on a plan's results, and the files that a work directory's report leaves.
 
+`exports` has its forms for notebooks, papers and pull requests.
+
 Nothing is claimed that the seeds cannot carry: fewer pairs than can decide are counted and not
 tested, and one seed gives its numbers alone. Every row keeps its status, and runs that are missing
 are named.
@@ -10,7 +12,8 @@ import dataclasses
 import io
 import json
 import math
-from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence
+import pathlib
+from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -18,18 +21,23 @@ from bn_keras import study as studies
 from bn_keras import verdicts
 from bn_keras.plan import PLAN_FILE, Plan
 from bn_keras.registry import FILES, TABLES
-from bn_keras.report import sentences
+from bn_keras.report import exports, sentences
 from bn_keras.report.findings import Arm, Compared, compare, outcome, summarize
 from bn_keras.results import RunResult, Store, write_atomically
 from bn_keras.study import Row
 
 if TYPE_CHECKING:
+    import pandas
+    from matplotlib.figure import Figure
     from rich.console import Console, ConsoleOptions, Group, RenderResult
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The findings on a plan's results. Printed on a rich console, it is the whole report as text.
+    """The findings on a plan's results.
+
+    `print(report)` and a rich console show the whole of it as text, a notebook as a table with its
+    picture.
 
     Attributes:
         plan: the Plan.
@@ -66,9 +74,7 @@ class Report:
         if study.axes:
             tables.append(Columns(*sentences.table_of_sweep(self)))
         if self.judged:
-            cells = [[found.claim.text, found.verdict, sentences.seen(found)]
-                     for found in self.judged]
-            tables.append(Columns(["claim", "verdict", "seen in seeds"], cells))
+            tables.append(Columns(*sentences.table_of_claims(self)))
         return Group(*(part for table in tables for part in (table, "")))
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
@@ -78,6 +84,41 @@ class Report:
         for note in self.notes:
             yield Paragraph(note, "dim")
         yield Paragraph(f"\n{self.verdict}\n")
+
+    def __str__(self) -> str:
+        return exports.to_text(self)
+
+    def __repr__(self) -> str:
+        return exports.in_one_line(self)
+
+    def _repr_html_(self) -> str:
+        return exports.to_html(self)
+
+    def frame(self) -> "pandas.DataFrame":
+        """A row for each run: arm, seed, status, outcome, settings that differ, metrics."""
+        return exports.frame(self)
+
+    def curves(self) -> "pandas.DataFrame":
+        """A row for each point of a curve: arm, seed, settings that differ, metric, step, value."""
+        return exports.curves(self)
+
+    def figure(self) -> "Figure":
+        """The picture, as a figure that pyplot does not know: nothing has to be closed."""
+        from bn_keras.report import figures  # matplotlib takes a second
+
+        return figures.compose(self.rows, _panels(self.plan), _title(self.plan))
+
+    def save_picture(self, path: Union[str, pathlib.Path]) -> None:
+        """Writes the picture as PNG, SVG or PDF, which the end of the path says."""
+        exports.save_picture(self, path)
+
+    def to_markdown(self) -> str:
+        """Verdict, arms, claims and notes in GitHub's Markdown."""
+        return exports.to_markdown(self)
+
+    def to_latex(self) -> str:
+        r"""The table of arms as a LaTeX tabular, for `\usepackage{booktabs}`."""
+        return exports.to_latex(self)
 
     def to_json(self) -> str:
         """All of the report as a strict JSON text; what is infinite or missing is null."""
@@ -141,18 +182,14 @@ def make_report(
     )
 
 
-def write(store: Store) -> Report:
-    """Writes a work directory's report into it.
-
-    Writes `results.json`, `results.csv`, `picture.png`, and the text files and animations that the
-    study has.
+def read(store: Store) -> Report:
+    """The report on a work directory, as far as its runs are finished; writes nothing.
 
     Args:
         store: Store of the work directory.
 
     Raises:
         ValueError: the folder has no plan of this version, or no readable result.
-        OSError: the report cannot be written.
     """
     try:
         plan = Plan.from_json((store.work_dir / PLAN_FILE).read_text(encoding="utf-8"))
@@ -172,11 +209,27 @@ def write(store: Store) -> Report:
         raise ValueError(f"{store.work_dir}: not one of its {len(plan.runs)} runs can be reported "
                          f"({reasons})")
     report = make_report(plan, results, missing)
-    report = dataclasses.replace(report, rows=_with_frames(store, report))
+    return dataclasses.replace(report, rows=_with_frames(store, report))
+
+
+def write(store: Store) -> Report:
+    """Writes a work directory's report into it.
+
+    Writes `results.json`, `results.csv`, `picture.png`, and the text files and animations that the
+    study has.
+
+    Args:
+        store: Store of the work directory.
+
+    Raises:
+        ValueError: as for `read`.
+        OSError: the report cannot be written.
+    """
+    report = read(store)
     # The numbers first: a picture that fails must not cost them.
     write_atomically(store.work_dir / "results.csv", report.to_csv())
     write_atomically(store.work_dir / "results.json", report.to_json())
-    for name in plan.study.files:
+    for name in report.plan.study.files:
         for file, text in FILES.get(name)(report.rows).items():
             write_atomically(store.work_dir / file, text)
     _write_pictures(store, report)
@@ -235,14 +288,18 @@ def _title(plan: Plan) -> str:
     return f"{plan.study.question}\n{', '.join(told).replace(', on ', ' on ')}"
 
 
+def _panels(plan: Plan) -> list[str]:
+    """The names of the picture's figures, each with its argument."""
+    return [f"outcomes:{plan.study.compared}" if name == "outcomes" else name
+            for name in plan.study.figures]
+
+
 def _write_pictures(store: Store, report: Report) -> None:
     from bn_keras.report import animation, figures  # matplotlib takes a second
 
     study = report.plan.study
-    names = [f"outcomes:{study.compared}" if name == "outcomes" else name
-             for name in study.figures]
-    if names:
-        picture = figures.picture(report.rows, names, _title(report.plan))
+    if study.figures:
+        picture = figures.picture(report.rows, _panels(report.plan), _title(report.plan))
         write_atomically(store.work_dir / "picture.png", picture)
     captured = {row.arm: row for row in report.rows if row.frames}
     for name, (upper, lower) in study.animations.items():

@@ -280,6 +280,12 @@ def table_of_arms(report: "Report") -> tuple[list[str], list[list[str]]]:
     return headings + (["seconds per run"] if timed else []), cells
 
 
+def table_of_claims(report: "Report") -> tuple[list[str], list[list[str]]]:
+    """(headings, cells) of the table of claims."""
+    cells = [[found.claim.text, found.verdict, seen(found)] for found in report.judged]
+    return ["claim", "verdict", "seen in seeds"], cells
+
+
 def _asked_for(report: "Report") -> list[str]:
     """The metrics, beside the study's columns, of probes that its own settings do not name."""
     plan, study = report.plan, report.plan.study

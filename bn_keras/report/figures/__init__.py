@@ -13,6 +13,7 @@ import math
 import warnings
 from typing import Any, Sequence
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -24,6 +25,10 @@ from bn_keras.texts import in_picture
 PANEL_INCHES = (5.0, 4.3)
 MOST_COLUMNS = 3
 DPI = 100
+# Kinds of files to the entries that would hold the time.
+KINDS: dict[str, dict[str, None]] = {
+    "png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None},
+}
 
 
 def draw(name: str, rows: Sequence[Row], ax: Axes) -> Axes:
@@ -42,16 +47,25 @@ def draw(name: str, rows: Sequence[Row], ax: Axes) -> Axes:
     return drawn
 
 
+class Picture(Figure):
+    """A Figure that a notebook shows whether or not pyplot is loaded."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
+
+
 def picture(rows: Sequence[Row], names: Sequence[str], title: str) -> bytes:
+    """The bytes of a PNG of panels; arguments and errors as for `compose`."""
+    return png(compose(rows, names, title))
+
+
+def compose(rows: Sequence[Row], names: Sequence[str], title: str) -> Picture:
     """Panels side by side under one title.
 
     Args:
         rows: what they draw.
         names: of registered figures, `NAME` or `NAME:ARGUMENT`.
         title: plain text, of any length and of one or more lines.
-
-    Returns:
-        The picture as the bytes of a PNG.
 
     Raises:
         UnknownName: there is no such figure.
@@ -62,7 +76,7 @@ def picture(rows: Sequence[Row], names: Sequence[str], title: str) -> bytes:
     columns = min(len(names), MOST_COLUMNS)
     height = math.ceil(len(names) / columns)
     width, panel = PANEL_INCHES
-    figure = Figure(figsize=(width * columns, panel * height + 0.4))
+    figure = Picture(figsize=(width * columns, panel * height + 0.4))
     figure.set_layout_engine("constrained", wspace=0.06)
     axes = list(figure.subplots(height, columns, squeeze=False).ravel())
     while len(axes) > len(names):
@@ -74,16 +88,28 @@ def picture(rows: Sequence[Row], names: Sequence[str], title: str) -> bytes:
     # The suptitle does not wrap by itself; an inch holds some 11 characters of this size.
     lines = [wrapped(in_picture(line), int(11 * width * columns)) for line in title.splitlines()]
     figure.suptitle("\n".join(lines), fontsize=11)
-    return png(figure)
+    return figure
 
 
 def png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG."""
+    return render(figure, "png")
+
+
+def render(figure: Figure, kind: str) -> bytes:
+    """A figure as the bytes of a file; equal figures give equal bytes.
+
+    Args:
+        figure: Figure.
+        kind: one of KINDS.
+    """
     content = io.BytesIO()
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), matplotlib.rc_context(
+        {"svg.hashsalt": "bn_keras", "pdf.fonttype": 42}  # journals refuse matplotlib's type 3
+    ):
         # A name in a script that the font lacks is drawn as boxes.
         warnings.filterwarnings("ignore", message="Glyph .* missing from", category=UserWarning)
-        figure.savefig(content, format="png", dpi=DPI)
+        figure.savefig(content, format=kind, dpi=DPI, metadata=KINDS[kind])
     return content.getvalue()
 
 
