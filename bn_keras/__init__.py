@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, List
 from bn_keras.loading import register_layers
 
 if TYPE_CHECKING:  # editors and type checkers see the names where they are
+    from bn_keras.api import load, run
     from bn_keras.batch_norm.layer import BatchNorm
     from bn_keras.config import ConfigError, RunConfig
     from bn_keras.normalizers.activated import ActivatedBatchNorm
@@ -36,6 +37,8 @@ __all__ = [
     "RunResult",
     "Store",
     "__version__",
+    "load",
+    "run",
     "statistics",
 ]
 
@@ -51,6 +54,8 @@ _HOMES = {
     "RunConfig": "bn_keras.config",
     "RunResult": "bn_keras.results",
     "Store": "bn_keras.results",
+    "load": "bn_keras.api",
+    "run": "bn_keras.api",
     "statistics": "bn_keras.surgery.statistics",
 }
 

@@ -6,15 +6,14 @@ from typing import Any, Dict, List, Optional, Sequence
 
 from absl import flags as absl_flags
 
-from bn_keras import experiment
+from bn_keras import api, experiment
 from bn_keras.commands import flags
 from bn_keras.commands.console import INTERRUPTED, make_console, refuse, say
 from bn_keras.commands.report import show
 from bn_keras.config import RUN_FIELDS, ConfigError
-from bn_keras.data import DataError, absolute
+from bn_keras.data import DataError
 from bn_keras.plan import Plan, make_plan
 from bn_keras.registry import COMMANDS, PartError, UnknownName
-from bn_keras.texts import plain
 
 
 @COMMANDS.register(
@@ -61,51 +60,29 @@ def _plan(options: Dict[str, Any]) -> Plan:
         name: options[name] for name in options["given"]
         if name in RUN_FIELDS and name != "normalizer"
     }
-    # The same data from every working directory; a folder alone goes with the study's own dataset.
-    dataset, data_dir = absolute(options["dataset"], options["data_dir"])
-    overrides.update(
-        (name, value) for name, value in (("dataset", dataset), ("data_dir", data_dir))
-        if name in overrides
-    )
     arms: List[str] = [name.strip() for name in (options["arms"] or "").split(";") if name.strip()]
     return make_plan(
-        study, overrides, seeds=options["seeds"], first_seed=options["first_seed"],
-        quick=options["quick"], arms=arms,
+        study, api.same_data_everywhere(overrides), seeds=options["seeds"],
+        first_seed=options["first_seed"], quick=options["quick"], arms=arms,
         normalizers=flags.normalizers(options) if study == "comparison" else None,
     )
 
 
 def _train(work: experiment.Work, workers: Optional[int]) -> int:
     console = make_console()
-
-    def tell(text: str) -> None:
-        console.print(plain(text), markup=False, soft_wrap=True)
-
-    planned, missing = len(work.plan.runs), len(work.missing())
-    for note in work.notes:
-        tell(note)
-    if missing < planned:
-        tell(f"{planned - missing} of {planned} runs are stored in {work.store.work_dir} and are "
-             "not repeated (delete the folder to train them again)")
     interrupted = False
-    if missing:
-        at_once = experiment.workers_of(work.plan, workers)
-        tell(f"{missing} to train, {at_once} at a time; loading TensorFlow")
-        from bn_keras.writers.terminal import Terminal
-
-        with Terminal(console) as terminal:
-            try:
-                for result in experiment.train(work, workers, terminal.stack):
-                    terminal.stored(work.store.run_name(result.config), result)
-            except KeyboardInterrupt:
-                interrupted = True
+    try:
+        api.train_and_tell(work, workers, console)
+    except KeyboardInterrupt:
+        interrupted = True
+    planned = len(work.plan.runs)
     done = planned - len(work.missing()) if interrupted else planned
     if not done:
-        tell("stopped before the first run was finished; nothing to report")
+        api.tell(console, "stopped before the first run was finished; nothing to report")
         return INTERRUPTED
     show(console, work.store, experiment.report(work.store))
     if interrupted:
-        tell(f"stopped: {done} of {planned} runs are finished and kept; the same command goes on "
-             "with the rest")
+        api.tell(console, f"stopped: {done} of {planned} runs are finished and kept; the same "
+                          "command goes on with the rest")
         return INTERRUPTED
     return 0
