@@ -294,7 +294,7 @@ def _data(data: Any) -> str:
     digest = hashlib.blake2b()
     for split in (source.train, source.validation, source.test):
         if split is not None:
-            digest.update(split.digest())
+            split.add_to(digest)
     return own.give("data", source, digest.digest())
 
 

@@ -62,6 +62,7 @@ SHARE = _number(lambda v: 0 <= v < 1, "a number from 0 to below 1, such as 0.5")
 NOT_NEGATIVE = _number(lambda v: v >= 0, "a number of at least 0, such as 0.001")
 NUMBER = _number(lambda v: True, "a number, such as 0.1")
 EPOCHS = _number(lambda v: 0 < v <= 10_000, "a number greater than 0 and at most 10,000")
+DEPTH = _whole(1, 1000)
 COUNT = _whole(1, 100_000_000)
 STEPS = _whole(1, 1_000_000)  # the indices of all batches of a run lie in memory
 INDEX = _whole(0, 2**31 - 1)
@@ -137,6 +138,10 @@ class ModelSettings:
     weights: Optional[str] = setting(
         None, "of a finished net of yours; unset: given, all seeds start from the weights that it "
         "has; new draws them anew for each seed", one_of(("given", "new")), graph=False,
+    )
+    depth: Optional[int] = setting(
+        None, "number of layers, as the model counts them; unset: the model's own", DEPTH,
+        graph=True,
     )
     dtype_policy: str = setting(
         "float32", "exact everywhere; mixed_bfloat16 is faster on processors that have it",

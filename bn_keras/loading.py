@@ -18,11 +18,15 @@ LAYERS = (
     "bn_keras.batch_norm.layer",
     "bn_keras.normalizers.activated",
     "bn_keras.normalizers.conditional",
+    "bn_keras.normalizers.dyt",
+    "bn_keras.normalizers.filter_response",
     "bn_keras.normalizers.frozen",
     "bn_keras.normalizers.ghost",
     "bn_keras.normalizers.group",
+    "bn_keras.normalizers.instance",
     "bn_keras.normalizers.renorm",
-    "bn_keras.models.blocks",
+    "bn_keras.normalizers.rms",
+    "bn_keras.models.layers",
 )
 
 

@@ -29,6 +29,11 @@ _LOADED: Dict[str, Any] = {}
 TRIED = 2  # examples on which a new net is tried
 # Settings that only the toolkit's own models read.
 OF_OUR_MODELS = ("activation", "initializer", "bias", "dropout", "l2", "depth")
+# Normalizers that do more than a layer at their place can.
+CHANGE_THE_NET = [
+    name for name in NORMALIZERS.names()
+    if {"standardizes_kernels", "scales_branches"} & set(NORMALIZERS.properties(name))
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +103,9 @@ def task(config: RunConfig, model: keras.Model, splits: Splits) -> Told:
 
 
 def _ours(config: RunConfig, splits: Splits, runs: Optional[int]) -> keras.Model:
+    properties: Dict[str, Any] = {}
+    if not own.is_own(config.normalizer):
+        properties = NORMALIZERS.properties(config.normalizer)
     spec = ModelSpec(
         input_shape=splits.train.images.shape[1:],
         classes=splits.classes,
@@ -110,7 +118,10 @@ def _ours(config: RunConfig, splits: Splits, runs: Optional[int]) -> keras.Model
         bias=config.bias,
         dropout=config.dropout,
         l2=config.l2,
+        depth=config.depth,
         runs=runs,
+        standardizes_kernels=properties.get("standardizes_kernels", False),
+        scales_branches=properties.get("scales_branches", False),
     )
     try:
         return MODELS.get(config.model)(spec)
@@ -267,10 +278,10 @@ def _factory(config: RunConfig) -> Tuple[Callable[..., Any], List[Any]]:
     """`(name=None) -> layer` for a user's function, and a list that gets every layer it made."""
     made: List[Any] = []
     make = _normalizer(config)
-    if not own.is_own(config.normalizer) and NORMALIZERS.properties(config.normalizer).get("standardizes_kernels"):
+    if config.normalizer in CHANGE_THE_NET:
         raise ConfigError(
             f"normalizer={config.normalizer!r} with model={own.short(config.model)!r}: it changes "
-            "the layers in front of it, which only the toolkit's models let it do; expected another"
+            "more than its own place, which only the toolkit's models let it do; expected another"
         )
 
     def normalizer(name: Optional[str] = None) -> Any:

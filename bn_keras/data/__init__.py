@@ -7,6 +7,7 @@ A dataset is asked for as `name` or `name:argument`, such as `mnist`, `tfds:fash
 
 from typing import Any, Dict, Optional, Tuple
 
+from bn_keras import own
 from bn_keras.data.checks import check
 from bn_keras.data.python import from_python
 from bn_keras.data.reading.files import resolve
@@ -28,7 +29,8 @@ def load(
     """Reads a dataset into memory and splits it.
 
     Args:
-        dataset: `name` or `name:argument`, or `my_data.py:load` or `my_package.data:load`.
+        dataset: `name` or `name:argument`, or `my_data.py:load` or `my_package.data:load`; or the
+            name that `own.give` has given to a Source.
         data_dir: folder to read from; None means the dataset's own place.
         train_size, validation_size, test_size: as for `make_splits`.
         image_size: pixels a side that images are resized to; None leaves them as they are.
@@ -42,7 +44,10 @@ def load(
     """
     options: Dict[str, Any] = {} if image_size is None else {"image_size": image_size}
     try:
-        if is_object_name(dataset):
+        if own.is_own(dataset):
+            _check_options(dataset, {}, options)
+            source = own.get(dataset)
+        elif is_object_name(dataset):
             _check_options(dataset, {}, options)
             source = _of_a_function(dataset, data_dir)
         else:
@@ -68,6 +73,8 @@ def absolute(dataset: str, data_dir: Optional[str] = None) -> Tuple[str, Optiona
         UnknownName: no such dataset.
         DataError: a path that cannot be resolved, such as one of an unknown ~user.
     """
+    if own.is_own(dataset):
+        return dataset, None
     if is_object_name(dataset):
         return absolute_name(dataset, None if data_dir is None else str(resolve(data_dir))), None
     name, _, argument = dataset.partition(":")

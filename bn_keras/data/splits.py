@@ -48,6 +48,12 @@ class Split:
         """The examples of these indices."""
         return Split(each(lambda array: array[indices], self.images), self.labels[indices])
 
+    def add_to(self, digest: Any) -> None:
+        """Updates a digest of hashlib's with every value, shape and dtype."""
+        for path, array in (*leaves(self.images), ("", self.labels)):
+            digest.update(f"{path}{array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+
     def first(self, count: Optional[int]) -> "Split":
         """The first `count` examples; None takes all."""
         return self.between(0, count)
@@ -107,7 +113,7 @@ class Splits:
 
         1 for inputs that are fed as they are.
         """
-        return 1 / 255 if not self.as_given and self.train.images.dtype == np.uint8 else 1.0
+        return 1 / 255 if getattr(self.train.images, "dtype", None) == np.uint8 else 1.0
 
     @property
     def regression(self) -> bool:
@@ -126,9 +132,7 @@ class Splits:
         kind = f"{self.classes} {self.scale}" + " as given" * self.as_given
         total = hashlib.blake2b(kind.encode(), digest_size=8)
         for split in (self.train, self.validation, self.test):
-            for path, array in (*leaves(split.images), ("", split.labels)):
-                total.update(f"{path}{array.dtype.str} {array.shape}".encode())
-                total.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            split.add_to(total)
         return total.hexdigest()
 
 

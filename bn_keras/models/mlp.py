@@ -31,14 +31,14 @@ def ioffe_mlp(spec: ModelSpec) -> keras.Model:
 def _deep(spec: ModelSpec, name: str, normalize_logits: bool) -> keras.Model:
     blocks = Blocks(spec, lambda seed: keras.initializers.HeNormal(seed=seed))
     inputs, x = blocks.inputs()
-    x = _hidden(blocks, blocks.flatten(x), 5, 100)
+    x = _hidden(blocks, blocks.flatten(x), blocks.depth(5), 100)
     x = blocks.dense(x, spec.classes, "logits_dense", normalize=normalize_logits, activate=False)
     return blocks.model(inputs, x, name)
 
 
 @MODELS.register("deep_mlp", loss="softmax", stacks=True, xla=True)
 def deep_mlp(spec: ModelSpec) -> keras.Model:
-    """5 x 100 with He's initialization; the logits are not normalized."""
+    """5 x 100 with He's initialization (`depth` x 100); the logits are not normalized."""
     return _deep(spec, "deep_mlp", normalize_logits=False)
 
 

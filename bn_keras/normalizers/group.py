@@ -21,6 +21,8 @@ class GroupNorm(keras.layers.GroupNormalization):
         *args, **kwargs: as for keras.layers.GroupNormalization.
     """
 
+    groups: int
+
     def build(self, input_shape: Sequence[Optional[int]]) -> None:
         channels = input_shape[self.axis]
         if channels is not None:  # else Keras's own error
