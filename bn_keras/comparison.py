@@ -9,7 +9,7 @@ the study `comparison`, as from the command line.
 
 import hashlib
 import pathlib
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def compare(
     return api.finish(plan, logdir, workers, progress)
 
 
-def _split(settings: Mapping[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Sequence[Any]]]:
+def _split(settings: Mapping[str, Any]) -> Tuple[Dict[str, Any], Dict[str, List[Any]]]:
     """Settings with one value, and those with several."""
     several = {
         name: list(value) for name, value in settings.items()
@@ -312,7 +312,7 @@ def _arms(arms: Arms) -> List[str]:
         if isinstance(arm, str):
             found.append(arm)
         elif callable(arm):
-            label = name or getattr(arm, "__name__", type(arm).__name__)
+            label = name or str(getattr(arm, "__name__", type(arm).__name__))
             found.append(own.give(label, arm, [label, own.source_of(arm)]))
         else:
             raise ConfigError(

@@ -23,7 +23,6 @@ from bn_keras.report.report import Report, write
 from bn_keras.results import RunResult, Store, write_atomically
 from bn_keras.writers import Writer
 
-
 TIMED = 3  # graphs that an estimate looks at
 
 

@@ -39,10 +39,23 @@ def clipped_softmax(labels: Any, logits: Any) -> Any:
 
 @LOSSES.register("squared", numbers=True)
 def squared(targets: Any, outputs: Any) -> Any:
-    """Squared error.
+    """Squared error, the mean over all but the batch axis.
 
     Args:
-        targets: numbers, shape (batch,).
-        outputs: shape (batch, 1).
+        targets: numbers, shape (batch, ...).
+        outputs: of the same shape; (batch, 1) and (batch,) go together, too.
+
+    Raises:
+        ValueError: other shapes.
     """
-    return ops.square(outputs[:, 0] - ops.cast(targets, outputs.dtype))
+    t, o = (x if len(x.shape) > 1 else ops.expand_dims(x, -1) for x in (targets, outputs))
+    same = len(t.shape) == len(o.shape) and all(
+        one == other or None in (one, other) for one, other in zip(t.shape, o.shape)
+    )
+    if not same:
+        raise ValueError(
+            f"squared: targets of shape {tuple(targets.shape)}, outputs of shape "
+            f"{tuple(outputs.shape)}; expected equal shapes, or (batch,) and (batch, 1)"
+        )
+    errors = ops.square(o - ops.cast(t, o.dtype))
+    return ops.mean(errors, list(range(1, len(errors.shape))))

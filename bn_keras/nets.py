@@ -92,7 +92,7 @@ def task(config: RunConfig, model: keras.Model, splits: Splits) -> Told:
     if config.loss is not None and own.is_own(config.loss):
         return Told(_keras_task(own.get(config.loss), splits))
     if config.loss is not None or not is_own_net(config.model):
-        return Told(Task(LOSSES.get(loss_name(config, numbers))))
+        return Told(Task(LOSSES.get(loss_name(config, numbers) or "")))
     source = _source(config.model)
     compiled = source if isinstance(source, keras.Model) else model
     if getattr(compiled, "compiled", False) and compiled.loss is not None:

@@ -459,11 +459,16 @@ def _check_overrides(study: Study, overrides: Mapping[str, Any]) -> None:
         )
 
 
+def _of_the_user(name: str) -> bool:
+    """Whether a setting names something of the user's own, which is in no registry."""
+    return is_own_net(name) or objects.is_object_name(name)
+
+
 def _check_names(run: RunConfig) -> None:
     for field, registry in REGISTRIES.items():
         value = getattr(run, field)
         for name in value if isinstance(value, tuple) else [value]:
-            if name is not None and not own.is_own(name) and not name.startswith(APPLICATIONS):
+            if name is not None and not _of_the_user(name):
                 registry.check(
                     name.partition(":")[0] if field in ("dataset", "measure") else name
                 )

@@ -10,7 +10,7 @@ from bn_keras.registry import MODELS
 def conv_bn_relu(spec: ModelSpec) -> keras.Model:
     """3x3x32, pool, 3x3x64, pool, dense classes, without padding; the logits are not normalized."""
     blocks = Blocks(spec)
-    inputs, x = blocks.inputs()
+    inputs, x = blocks.inputs(least=10)
     x = blocks.conv(x, 32, 3, "conv1", padding="valid", pool=2)
     x = blocks.conv(x, 64, 3, "conv2", padding="valid", pool=2)
     x = blocks.dense(blocks.flatten(x), spec.classes, "dense", normalize=False, activate=False)

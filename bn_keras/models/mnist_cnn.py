@@ -14,7 +14,7 @@ def mnist_cnn(spec: ModelSpec) -> keras.Model:
     Weights start from a truncated normal of .1 and biases at .1 in every arm.
     """
     blocks = Blocks(spec, _truncated_normal, bias=0.1)
-    inputs, x = blocks.inputs()
+    inputs, x = blocks.inputs(least=4)
     x = blocks.conv(x, 32, 5, "conv1", normalize=False, pool=2)
     x = blocks.conv(x, 64, 5, "conv2", pool=2)
     x = blocks.dense(blocks.flatten(x), 1024, "dense1")

@@ -49,9 +49,10 @@ def test_conv_bn_relu_is_the_specified_net():
 
 @pytest.mark.parametrize("model", MODELS.names())
 def test_a_bias_stands_only_where_no_normalizer_has_an_offset(model):
-    for layer in build(model, "batch").layers:
+    net = build(model, "batch")
+    for layer in net.layers:
         if hasattr(layer, "use_bias"):
-            followed = any(norm.name == f"{layer.name}_norm" for norm in normalizers(build(model)))
+            followed = any(norm.name == f"{layer.name}_norm" for norm in normalizers(net))
             assert layer.use_bias != followed, layer.name
     without = build(model, "none").layers
     assert all(layer.use_bias for layer in without if hasattr(layer, "use_bias"))
