@@ -13,6 +13,7 @@ from bn_keras.loading import register_layers
 if TYPE_CHECKING:  # editors and type checkers see the names where they are
     from bn_keras.api import load, run
     from bn_keras.batch_norm.layer import BatchNorm
+    from bn_keras.comparison import compare
     from bn_keras.config import ConfigError, RunConfig
     from bn_keras.normalizers.activated import ActivatedBatchNorm
     from bn_keras.normalizers.conditional import ConditionalBatchNorm
@@ -37,6 +38,7 @@ __all__ = [
     "RunResult",
     "Store",
     "__version__",
+    "compare",
     "load",
     "run",
     "statistics",
@@ -48,6 +50,7 @@ _HOMES = {
     "BatchRenorm": "bn_keras.normalizers.renorm",
     "ConditionalBatchNorm": "bn_keras.normalizers.conditional",
     "ConfigError": "bn_keras.config",
+    "compare": "bn_keras.comparison",
     "FrozenBatchNorm": "bn_keras.normalizers.frozen",
     "GhostBatchNorm": "bn_keras.normalizers.ghost",
     "Ramp": "bn_keras.normalizers.renorm",

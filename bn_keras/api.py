@@ -6,13 +6,15 @@ The verb `train` shares `train_and_tell` and `same_data_everywhere`.
 """
 
 import pathlib
-from typing import TYPE_CHECKING, Any, Dict, Mapping, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+
+import numpy as np
 
 from bn_keras import experiment
 from bn_keras.config import COUNT, INDEX, RUN_FIELDS, ConfigError, check_value
 from bn_keras.data import absolute
 from bn_keras.plan import Plan, make_plan
-from bn_keras.registry import STUDIES
+from bn_keras.registry import STUDIES, did_you_mean
 from bn_keras.report.report import Report, read
 from bn_keras.results import Store
 from bn_keras.texts import plain
@@ -47,7 +49,8 @@ def run(
         logdir: folder in which a work directory for these settings is made.
         workers: how many nets are trained at the same time; None for as many as there are cores.
         progress: whether to tell how far it is; False prints nothing.
-        **settings: fields of RunConfig, in place of the study's own in every arm.
+        **settings: fields of RunConfig, in place of the study's own in every arm. In "comparison" a
+            list of values makes an axis: learning_rate=[0.01, 0.1].
 
     Returns:
         The Report on all runs in the work directory, those of earlier calls with other arms or
@@ -77,9 +80,12 @@ def run(
             f"normalizer={settings['normalizer']!r}: expected arms in its place, such as "
             f"arms=['none', {settings['normalizer']!r}]"
         )
+    values, axes = split(settings)
+    as_normalizers = bool(takes_normalizers and arms)
     plan = make_plan(
-        study, same_data_everywhere(settings), seeds=seeds, first_seed=first_seed, quick=quick,
-        **{"normalizers" if takes_normalizers and arms else "arms": arms},
+        study, same_data_everywhere(values), seeds=seeds, first_seed=first_seed, quick=quick,
+        arms=() if as_normalizers else arms, normalizers=arms if as_normalizers else None,
+        axes=axes,
     )
     return finish(plan, logdir, workers, progress)
 
@@ -149,6 +155,29 @@ def train_and_tell(
 def tell(console: "Console", text: str) -> None:
     """Prints a sentence in one line, of whatever length; it is no markup."""
     console.print(plain(text), markup=False, soft_wrap=True)
+
+
+def split(settings: Mapping[str, Any]) -> Tuple[Dict[str, Any], Dict[str, List[Any]]]:
+    """Settings with one value, and those with several, which make axes.
+
+    Raises:
+        ConfigError: a setting that does not exist.
+    """
+    several = {
+        name: list(value) for name, value in settings.items()
+        if isinstance(value, (list, tuple, np.ndarray, range)) and name != "measure"
+    }
+    for name in settings:
+        if name not in RUN_FIELDS:
+            raise ConfigError(
+                f"unknown setting {name!r}{did_you_mean(name, RUN_FIELDS)}; expected fields of "
+                f"RunConfig: {', '.join(RUN_FIELDS)}"
+            )
+    axes = {
+        name: [value.item() if isinstance(value, np.generic) else value for value in values]
+        for name, values in several.items()
+    }
+    return {name: v for name, v in settings.items() if name not in several}, axes
 
 
 def same_data_everywhere(settings: Mapping[str, Any]) -> Dict[str, Any]:

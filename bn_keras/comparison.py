@@ -17,7 +17,7 @@ from bn_keras import api, own
 from bn_keras.config import RUN_FIELDS, ConfigError
 from bn_keras.data.python import from_python
 from bn_keras.plan import full_name, is_own_net, make_plan
-from bn_keras.registry import LOSSES, OPTIMIZERS, did_you_mean
+from bn_keras.registry import LOSSES, OPTIMIZERS
 from bn_keras.report.report import Report
 
 Arms = Union[Sequence[Any], Mapping[str, Any]]
@@ -104,7 +104,7 @@ def compare(
             f"normalizer={settings['normalizer']!r}: expected arms in its place, such as "
             f"arms=['none', {settings['normalizer']!r}]"
         )
-    values, axes = _split(settings)
+    values, axes = api.split(settings)
     given, compiled = _model(model)
     measured: List[str] = list(values.pop("measure", compiled.pop("measure", ())))
     taken = {"optimizer": optimizer, "loss": loss}
@@ -131,25 +131,6 @@ def compare(
         normalizers=_arms(arms), axes=axes,
     )
     return api.finish(plan, logdir, workers, progress)
-
-
-def _split(settings: Mapping[str, Any]) -> Tuple[Dict[str, Any], Dict[str, List[Any]]]:
-    """Settings with one value, and those with several."""
-    several = {
-        name: list(value) for name, value in settings.items()
-        if isinstance(value, (list, tuple, np.ndarray, range)) and name != "measure"
-    }
-    for name in settings:
-        if name not in RUN_FIELDS:
-            raise ConfigError(
-                f"unknown setting {name!r}{did_you_mean(name, RUN_FIELDS)}; expected fields of "
-                f"RunConfig: {', '.join(RUN_FIELDS)}"
-            )
-    axes = {
-        name: [value.item() if isinstance(value, np.generic) else value for value in values]
-        for name, values in several.items()
-    }
-    return {name: v for name, v in settings.items() if name not in several}, axes
 
 
 def _model(model: Any) -> Tuple[str, Dict[str, Any]]:

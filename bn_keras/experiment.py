@@ -92,7 +92,8 @@ def prepare(plan: Plan, logdir: Union[str, pathlib.Path] = "runs") -> Work:
             plan = plan.of_numbers()
         _check_data(plan, config, splits[settings])
     notes = dict.fromkeys(note for split in splits.values() for note in split.notes)
-    store = Store(_make_folder(pathlib.Path(logdir), plan.folder_name()))
+    store = store_of(plan, logdir)
+    _make_folder(store.work_dir)
     known = _with_earlier_runs(plan, store)
     stale = _of_other_data(known, store, splits)
     for config in stale:
@@ -238,18 +239,28 @@ def _check_data(plan: Plan, config: RunConfig, splits: Splits) -> None:
     loss_name(config, splits.regression)
 
 
-def _make_folder(logdir: pathlib.Path, name: str) -> pathlib.Path:
+def store_of(plan: Plan, logdir: Union[str, pathlib.Path]) -> Store:
+    """The Store of a plan's work directory, which may not be there yet."""
     try:
-        path = logdir.expanduser() / name
+        return Store(pathlib.Path(logdir).expanduser() / plan.folder_name())
+    except RuntimeError as error:  # no such ~user
+        raise _unwritable(logdir, error) from error
+
+
+def _make_folder(path: pathlib.Path) -> None:
+    try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
-    except (OSError, RuntimeError, ValueError) as error:  # no such ~user, a NUL in the name
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(
-            f"logdir={str(logdir)!r}: cannot be written to ({reason}); name another folder."
-        ) from error
-    return path
+    except (OSError, ValueError) as error:  # or a NUL in the name
+        raise _unwritable(path.parent, error) from error
+
+
+def _unwritable(logdir: Union[str, pathlib.Path], error: Exception) -> ConfigError:
+    reason = getattr(error, "strerror", None) or error
+    return ConfigError(
+        f"logdir={str(logdir)!r}: cannot be written to ({reason}); name another folder."
+    )
 
 
 def _with_earlier_runs(plan: Plan, store: Store) -> Plan:
