@@ -1,8 +1,8 @@
-"""Damages good files at random for a while: `python fuzz_data.py csv|idx|pickle|tfds SECONDS`.
+"""Damages good files at random for a while: `python fuzz_data.py KIND SECONDS`.
 
 Anything but DataError ends the process: another exception, a crash, a refused allocation. So does
 one file that takes longer than LIMIT seconds, and a message that is long or not printable. Prints
-how many files were read and refused.
+how many files were read and refused. KINDS has the kinds of files.
 """
 
 import collections
@@ -22,6 +22,7 @@ import time
 import warnings
 
 import numpy as np
+from PIL import Image
 
 from bn_keras import data
 from bn_keras.data.idx import FILES
@@ -37,6 +38,12 @@ TOKENS = {
     "pickle": [bytes([code]) for code in b"(.012FIJKLMNPQRSTUVXabcdeghijloqrstu}]"]
     + [bytes([code]) for code in range(0x80, 0x99)]
     + [b"\xff\xff\xff\x7f", b"\xff" * 8, b"cos\nsystem\n", b"cnumpy\ndtype\n", b"\x8a\xff", b"O8"],
+    "npz": [b"PK\x01\x02", b"PK\x03\x04", b"PK\x05\x06", b"\x93NUMPY", b"\xff\xff\xff\xff",
+            b"\0" * 8, b"'descr'", b"|O", b"<f8", b"<U9", b"(9, ", b"(-1,", b"True", b"99999",
+            b"x_train", b"{", b"}", b"y_test.npy", b"\x08\0", b"\x0c\0", b"\x63\0", b"\x01\0"],
+    "folder": [b"IHDR", b"IDAT", b"PLTE", b"tRNS", b"iCCP", b"acTL", b"\xff\xd8", b"\xff\xc4",
+               b"\xff\xda", b"\xff\xff\xff\xff", b"\0" * 8, b"GIF89a", b"BM", b"P6 9 9 255\n",
+               b"RIFF", b"%!PS-Adobe", b"MM\0*", b"\x7f\xff\xff\xff", b"P5 99999 99999 255\n"],
     # Texts in JSON; the records themselves are guarded by checksums.
     "tfds": [b"", b"-1", b"0", b"1", b"8", b"9" * 30, b"null", b"../..", b"\\u001b[2J", b"train",
              b"test", b"image", b"label", b"int64", b"float32", b"string", b"png", b"1.0.0", b"\0",
@@ -99,7 +106,36 @@ def tfds_files(rng):
         }]
 
 
+def npz_files(rng):
+    arrays = {}
+    for part in ("train", "test"):
+        arrays[f"x_{part}"] = rng.integers(0, 256, (6, 3, 3)).astype(np.uint8)
+        arrays[f"y_{part}"] = np.arange(6) % 2
+    contents = []
+    for save in (np.savez, np.savez_compressed):
+        stream = io.BytesIO()
+        save(stream, **arrays)
+        contents.append({"a.npz": stream.getvalue()})
+    return contents
+
+
+def image_folders(rng):
+    folders = []
+    for kind, mode in (("PNG", "L"), ("PNG", "P"), ("PNG", "RGBA"), ("JPEG", "RGB"), ("GIF", "P"),
+                       ("BMP", "RGB"), ("PPM", "L"), ("WEBP", "RGB")):
+        files = {}
+        for n in range(6):
+            stream = io.BytesIO()
+            image = Image.fromarray(rng.integers(0, 256, (6, 6, 3)).astype(np.uint8))
+            image.convert(mode).save(stream, kind)
+            files[f"{'ab'[n % 2]}/{n}.{'jpg' if kind == 'JPEG' else 'png'}"] = stream.getvalue()
+        folders.append(files)
+    return folders
+
+
 KINDS = {
+    "npz": (npz_files, "npz:a.npz"),
+    "folder": (image_folders, "folder:."),
     "csv": (csv_files, "csv:train.csv"),
     "idx": (idx_files, "idx:."),
     "pickle": (pickle_files, "notmnist:notMNIST.pickle"),
