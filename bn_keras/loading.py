@@ -27,6 +27,7 @@ LAYERS = (
     "bn_keras.normalizers.renorm",
     "bn_keras.normalizers.rms",
     "bn_keras.models.layers",
+    "bn_keras.surgery.adapted",
 )
 
 

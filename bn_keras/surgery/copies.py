@@ -27,6 +27,7 @@ from typing import Any, Callable, Optional
 import keras
 from keras.src.ops.function import Function, make_node_key
 from keras.src.ops.node import KerasHistory, Node
+from keras.src.ops.symbolic_arguments import SymbolicArguments
 from keras.src.saving.keras_saveable import KerasSaveable
 from keras.src.utils.tracking import Tracker
 
@@ -159,6 +160,9 @@ class _Copier:
         self._memory: dict[int, tuple[Any, Any]] = {}
         # (object, its shell, its layer): a graph is deep, so layers are filled one after the other.
         self._queue: list[tuple[Any, Any, Optional[keras.Layer]]] = []
+        self._replaced: list[keras.Layer] = []
+        # id of a weight of an exchanged layer that the new one does not have → whose it is
+        self._gone: dict[int, tuple[str, str]] = {}
         self._owner: Optional[keras.Layer] = None  # that is being filled, for messages
 
     def run(self, model: keras.Model) -> keras.Model:
@@ -184,6 +188,9 @@ class _Copier:
         """The copy of an object; the same one whenever it is asked for."""
         if isinstance(x, SHARED):
             return x
+        if id(x) in self._gone:
+            weight, new = self._gone[id(x)]
+            raise TypeError(f"it is {weight}, and the {new} in that place has no such weight")
         if id(x) not in self._memory:
             self._memory[id(x)] = x, self._new(x)
         return self._memory[id(x)][1]
@@ -218,10 +225,15 @@ class _Copier:
         return self._object(x)
 
     def _exchanged(self, x: keras.Layer, new: keras.Layer) -> keras.Layer:
-        new._called, new.autocast = x._called, x.autocast
+        self._replaced.append(x)
+        new._called = x._called
         variables = {variable.name: variable for variable in new.variables}
         for variable in x.variables:
-            self._keep(variable, variables[variable.name])
+            other = variables.get(variable.name)
+            if other is not None and tuple(other.shape) == tuple(variable.shape):
+                self._keep(variable, other)
+            else:
+                self._gone[id(variable)] = f"{variable.name!r} of {x.name!r}", type(new).__name__
         return new
 
     def _later(self, x: Any, shell: Any) -> Any:
@@ -332,6 +344,10 @@ class _Copier:
         A layer lists the nodes of all its calls, also those of other models; only nodes of copied
         models stay, so that the copy is not tied to half of somebody's session.
         """
+        new_layers = {id(self._memory[id(x)][1]) for x in self._replaced}
+        for _, node in self.pairs(Node):
+            if id(node.operation) in new_layers:
+                _drop_unknown(node)
         functions = self.pairs(Function)
         ours = {
             id(node) for x, _ in functions for nodes in x._nodes_by_depth.values() for node in nodes
@@ -356,6 +372,16 @@ class _Copier:
                 make_node_key(node.operation, node.operation._inbound_nodes.index(node))
                 for nodes in new._nodes_by_depth.values() for node in nodes
             }
+
+
+def _drop_unknown(node: Node) -> None:
+    """Drops what an exchanged layer does not take from a call of it: Keras notes `mask=None`."""
+    parameters, given = node.operation._call_signature.parameters, node.arguments.kwargs
+    known = {
+        name: value for name, value in given.items() if value is not None or name in parameters
+    }
+    if len(known) < len(given):
+        node.arguments = SymbolicArguments(*node.arguments.args, **known)
 
 
 def _refers_to_state(x: object) -> bool:
