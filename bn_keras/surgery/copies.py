@@ -161,8 +161,8 @@ class _Copier:
         # (object, its shell, its layer): a graph is deep, so layers are filled one after the other.
         self._queue: list[tuple[Any, Any, Optional[keras.Layer]]] = []
         self._replaced: list[keras.Layer] = []
-        # id of a weight of an exchanged layer that the new one does not have → whose it is
-        self._gone: dict[int, tuple[str, str]] = {}
+        # id of a weight of an exchanged layer that the new one does not have → which it is
+        self._gone: dict[int, str] = {}
         self._owner: Optional[keras.Layer] = None  # that is being filled, for messages
 
     def run(self, model: keras.Model) -> keras.Model:
@@ -189,8 +189,7 @@ class _Copier:
         if isinstance(x, SHARED):
             return x
         if id(x) in self._gone:
-            weight, new = self._gone[id(x)]
-            raise TypeError(f"it is {weight}, and the {new} in that place has no such weight")
+            raise TypeError(f"{self._gone[id(x)]}, which the new layer in its place does not have")
         if id(x) not in self._memory:
             self._memory[id(x)] = x, self._new(x)
         return self._memory[id(x)][1]
@@ -205,7 +204,7 @@ class _Copier:
             new = self._replace(x)
             if new is not None:
                 return self._exchanged(x, new)
-        if isinstance(x, (keras.Operation, keras.Variable, keras.KerasTensor, Node)):
+        if isinstance(x, (keras.Operation, keras.Variable, keras.KerasTensor, Node, Tracker)):
             return self._later(x, object.__new__(kind))
         if kind is types.FunctionType:
             return self._function(x)
@@ -233,7 +232,7 @@ class _Copier:
             if other is not None and tuple(other.shape) == tuple(variable.shape):
                 self._keep(variable, other)
             else:
-                self._gone[id(variable)] = f"{variable.name!r} of {x.name!r}", type(new).__name__
+                self._gone[id(variable)] = f"it is {variable.name!r} of {x.name!r}"
         return new
 
     def _later(self, x: Any, shell: Any) -> Any:
@@ -256,8 +255,8 @@ class _Copier:
             shell.__dict__["_value"] = copy.deepcopy(attributes.pop("_value"))
         for name in ("_inbound_nodes", "_outbound_nodes", "_keras_history"):
             attributes.pop(name, None)  # `_connect` makes them
-        # TensorFlow's lists of all parts last, so that an error names the attribute.
-        for name in sorted(attributes, key=lambda name: name.startswith("_self_")):
+        # Keras's and TensorFlow's lists of all parts last, so that an error names the attribute.
+        for name in sorted(attributes, key=lambda name: (name[:6] == "_self_", name[:1] == "_")):
             shell.__dict__[name] = self._part(x, name, attributes[name])
 
     def _part(self, x: Any, name: str, value: Any) -> Any:

@@ -30,6 +30,8 @@ OTHERS = (
     keras.layers.LayerNormalization, keras.layers.GroupNormalization,
     keras.layers.RMSNormalization,
 )
+# Properties of registered normalizers which a finished model cannot be given.
+OF_THE_MODEL = ("standardizes_kernels", "scales_branches")
 # Of a layer that has no momentum or epsilon, such as LayerNormalization; Keras's defaults.
 MOMENTUM, EPSILON = 0.99, 1e-3
 # Settings of the place, which a new normalizer has from the old one.
@@ -149,6 +151,12 @@ def replacement(
         ValueError: it does not go with the axis or the settings of the layer, which is named.
     """
     factory = NORMALIZERS.get(normalizer)
+    asked = [name for name in OF_THE_MODEL if NORMALIZERS.properties(normalizer).get(name)]
+    if asked:
+        raise ValueError(
+            f"replacement: {normalizer!r} is more than a layer ({', '.join(asked)}: it changes "
+            "others of the model, too); expected a normalizer for a model of bn_keras, or another."
+        )
     try:
         axis, channels = _channel_axis(layer)
         made = factory(
@@ -214,8 +222,8 @@ def _fitted(layer: keras.Layer, new: keras.Layer, is_called_from_code: bool) -> 
     if layer.built:
         shape = _input_shape(layer)
         _build(layer, new)
-        outputs = new.compute_output_shape(shape)
-        if tuple(outputs) != shape:
+        outputs = new.compute_output_spec(keras.KerasTensor(shape, dtype=new.compute_dtype)).shape
+        if outputs != shape:
             raise ValueError(f"it turns shape {shape} into {outputs}; expected the same shape")
     used = {"mask"} if is_called_from_code and _takes(layer, "mask") else set()
     for node in layer._inbound_nodes:

@@ -6,6 +6,7 @@ differ in their normalizers only, such as the arms of a comparison, start from e
 
 import collections
 import copy
+import inspect
 import re
 import zlib
 from typing import Any, Iterator, NoReturn
@@ -186,9 +187,19 @@ def _made_anew(layer: keras.Layer, source: str) -> tuple[list[keras.Variable], s
 
     # A class of its own, for weights that are added in the constructor too.
     seeded: Any = type(kind.__name__, (kind,), {"add_weight": add_weight})
-    fresh = seeded.from_config(layer.get_config())
+    fresh = seeded.from_config(_config(layer))
     fresh.build_from_config(layer.get_build_config())
     return _own_weights(fresh), sure
+
+
+def _config(layer: keras.Layer) -> dict[str, Any]:
+    """The config of a layer, without what each layer's has and its constructor does not take."""
+    parameters = inspect.signature(type(layer).__init__).parameters
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return {
+        name: value for name, value in layer.get_config().items()
+        if takes_all or name in parameters or name not in ("name", "trainable", "dtype")
+    }
 
 
 def _refuse(layer: keras.Layer, reason: str) -> NoReturn:
