@@ -88,8 +88,9 @@ def rmsprop(learning_rate: float) -> keras.optimizers.Optimizer:
     return keras.optimizers.RMSprop(learning_rate)
 
 
-# Scale and offset of any normalizer, and the bias of any layer, by the names that Keras gives them.
-SPARED = ("gamma", "beta", "bias")
+# Scale and offset of any normalizer, and the bias of any layer, by the names that Keras gives them;
+# the others are those of filter response normalization, DyT and SkipInit (PReLU has an alpha).
+SPARED = ("gamma", "beta", "bias", "tau", "epsilon", "dyt_alpha", "skip_alpha")
 NORMALIZERS = (
     keras.layers.BatchNormalization, keras.layers.LayerNormalization,
     keras.layers.GroupNormalization, keras.layers.RMSNormalization,

@@ -103,14 +103,14 @@ class Blocks:
         """The image input and the scaled pixels: the model itself takes the pixels as stored.
 
         Args:
-            least: height and width that the model needs at least.
+            least: positions, such as height and width, that the model needs at least.
 
         Raises:
-            ValueError: smaller images.
+            ValueError: smaller examples.
         """
         spec = self._spec
         if min(spec.input_shape[:-1], default=1) < least:
-            raise ValueError(f"expected images of at least {least} x {least} pixels")
+            raise ValueError(f"expected at least {least} positions in each direction")
         shape = spec.input_shape if spec.runs is None else (spec.runs, *spec.input_shape)
         inputs = keras.Input(shape, name="image")
         return inputs, keras.layers.Rescaling(
@@ -147,7 +147,8 @@ class Blocks:
         """
         if len(x.shape) not in (3, 4):
             raise ValueError(
-                "expected images, (height, width, channels); cnn1d takes examples of any shape"
+                "expected images, (height, width, channels), or series, (length, channels); "
+                "cnn1d and the dense nets take examples of any shape"
             )
         standardized = normalize and self._spec.standardizes_kernels
         kind = CONVOLUTIONS[len(x.shape) - 2, standardized]
@@ -182,15 +183,16 @@ class Blocks:
     def residual(self, x: Any, branch: Any, name: str) -> Any:
         """x + branch, of a branch whose last layer has no activation; then the activation.
 
-        Where the branch is smaller or has more channels, x takes every second position and gets
-        channels of zeros: the shortcut without weights, option A, of He et al. (2016).
+        Where the branch is smaller or has more channels, every second position of x is taken, and
+        channels of zeros are appended: the shortcut without weights, option A, of He et al. (2016).
         """
         self._has_branches = True
         dtype = self._spec.dtype
         if self._spec.scales_branches:
             branch = SkipInit(name=f"{name}_skipinit", dtype=dtype)(branch)
         if x.shape[1:-1] != branch.shape[1:-1]:
-            x = keras.layers.MaxPooling2D(1, 2, name=f"{name}_every_second", dtype=dtype)(x)
+            pooling = POOLINGS[len(x.shape) - 2]
+            x = pooling(1, 2, name=f"{name}_every_second", dtype=dtype)(x)
         if x.shape[-1] != branch.shape[-1]:
             x = ZeroChannels(branch.shape[-1], name=f"{name}_zeros", dtype=dtype)(x)
         x = keras.layers.Add(name=f"{name}_add", dtype=dtype)([x, branch])
@@ -202,10 +204,9 @@ class Blocks:
             self._spec.activation, name=f"{name}_{self._spec.activation}", dtype=self._spec.dtype
         )(x)
 
-    def pool(self, x: Any) -> Any:
+    def average(self, x: Any) -> Any:
         """The mean over all positions, one number a channel."""
-        kinds = {1: keras.layers.GlobalAveragePooling1D, 2: keras.layers.GlobalAveragePooling2D}
-        return kinds[len(x.shape) - 2](name="average", dtype=self._spec.dtype)(x)
+        return AVERAGES[len(x.shape) - 2](name="average", dtype=self._spec.dtype)(x)
 
     def normalize(self, x: Any, name: str) -> Any:
         """A normalizer alone, over the last axis."""
@@ -291,9 +292,8 @@ class Blocks:
         return outputs
 
     def _pooling(self, x: Any, size: int, name: str) -> Any:
-        kinds = {1: keras.layers.MaxPooling1D, 2: keras.layers.MaxPooling2D}
-        kind = kinds[len(x.shape) - 2]
-        return kind(size, name=f"{name}_pool", dtype=self._spec.dtype)(x)
+        pooling = POOLINGS[len(x.shape) - 2]
+        return pooling(size, name=f"{name}_pool", dtype=self._spec.dtype)(x)
 
     def _seed(self, name: str) -> int:
         return zlib.crc32(f"{self._spec.seed}/{name}".encode())
@@ -306,6 +306,8 @@ CONVOLUTIONS = {
     (2, False): keras.layers.Conv2D,
     (2, True): StandardizedConv2D,
 }
+POOLINGS = {1: keras.layers.MaxPooling1D, 2: keras.layers.MaxPooling2D}
+AVERAGES = {1: keras.layers.GlobalAveragePooling1D, 2: keras.layers.GlobalAveragePooling2D}
 MONOTONE = ("relu", "tanh", "sigmoid", "elu")
 
 

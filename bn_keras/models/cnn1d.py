@@ -20,5 +20,5 @@ def cnn1d(spec: ModelSpec) -> keras.Model:
     x = blocks.conv(x, 128, 8, "conv1")
     x = blocks.conv(x, 256, 5, "conv2")
     x = blocks.conv(x, 128, 3, "conv3")
-    x = blocks.dense(blocks.pool(x), spec.classes, "dense", normalize=False, activate=False)
+    x = blocks.dense(blocks.average(x), spec.classes, "dense", normalize=False, activate=False)
     return blocks.model(inputs, x, "cnn1d")

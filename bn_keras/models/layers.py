@@ -143,7 +143,7 @@ class SkipInit(keras.layers.Layer):
     """
 
     def build(self, input_shape: Sequence[Optional[int]]) -> None:
-        self.alpha = self.add_weight(shape=(), initializer="zeros", name="alpha")
+        self.alpha = self.add_weight(shape=(), initializer="zeros", name="skip_alpha")
 
     def call(self, inputs: Any) -> Any:
         """Multiplies."""

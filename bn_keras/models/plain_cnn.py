@@ -24,5 +24,5 @@ def plain_cnn(spec: ModelSpec) -> keras.Model:
     for number, stage in enumerate(stages, start=1):
         ends = stages[number:number + 1] == [stage + 1]
         x = blocks.conv(x, STAGES[stage], 3, f"conv{number}", pool=2 if ends else None)
-    x = blocks.dense(blocks.pool(x), spec.classes, "dense", normalize=False, activate=False)
+    x = blocks.dense(blocks.average(x), spec.classes, "dense", normalize=False, activate=False)
     return blocks.model(inputs, x, "plain_cnn")

@@ -28,5 +28,5 @@ def resnet(spec: ModelSpec) -> keras.Model:
             branch = blocks.conv(x, filters, 3, f"{name}_conv1", strides=strides)
             branch = blocks.conv(branch, filters, 3, f"{name}_conv2", activate=False)
             x = blocks.residual(x, branch, name)
-    x = blocks.dense(blocks.pool(x), spec.classes, "dense", normalize=False, activate=False)
+    x = blocks.dense(blocks.average(x), spec.classes, "dense", normalize=False, activate=False)
     return blocks.model(inputs, x, "resnet")

@@ -38,7 +38,7 @@ class DynamicTanh(keras.layers.Layer):
     def build(self, input_shape: Shape) -> None:
         channels = fixed_channels(self, input_shape)
         self.alpha = self.add_weight(
-            shape=(), initializer=keras.initializers.Constant(self.start), name="alpha",
+            shape=(), initializer=keras.initializers.Constant(self.start), name="dyt_alpha",
             autocast=False,
         )
         self.gamma = self.add_weight(

@@ -6,12 +6,18 @@ import pytest
 import tensorflow as tf
 from make import MODES, normal, product_of
 
-from bn_keras.models.layers import StandardizedConv1D, StandardizedConv2D, StandardizedDense
+from bn_keras.models.layers import (
+    SkipInit,
+    StandardizedConv1D,
+    StandardizedConv2D,
+    StandardizedDense,
+)
 from bn_keras.normalizers.dyt import DynamicTanh
 from bn_keras.normalizers.filter_response import FilterResponseNorm
 from bn_keras.normalizers.group import GroupNorm
 from bn_keras.normalizers.instance import InstanceNorm
 from bn_keras.normalizers.rms import RMSNorm
+from bn_keras.optimizers import exclude_from_weight_decay
 
 EPSILON = 1e-3
 MAKE = {
@@ -47,8 +53,8 @@ def filter_response(x, gamma, beta, tau, epsilon=None):
     return np.maximum(gamma * positions / np.sqrt(squares) + beta, tau).reshape(x.shape)
 
 
-def dyt(x, alpha, gamma, beta):
-    return gamma * np.tanh(alpha * x) + beta
+def dyt(x, dyt_alpha, gamma, beta):
+    return gamma * np.tanh(dyt_alpha * x) + beta
 
 
 def group(x, gamma, beta):
@@ -153,6 +159,17 @@ def test_a_series_without_any_position_is_finite(name):
     outputs = np.asarray(layer(np.where(mask[..., None], x, 0), mask=mask))
     assert np.isfinite(outputs).all()
     np.testing.assert_allclose(layer(x, mask=mask)[1], layer(x[1:])[0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["dense", "image"])
+@pytest.mark.parametrize("name", MAKE)
+def test_weight_decay_can_be_kept_from_every_weight(name, shape):
+    layer, _ = built(name, SHAPES[shape], "float32")
+    model = keras.Sequential([keras.Input(SHAPES[shape][1:]), layer, SkipInit()])
+    optimizer = exclude_from_weight_decay(keras.optimizers.AdamW(0.1), model)
+    optimizer.build(model.trainable_variables)
+    assert len(model.trainable_variables) > 1
+    assert not any(optimizer._use_weight_decay(weight) for weight in model.trainable_variables)
 
 
 @pytest.mark.parametrize("name", ["instance", "filter_response", "dyt"])

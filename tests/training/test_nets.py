@@ -65,8 +65,8 @@ def test_the_stages_of_the_plain_net_share_an_uneven_depth():
     ({"model": "resnet", "depth": 9}, "depth=9: expected one of 8, 14, 20"),
     ({"model": "plain_cnn", "depth": 2}, "depth=2: expected one of 3, 4, 5"),
     ({"model": "mnist_cnn", "depth": 3}, "depth=3: the depth of mnist_cnn is fixed"),
-    ({"model": "plain_cnn", "shape": (3, 9, 1)}, "at least 4 x 4"),
-    ({"model": "resnet", "shape": (7,)}, "expected images, .height, width, channels"),
+    ({"model": "plain_cnn", "shape": (3, 9, 1)}, "at least 4 positions"),
+    ({"model": "resnet", "shape": (7,)}, "expected images, .height, width, channels., or series"),
     ({"model": "plain_cnn", "normalizer": "skipinit"}, "plain_cnn has no residual branches"),
 ], ids=lambda value: "" if isinstance(value, str) else "-".join(map(str, value.values())))
 def test_a_setting_that_a_net_has_no_place_for_is_refused(settings, message):
@@ -137,6 +137,13 @@ def test_the_series_net_takes_series_features_and_the_rows_of_images(shape):
     net = build("cnn1d", "batch", shape)
     assert net.get_layer("series").output.shape == (None, shape[0], int(np.prod(shape[1:])))
     assert net(np.zeros((2, *shape), np.uint8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("model", ["plain_cnn", "resnet", "conv_bn_relu", "mnist_cnn"])
+def test_a_net_of_images_takes_series_as_images_of_one_direction(model):
+    net = build(model, "weight_standardized_group", (16, 3))
+    assert net(np.zeros((2, 16, 3), np.uint8)).shape == (2, 10)
+    assert any(isinstance(layer, StandardizedConv1D) for layer in net.layers)
 
 
 def test_the_denoiser_subtracts_what_its_last_layer_predicts():
