@@ -60,6 +60,7 @@ def show(console: "Console", store: Store, report: Report) -> None:
     folder = store.work_dir
     tensorboard = shlex.quote(str(folder / "tensorboard"))
     for what, where in (
+        ("report", folder / "report.html"),
         ("picture", folder / "picture.png"),
         *(("animation", path) for path in sorted(folder.glob("animation-*"))),
         ("results", folder / "results.json"),

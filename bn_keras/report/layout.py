@@ -111,7 +111,7 @@ def _table(
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0),
                   leading=int(folded))
     for number, width in zip(group, widths):
-        figures = number and all(map(_is_figure, (cells[number] for cells in rows)))
+        figures = number and all(map(is_figure, (cells[number] for cells in rows)))
         table.add_column(
             Text("\n".join(_lines(headings[number], width))), width=width,
             justify="right" if figures else "left", overflow="fold",
@@ -122,7 +122,7 @@ def _table(
     return table
 
 
-def _is_figure(cell: str) -> bool:
+def is_figure(cell: str) -> bool:
     """Whether a cell has a number, or says that there is none, in lines that are all short."""
     none = cell in ("", "–", "-", "never", "no value", "constant")
     return none or any(map(str.isdigit, cell)) and all(len(line) < 32 for line in cell.splitlines())

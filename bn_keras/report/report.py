@@ -215,8 +215,8 @@ def read(store: Store) -> Report:
 def write(store: Store) -> Report:
     """Writes a work directory's report into it.
 
-    Writes `results.json`, `results.csv`, `picture.png`, and the text files and animations that the
-    study has.
+    Writes `results.json`, `results.csv`, `picture.png`, the text files and animations that the
+    study has, and `report.html`.
 
     Args:
         store: Store of the work directory.
@@ -232,7 +232,8 @@ def write(store: Store) -> Report:
     for name in report.plan.study.files:
         for file, text in FILES.get(name)(report.rows).items():
             write_atomically(store.work_dir / file, text)
-    _write_pictures(store, report)
+    picture = _write_pictures(store, report)
+    _write_page(store, report, picture)
     return report
 
 
@@ -294,10 +295,11 @@ def _panels(plan: Plan) -> list[str]:
             for name in plan.study.figures]
 
 
-def _write_pictures(store: Store, report: Report) -> None:
+def _write_pictures(store: Store, report: Report) -> Optional[bytes]:
+    """Writes picture and animations; returns the picture, if the study has one."""
     from bn_keras.report import animation, figures  # matplotlib takes a second
 
-    study = report.plan.study
+    study, picture = report.plan.study, None
     if study.figures:
         picture = figures.picture(report.rows, _panels(report.plan), _title(report.plan))
         write_atomically(store.work_dir / "picture.png", picture)
@@ -309,3 +311,10 @@ def _write_pictures(store: Store, report: Report) -> None:
             path = store.work_dir / f"animation-{name}"
             write_atomically(path.with_suffix(".gif"), animation.gif(images))
             write_atomically(path.with_suffix(".html"), animation.page(images, title))
+    return picture
+
+
+def _write_page(store: Store, report: Report, picture: Optional[bytes]) -> None:
+    from bn_keras.report.page import page  # Altair takes half a second
+
+    write_atomically(store.work_dir / "report.html", page(report, picture))

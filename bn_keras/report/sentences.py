@@ -39,6 +39,7 @@ RATES = (
     "Largest workable learning rate: the largest one that was tried that ends within a tenth of "
     "the best median of all, none below it failing."
 )
+QUICK = "This is the quick version: it shows that all of it works, and decides little."
 SEEDS_VARY = (
     "A seed sets the initial weights, the order of the batches and the dropout masks; split and "
     "test images are the same for all seeds."
@@ -57,22 +58,12 @@ def verdict(report: "Report") -> Iterator[str]:
     plan, study = report.plan, report.plan.study
     yield f"{study.question} ({study.source})" if study.source else study.question
     if plan.quick:
-        yield "This is the quick version: it shows that all of it works, and decides little."
+        yield QUICK
     if report.missing:
         told = "; ".join(f"{plain(run)} ({plain(why)})" for run, why in report.missing.items())
         verb = "is" if len(report.missing) == 1 else "are"
         yield f"{len(report.missing)} of {count(len(plan.runs), 'run')} {verb} missing: {told}"
-    if study.baseline is not None:
-        yield from _best(report) if study.axes else _counts(report)
-        yield from (against(report, compared) for compared in report.comparisons)
-        if not report.comparisons:
-            names = [arm.name for arm in report.arms]
-            if study.axes:
-                names = [net_of(name) for name in names]
-            absent = plain(study.baseline) if study.baseline not in names else (
-                "a normalizer" if study.baseline == "none" else "none"
-            )
-            yield f"To compare, train {absent} too."
+    yield from against_baseline(report)
     for found in report.judged:
         yield f"• {found.claim.text} ({found.claim.source}): {found.verdict.upper()}"
         yield f"    {found.reason}"
@@ -80,6 +71,21 @@ def verdict(report: "Report") -> Iterator[str]:
             yield f"    {found.claim.otherwise}"
         for line in found.figures:
             yield f"    {line}"
+
+
+def against_baseline(report: "Report") -> Iterator[str]:
+    """The arms against the study's baseline, if it has one: how they ended, then each comparison."""
+    study = report.plan.study
+    if study.baseline is None:
+        return
+    yield from _best(report) if study.axes else _counts(report)
+    yield from (against(report, compared) for compared in report.comparisons)
+    if not report.comparisons:
+        names = [net_of(arm.name) if study.axes else arm.name for arm in report.arms]
+        absent = plain(study.baseline) if study.baseline not in names else (
+            "a normalizer" if study.baseline == "none" else "none"
+        )
+        yield f"To compare, train {absent} too."
 
 
 def _counts(report: "Report") -> Iterator[str]:
