@@ -42,11 +42,12 @@ function curves() {
   });
   const show = () => {
     const metric = data.curves.groups[group.value][select.value];
+    const together = metric.lines.filter((line) => line[1] === null).map((line) => line[0]);
     const rows = metric.lines.flatMap(([arm, number, diverged, steps, values]) =>
       steps.map((step, place) => ({
         arm, seed: number, run: `${arm} ${number}`, step, value: values[place],
-        name: data.arms[arm], seeds: number === null ? "median" : String(number),
-        end: diverged && place === steps.length - 1,
+        arm_name: data.arms[arm], end: diverged && place === steps.length - 1,
+        few: steps.length < 3, alone: !together.includes(arm),
       })));
     return draw("curves-chart", data.curves.chart, metric, rows, signals());
   };
@@ -69,11 +70,11 @@ function finals() {
     const metric = data.finals.metrics[select.value];
     const rows = data.finals.rows.flatMap(([arm, seed, outcome], place) =>
       metric.values[place] === null ? [] : [{
-        arm, seed, outcome, value: metric.values[place], name: data.arms[arm],
+        arm, seed, outcome, value: metric.values[place], arm_name: data.arms[arm],
         lane: data.finals.rows.length > data.arms.length ? [0, 2, -1, 1, -2][seed % 5] : 0,
       }]);
     metric.medians.forEach((value, arm) => {
-      if (value !== null) { rows.push({ arm, seed: null, value, name: data.arms[arm] }); }
+      if (value !== null && metric.without[arm][1] > 1) { rows.push({ arm, seed: null, value, arm_name: data.arms[arm] }); }
     });
     const without = metric.without.flatMap(([lost, all], arm) =>
       lost ? [`${data.arms[arm]} ${lost} of ${all}`] : []);

@@ -32,9 +32,9 @@ from bn_keras.texts import plain
 FOLDER = pathlib.Path(__file__).parent
 PANEL_WIDTH = 340  # of a picture's panel, in CSS pixels: narrower, its text is too small to read
 OUTCOMES = ("validation_accuracy", "test_accuracy", "test_loss")  # of runs, beside the study's own
-# Figures whose colours are too faint on a page's background are moved towards its ink.
-LIGHT, DARK = ("#ffffff", "#000000"), ("#15181c", "#ffffff")
-CONTRAST = 3.0  # of lines and marks (WCAG 2.2, 1.4.11)
+# Background, ink, and the contrast of an arm's colour with the background: WCAG 2.2 asks for 3 in
+# lines and marks (1.4.11), and thin bluish lines on black need more.
+LIGHT, DARK = ("#ffffff", "#000000", 3.0), ("#15181c", "#ffffff", 5.0)
 VERDICT_CLASSES = {
     verdicts.HOLDS: "holds", verdicts.OTHER_REASON: "other", verdicts.FAILS: "fails",
 }
@@ -100,18 +100,19 @@ def page(report: Any, picture: Optional[bytes] = None) -> str:
     return text
 
 
-def visible(color: str, background: str, ink: str) -> str:
-    """The colour, moved towards the ink as far as its contrast with the background needs.
+def visible(color: str, background: str, ink: str, least: float) -> str:
+    """The colour, moved towards the ink until its contrast with the background is at least that.
 
     Args:
         color, background, ink: such as `#0072b2`.
+        least: as for `contrast`.
     """
     for step in range(101):
         mixed = "#" + "".join(
             f"{round(one + (other - one) * step / 100):02x}"
             for one, other in zip(_channels(color), _channels(ink))
         )
-        if contrast(mixed, background) >= CONTRAST:
+        if contrast(mixed, background) >= least:
             break
     return mixed
 
@@ -177,9 +178,13 @@ def _verdict(report: Any) -> Iterator[str]:
         known = [found.verdict for found in report.judged]
         parts = [f"{known.count(word)} {plural if known.count(word) > 1 else word}"
                  for word, plural in _PLURALS.items() if word in known]
-        yield f"Of {count(len(known), 'claim')}, {', '.join(parts)}."
-    if report.plan.study.baseline is None and not report.judged:
-        yield "This study compares nothing with a baseline: its findings are in the tables."
+        yield f"Claims: {', '.join(parts)}."
+    study = report.plan.study
+    unjudged = len(study.claims) - len(report.judged)
+    if unjudged:
+        yield f"{count(unjudged, 'claim')} cannot be judged by the runs that there are."
+    if study.baseline is None and not study.claims:
+        yield "This study has no baseline and no claims: its findings are in the tables."
 
 
 _PLURALS = {
@@ -211,8 +216,10 @@ def _tables(report: Any) -> Iterator[Table]:
     headings, cells = sentences.table_of_arms(report)
     yield Table("Arms", headings, cells, range(len(cells)))
     for name, data in report.plan.study.tables.items():
-        for headings, cells in TABLES.get(name)(report.rows, data):
-            yield Table(name.replace("_", " ").capitalize(), headings, cells)
+        laid = TABLES.get(name)(report.rows, data)
+        for part, (headings, cells) in enumerate(laid, 1):
+            caption = name.replace("_", " ").capitalize()
+            yield Table(f"{caption} ({part})" if len(laid) > 1 else caption, headings, cells)
 
 
 def _claims(report: Any) -> Iterator[dict[str, Any]]:
@@ -220,7 +227,7 @@ def _claims(report: Any) -> Iterator[dict[str, Any]]:
         yield {
             "text": plain(found.claim.text), "source": plain(found.claim.source),
             "verdict": found.verdict, "class": VERDICT_CLASSES.get(found.verdict, "open"),
-            "seen": sentences.seen(found), "reason": plain(found.reason),
+            "seen": sentences.seen(found).replace("\n", "; "), "reason": plain(found.reason),
             "otherwise": plain(found.claim.otherwise) if found.verdict == verdicts.OTHER_REASON
             else "",
             "figures": [plain(line) for line in found.figures],

@@ -38,8 +38,8 @@ class Curves:
     """The curves of a report, as the page holds them.
 
     Attributes:
-        groups: label to curve to what the script draws. One group, except on a ladder, where each
-            learning rate is one.
+        groups: learning rate to curve to what the script draws; one group, without a rate, where the
+            study is no ladder.
         left_out: a sentence on what is not drawn; empty if all is.
     """
 
@@ -71,8 +71,8 @@ def curves_chart(arms: int, dashes: Sequence[Sequence[float]]) -> dict[str, Any]
     )
     is_seed = "datum.seed !== null && (seed === 'all' || datum.seed === +seed)"
     seeds = lines.mark_line().transform_filter(is_seed).encode(
-        strokeDash=dash, strokeWidth=alt.condition(near, alt.value(2.4), alt.value(1)),
-        strokeOpacity=alt.condition(near, alt.value(1), alt.value(0.5)),
+        strokeDash=dash, strokeWidth=_if(near, alt.datum.alone, 2.4, 1),
+        strokeOpacity=_if(near, alt.datum.alone, 1, 0.5),
     )
     medians = lines.mark_line(strokeWidth=3).transform_filter("datum.seed === null").encode(
         strokeDash=dash
@@ -80,15 +80,14 @@ def curves_chart(arms: int, dashes: Sequence[Sequence[float]]) -> dict[str, Any]
     ends = lines.mark_point(shape=CROSS, size=60, strokeWidth=2.5, filled=False).transform_filter(
         f"datum.end && {is_seed}"
     )
-    # Also the points of curves that are too short to be lines.
-    points = lines.mark_point(filled=True, size=60).transform_filter(
+    # Points are shown where the pointer is near, and where a curve is too short to be a line. Where
+    # the nearest point is taken, Vega-Lite's own tooltips lose the texts; so this one is spelt out.
+    point = "(datum.datum || datum)"
+    tip = (f"{{arm: {point}.arm_name, seed: {point}.seed === null ? 'median' : {point}.seed, "
+           f"step: format({point}.step, ','), value: format({point}.value, '.4~g')}}")
+    points = lines.mark_point(filled=True, size=60, tooltip=alt.ExprRef(tip)).transform_filter(
         f"datum.seed === null || {is_seed}"
-    ).encode(
-        opacity=alt.condition(near, alt.value(1), alt.value(0)),
-        tooltip=[alt.Tooltip("name:N", title="arm"), alt.Tooltip("seeds:N", title="seed"),
-                 alt.Tooltip("step:Q", format=","),
-                 alt.Tooltip("value:Q", format=".4~g")],
-    ).add_params(near)
+    ).encode(opacity=_if(near, alt.datum.few, 1, 0)).add_params(near)
     chart = alt.layer(seeds, medians, ends, points, data=alt.NamedData("rows"))
     chart = chart.transform_filter("indexof(shown, datum.arm) >= 0").add_params(shown, seed)
     return _finished(chart, 340)
@@ -115,12 +114,12 @@ def finals_chart(arms: int) -> dict[str, Any]:
         x=value, yOffset=alt.YOffset("lane:Q", scale=alt.Scale(domain=[-3, 3])),
         size=alt.condition(near, alt.value(140), alt.value(50)),
         opacity=alt.condition(near, alt.value(1), alt.value(0.65)),
-        tooltip=[alt.Tooltip("name:N", title="arm"), alt.Tooltip("seed:N"),
+        tooltip=[alt.Tooltip("arm_name:N", title="arm"), alt.Tooltip("seed:N"),
                  alt.Tooltip("value:Q", format=".4~g"), alt.Tooltip("outcome:N")],
     ).add_params(near)
     medians = base.mark_tick(thickness=3, size=26).transform_filter("datum.seed === null").encode(
         x=value,
-        tooltip=[alt.Tooltip("name:N", title="arm"),
+        tooltip=[alt.Tooltip("arm_name:N", title="arm"),
                  alt.Tooltip("value:Q", title="median", format=".4~g")],
     )
     chart = alt.layer(medians, dots, data=alt.NamedData("rows")).add_params(shown, names)
@@ -203,6 +202,12 @@ def _scale(arms: int) -> alt.Scale:
     return alt.Scale(domain=list(range(arms)), range=[f"var(--arm-{arm})" for arm in range(arms)])
 
 
+def _if(near: alt.Parameter, always: Any, yes: float, no: float) -> Any:
+    """The one value for what the pointer is near to and where `always` is true, else the other."""
+    return alt.when(near).then(alt.value(yes)).when(always).then(alt.value(yes)).otherwise(
+        alt.value(no))
+
+
 def _finished(chart: alt.LayerChart, height: int) -> dict[str, Any]:
     ink, faint = "var(--ink)", "var(--line)"
     font = "system-ui, sans-serif"
@@ -230,7 +235,7 @@ def _groups(rows: Sequence[Row], results: Sequence[RunResult]) -> dict[str, list
     for run in sorted(results, key=lambda run: run.config.learning_rate):
         net = net_of(run.config.arm_name)
         if net in names and run.curves:
-            label = f"learning rate {run.config.learning_rate:g}"
+            label = f"{run.config.learning_rate:g}"
             groups.setdefault(label, []).append(Row(
                 net, run.config.seed, run.status, {}, run.curves, run.config.normalizer
             ))
