@@ -5,7 +5,8 @@
     WORK_DIR/runs/ARM/seed_0.csv        its curves, to open in a spreadsheet
     WORK_DIR/runs/ARM/seed_0.npz        what its layers saw, if that was measured
     WORK_DIR/tensorboard/ARM/seed_0/    its TensorBoard events
-    WORK_DIR/results.json, picture.png  the report; results.csv has its numbers, one a line
+    WORK_DIR/report.html                the report, with picture.png in it
+    WORK_DIR/results.json, results.csv  its numbers; the CSV has one a line
 """
 
 import csv

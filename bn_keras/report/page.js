@@ -37,8 +37,12 @@ function fill(select, metrics) {
 function curves() {
   const group = find("curves-group"), select = find("curves-metric"), seed = find("curves-seed");
   const boxes = [...find("curves-arms").querySelectorAll("input")];
+  // Ten lines of seeds may be half opaque; a hundred would hide the median.
+  const faint = Math.max(0.1, Math.min(
+    0.5, 1.6 / Math.sqrt(data.finals.rows.length / data.arms.length)));
   const signals = () => ({
     shown: boxes.filter((box) => box.checked).map((box) => Number(box.value)), seed: seed.value,
+    faint,
   });
   const show = () => {
     const metric = data.curves.groups[group.value][select.value];

@@ -77,7 +77,7 @@ def page(report: Any, picture: Optional[bytes] = None) -> str:
     data = {
         "arms": [plain(arm) for arm in arms],
         "curves": {"chart": page_charts.curves_chart(
-            len(arms), [_dashes(looks[arm][1]) for arm in arms]), "groups": curves.groups},
+            len(arms), tuple(_dashes(looks[arm][1]) for arm in arms)), "groups": curves.groups},
         "finals": {"chart": page_charts.finals_chart(len(arms)), **page_charts.finals(
             report.rows, report.arms, study.compared, study.columns)},
     }
@@ -133,12 +133,12 @@ def _channels(color: str) -> tuple[int, int, int]:
     return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
 
 
-def _dashes(line: Union[str, tuple[int, Sequence[float]]]) -> list[float]:
+def _dashes(line: Union[str, tuple[int, Sequence[float]]]) -> tuple[float, ...]:
     """Matplotlib's line style as a pattern of SVG, in pixels."""
-    named: Mapping[str, list[float]] = {
-        "-": [1, 0], "--": [6, 3], "-.": [8, 3, 2, 3], ":": [2, 3],
+    named: Mapping[str, tuple[float, ...]] = {
+        "-": (1, 0), "--": (6, 3), "-.": (8, 3, 2, 3), ":": (2, 3),
     }
-    return named[line] if isinstance(line, str) else [2 * length for length in line[1]]
+    return named[line] if isinstance(line, str) else tuple(2 * length for length in line[1])
 
 
 def _read(name: str) -> str:
@@ -149,7 +149,7 @@ def _read(name: str) -> str:
 def _library() -> str:
     """Vega, Vega-Lite and Vega-Embed, in the version that Altair writes for."""
     version = ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    text: str = vl_convert.javascript_bundle(vl_version=version)
+    text = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version)
     return text.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 

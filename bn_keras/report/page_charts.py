@@ -1,11 +1,12 @@
 """The interactive charts of the HTML page: Vega-Lite by Altair, and the numbers that they draw.
 
-A chart is one specification without data. The page's script fills in the numbers of the metric that
-the reader picks, so that a page with a hundred metrics holds two specifications and no number twice.
-Colours are CSS variables, which follow the reader's light or dark mode and print in light.
+A chart is one specification without data. The page's script fills in the numbers of the metric
+that the reader picks, so that a page with a hundred metrics holds two specifications and no number
+twice. Colours are CSS variables, which follow the reader's light or dark mode and print in light.
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any, Mapping, Optional, Sequence
 
@@ -38,8 +39,8 @@ class Curves:
     """The curves of a report, as the page holds them.
 
     Attributes:
-        groups: learning rate to curve to what the script draws; one group, without a rate, where the
-            study is no ladder.
+        groups: learning rate to curve to what the script draws; one group, without a rate, where
+            the study is no ladder.
         left_out: a sentence on what is not drawn; empty if all is.
     """
 
@@ -47,14 +48,15 @@ class Curves:
     left_out: str
 
 
-def curves_chart(arms: int, dashes: Sequence[Sequence[float]]) -> dict[str, Any]:
+@functools.cache
+def curves_chart(arms: int, dashes: tuple[tuple[float, ...], ...]) -> dict[str, Any]:
     """The specification of the curves: a thin line a seed, a thick one an arm's median.
 
     Args:
         arms: how many.
         dashes: a pattern of each.
     """
-    shown, seed = _params(arms)
+    shown, seed, faint = _params(arms)
     near = alt.selection_point(
         name="near", fields=["run"], nearest=True, on="pointermove", clear="pointerout",
         empty=False,
@@ -72,11 +74,14 @@ def curves_chart(arms: int, dashes: Sequence[Sequence[float]]) -> dict[str, Any]
     is_seed = "datum.seed !== null && (seed === 'all' || datum.seed === +seed)"
     seeds = lines.mark_line().transform_filter(is_seed).encode(
         strokeDash=dash, strokeWidth=_if(near, alt.datum.alone, 2.4, 1),
-        strokeOpacity=_if(near, alt.datum.alone, 1, 0.5),
+        strokeOpacity=_if(near, alt.datum.alone, 1, alt.ExprRef("faint")),
     )
     medians = lines.mark_line(strokeWidth=3).transform_filter("datum.seed === null").encode(
         strokeDash=dash
     )
+    # Behind each median, in the page's colour, so that it is seen among a hundred seeds.
+    halos = lines.mark_line(strokeWidth=6, strokeOpacity=0.7).transform_filter(
+        "datum.seed === null").encode(color=alt.value("var(--paper)"))
     ends = lines.mark_point(shape=CROSS, size=60, strokeWidth=2.5, filled=False).transform_filter(
         f"datum.end && {is_seed}"
     )
@@ -88,18 +93,19 @@ def curves_chart(arms: int, dashes: Sequence[Sequence[float]]) -> dict[str, Any]
     points = lines.mark_point(filled=True, size=60, tooltip=alt.ExprRef(tip)).transform_filter(
         f"datum.seed === null || {is_seed}"
     ).encode(opacity=_if(near, alt.datum.few, 1, 0)).add_params(near)
-    chart = alt.layer(seeds, medians, ends, points, data=alt.NamedData("rows"))
-    chart = chart.transform_filter("indexof(shown, datum.arm) >= 0").add_params(shown, seed)
+    chart = alt.layer(seeds, halos, medians, ends, points, data=alt.NamedData("rows"))
+    chart = chart.transform_filter("indexof(shown, datum.arm) >= 0").add_params(shown, seed, faint)
     return _finished(chart, 340)
 
 
+@functools.cache
 def finals_chart(arms: int) -> dict[str, Any]:
     """The specification of the final values: a dot a seed, a bar at an arm's median.
 
     Args:
         arms: how many.
     """
-    shown, _ = _params(arms)
+    shown, *_ = _params(arms)
     names = alt.param(name="names", value=[""] * arms)
     near = alt.selection_point(
         name="near", fields=["seed"], on="pointerover", clear="pointerout", empty=False
@@ -194,27 +200,29 @@ def finals(
             "metrics": metrics}
 
 
-def _params(arms: int) -> tuple[alt.Parameter, alt.Parameter]:
-    return (alt.param(name="shown", value=list(range(arms))), alt.param(name="seed", value="all"))
+def _params(arms: int) -> tuple[alt.Parameter, ...]:
+    """The arms that are shown, the seed that is, and the opacity of a seed's line."""
+    return (alt.param(name="shown", value=list(range(arms))), alt.param(name="seed", value="all"),
+            alt.param(name="faint", value=0.5))
 
 
 def _scale(arms: int) -> alt.Scale:
     return alt.Scale(domain=list(range(arms)), range=[f"var(--arm-{arm})" for arm in range(arms)])
 
 
-def _if(near: alt.Parameter, always: Any, yes: float, no: float) -> Any:
+def _if(near: alt.Parameter, always: Any, yes: float, no: Any) -> Any:
     """The one value for what the pointer is near to and where `always` is true, else the other."""
     return alt.when(near).then(alt.value(yes)).when(always).then(alt.value(yes)).otherwise(
         alt.value(no))
 
 
-def _finished(chart: alt.LayerChart, height: int) -> dict[str, Any]:
+def _finished(chart: Any, height: int) -> dict[str, Any]:
     ink, faint = "var(--ink)", "var(--line)"
     font = "system-ui, sans-serif"
     found: dict[str, Any] = chart.properties(
         width="container", height=height, background="transparent",
     ).configure(font=font).configure_view(stroke=None).configure_mark(aria=False).configure_axis(
-        labelColor=ink, titleColor=ink, tickColor=faint, gridColor=faint, domainColor=faint,
+        labelColor=ink, titleColor=ink, tickColor=faint, gridColor=faint, gridOpacity=0.6, domainColor=faint,
         labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelOverlap=True,
     ).to_dict()
     return found

@@ -74,7 +74,7 @@ def verdict(report: "Report") -> Iterator[str]:
 
 
 def against_baseline(report: "Report") -> Iterator[str]:
-    """The arms against the study's baseline, if it has one: how they ended, then each comparison."""
+    """How the arms ended and compare with the study's baseline; nothing if it has none."""
     study = report.plan.study
     if study.baseline is None:
         return
