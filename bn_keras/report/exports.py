@@ -145,7 +145,8 @@ def to_markdown(report: "Report") -> str:
         that look like Markdown or HTML are shown as they are.
     """
     parts = ["\n".join(_markdown_findings(report.verdict))]
-    parts += [_markdown_table(*table) for table in _tables(report)]
+    parts += [_markdown_table(headings, cells)
+              for _, headings, cells in sentences.tables(report)]
     parts += [_markdown_line(note) for note in report.notes]
     return "\n\n".join(parts) + "\n"
 
@@ -178,7 +179,7 @@ def to_html(report: "Report") -> str:
     Colours are those of the notebook, so that it is readable in a dark one too.
     """
     parts = [_html_paragraph(report.verdict)]
-    parts += [_html_table(*table) for table in _tables(report)]
+    parts += [_html_table(headings, cells) for _, headings, cells in sentences.tables(report)]
     if report.notes:
         notes = "".join(map(_html_paragraph, report.notes))
         parts.append(f"<details><summary>How to read this</summary>{notes}</details>")
@@ -223,12 +224,6 @@ def _setting(run: RunResult, name: str) -> Any:
 
 def _value(value: Optional[float]) -> float:
     return math.nan if value is None else float(value)
-
-
-def _tables(report: "Report") -> Iterator[tuple[Sequence[str], Sequence[Sequence[str]]]]:
-    yield sentences.table_of_arms(report)
-    if report.judged:
-        yield sentences.table_of_claims(report)
 
 
 def _lines(text: str, escape: Callable[[str], str]) -> str:

@@ -21,7 +21,7 @@ import vl_convert
 from bn_keras import verdicts
 from bn_keras.config import PARTS, RUN_FIELDS
 from bn_keras.metrics import describe
-from bn_keras.registry import FIGURES, TABLES
+from bn_keras.registry import FIGURES
 from bn_keras.report import page_charts, page_command, sentences
 from bn_keras.report.figures.drawing import styles
 from bn_keras.report.findings import outcome
@@ -213,13 +213,12 @@ def _picture(report: Any, picture: Optional[bytes]) -> Optional[dict[str, Any]]:
 
 
 def _tables(report: Any) -> Iterator[Table]:
-    headings, cells = sentences.table_of_arms(report)
-    yield Table("Arms", headings, cells, range(len(cells)))
-    for name, data in report.plan.study.tables.items():
-        laid = TABLES.get(name)(report.rows, data)
-        for part, (headings, cells) in enumerate(laid, 1):
-            caption = name.replace("_", " ").capitalize()
-            yield Table(f"{caption} ({part})" if len(laid) > 1 else caption, headings, cells)
+    """Those of the terminal, arms first; the claims have a section of their own."""
+    found = sorted(sentences.tables(report), key=lambda table: table[0] != sentences.ARMS)
+    for caption, headings, cells in found:
+        if caption != sentences.CLAIMS:
+            arms = caption == sentences.ARMS
+            yield Table(caption, headings, cells, range(len(cells)) if arms else ())
 
 
 def _claims(report: Any) -> Iterator[dict[str, Any]]:

@@ -3,10 +3,13 @@
 import shlex
 from typing import Any, Mapping, Optional, Sequence
 
+from bn_keras import objects, own
 from bn_keras.config import RUN_FIELDS, ConfigError
-from bn_keras.plan import Plan, make_plan
+from bn_keras.plan import KERAS_FILE, Plan, make_plan
 from bn_keras.registry import STUDIES, UnknownName
 
+# Settings that can hold an object of the user's own.
+NAMES = ("model", "normalizer", "dataset", "loss", "optimizer", "measure")
 # A plan says these by its arms and seeds.
 _OWN = ("arm", "seed", "normalizer")
 
@@ -27,9 +30,13 @@ def command(plan: Plan) -> Optional[str]:
     one_block = seeds == list(range(seeds[0], seeds[0] + len(seeds)))
     if own_study or not one_block or len(plan.runs) != len(arms) * len(seeds):
         return None
-    choice: dict[str, Any] = {"seeds": len(seeds), "first_seed": seeds[0], "quick": plan.quick}
+    if any(_from_python(getattr(run, name)) for run in plan.runs for name in NAMES):
+        return None
+    choice: dict[str, Any] = {
+        "seeds": len(seeds), "first_seed": seeds[0], "quick": plan.quick, "axes": plan.study.axes,
+    }
     if STUDIES.properties(plan.name).get("normalizers"):
-        choice["normalizers"] = arms
+        choice["normalizers"] = list(dict.fromkeys(run.normalizer for run in plan.runs))
     else:
         choice["arms"] = arms
     try:
@@ -40,12 +47,25 @@ def command(plan: Plan) -> Optional[str]:
     told_twice = {"steps", "epochs"} <= set(overrides)
     if set(again.runs) != set(plan.runs) or told_twice or None in overrides.values():
         return None  # the last two: no flag says it
-    words = ["bn-keras", "train", *_study_flags(plan, arms)]
+    words = ["bn-keras", "train", *_study_flags(plan, choice.get("normalizers", arms))]
+    words += [f"--{name}={','.join(map(_text, values))}"
+              for name, values in plan.study.axes.items()]
     words += [f"--{name}={_text(value)}" for name, value in overrides.items()]
     words.append(f"--seeds={len(seeds)}")
     if seeds[0]:
         words.append(f"--first_seed={seeds[0]}")
     return shlex.join(words)
+
+
+def _from_python(value: Any) -> bool:
+    """Whether a setting is an object of a Python process, of which a command knows nothing."""
+    names = value if isinstance(value, tuple) else [value]
+    return any(
+        isinstance(name, str) and own.is_own(name) and not (
+            objects.is_object_name(own.place(name)) or own.place(name).endswith(KERAS_FILE)
+        )
+        for name in names
+    )
 
 
 def _overrides(plan: Plan, usual: Plan) -> Mapping[str, Any]:
@@ -55,7 +75,7 @@ def _overrides(plan: Plan, usual: Plan) -> Mapping[str, Any]:
     for name in RUN_FIELDS:
         pairs = [(getattr(run, name), getattr(theirs[run.arm_name, run.seed], name))
                  for run in plan.runs]
-        if name not in _OWN and any(mine != other for mine, other in pairs):
+        if name not in (*_OWN, *plan.study.axes) and any(mine != other for mine, other in pairs):
             found[name] = pairs[0][0]
     return found
 
@@ -79,6 +99,8 @@ def _text(value: Any) -> str:
     """A setting as its flag reads it."""
     if isinstance(value, tuple):
         return ",".join(value)
+    if isinstance(value, str):
+        return own.place(value) if own.is_own(value) else value
     if isinstance(value, float):
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     return str(value)

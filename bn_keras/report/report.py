@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
+from bn_keras import own
 from bn_keras import study as studies
 from bn_keras import verdicts
 from bn_keras.plan import PLAN_FILE, Plan
-from bn_keras.registry import FILES, TABLES
+from bn_keras.registry import FILES
 from bn_keras.report import exports, sentences
 from bn_keras.report.findings import Arm, Compared, compare, outcome, summarize
 from bn_keras.results import RunResult, Store, write_atomically
@@ -67,14 +68,7 @@ class Report:
 
         from bn_keras.report.layout import Columns
 
-        study = self.plan.study
-        own = [Columns(headings, cells) for name, data in study.tables.items()
-               for headings, cells in TABLES.get(name)(self.rows, data)]
-        tables = [*own, Columns(*sentences.table_of_arms(self))]
-        if study.axes:
-            tables.append(Columns(*sentences.table_of_sweep(self)))
-        if self.judged:
-            tables.append(Columns(*sentences.table_of_claims(self)))
+        tables = [Columns(headings, cells) for _, headings, cells in sentences.tables(self)]
         return Group(*(part for table in tables for part in (table, "")))
 
     def __rich_console__(self, console: "Console", options: "ConsoleOptions") -> "RenderResult":
@@ -285,7 +279,7 @@ def _title(plan: Plan) -> str:
                        ("learning_rate", "learning rate {:g}"), ("batch_size", "batches of {}")):
         value = plan.common(name)
         if value is not None:
-            told.append(text.format(value))
+            told.append(text.format(own.short(value) if isinstance(value, str) else value))
     return f"{plan.study.question}\n{', '.join(told).replace(', on ', ' on ')}"
 
 

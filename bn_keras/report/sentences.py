@@ -7,7 +7,7 @@ from bn_keras import intervals, verdicts
 from bn_keras.config import MeasureSettings
 from bn_keras.metrics import describe, matches
 from bn_keras.plan import Plan
-from bn_keras.registry import PROBES
+from bn_keras.registry import PROBES, TABLES
 from bn_keras.report.findings import (
     ACCURACY,
     FINISHED,
@@ -27,6 +27,7 @@ from bn_keras.texts import plain
 if TYPE_CHECKING:
     from bn_keras.report.report import Report
 
+ARMS, CLAIMS = "Arms", "Claims"  # captions of tables
 SAME_START = (
     "All seeds start from the same weights: a seed sets the order of the batches and the dropout "
     "masks alone, and the spread over seeds is that of training from this one start."
@@ -263,6 +264,21 @@ def seen(judged: verdicts.Verdict) -> str:
         return text
     cause = f"{judged.cause.seen} of {judged.cause.seeds}" if judged.cause.seeds else "not measured"
     return f"{text}\ncause: {cause}"
+
+
+def tables(report: "Report") -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """(caption, headings, cells) of every table: the study's own, arms, best settings, claims."""
+    study = report.plan.study
+    for name, data in study.tables.items():
+        laid = TABLES.get(name)(report.rows, data)
+        for part, (headings, cells) in enumerate(laid, 1):
+            caption = name.replace("_", " ").capitalize()
+            yield f"{caption} ({part})" if len(laid) > 1 else caption, headings, cells
+    yield ARMS, *table_of_arms(report)
+    if study.axes:
+        yield "Best settings", *table_of_sweep(report)
+    if report.judged:
+        yield CLAIMS, *table_of_claims(report)
 
 
 def table_of_arms(report: "Report") -> tuple[list[str], list[list[str]]]:
