@@ -115,7 +115,7 @@ def finish(
 
     if workers is not None:
         check_value("workers", workers, COUNT)
-    console = Console(highlight=False) if progress else Console(quiet=True, force_terminal=False)
+    console = _console() if progress else Console(quiet=True, force_terminal=False)
     work = experiment.prepare(plan, logdir)
     try:
         train_and_tell(work, workers, console)
@@ -124,6 +124,16 @@ def finish(
                       "call trains the others")
         raise
     return experiment.report(work.store)
+
+
+def _console() -> "Console":
+    """Standard output; in a notebook lines of text, and not an output of HTML for each."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if console.is_jupyter:
+        console = Console(highlight=False, force_jupyter=False, force_terminal=False)
+    return console
 
 
 def train_and_tell(

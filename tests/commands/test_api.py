@@ -151,3 +151,30 @@ def test_the_examples_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     failed, tried = doctest.testmod(api)
     assert (failed, tried) == (0, 4)
+
+
+@pytest.mark.slow
+def test_a_notebook_gets_lines_of_progress_a_report_and_one_picture(tmp_path, monkeypatch):
+    import nbclient
+    import nbformat
+
+    cells = [
+        "import bn_keras\nreport = bn_keras.run('comparison', seeds=1, steps=2, model='ioffe_mlp', "
+        "batch_size=8, train_size=64, validation_size=32, test_size=32)\nreport",
+        "report.figure()",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}},
+        coalesce_streams=True,
+    ).execute(env={**shell.ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    first, second = [cell.outputs for cell in notebook.cells]
+    lines = "".join(one.text for one in first if one.get("name") == "stdout").splitlines()
+    assert len(lines) == 3 and lines[1].startswith("none/seed_0: ok after 2 steps"), lines
+    result = first[-1]
+    assert result.output_type == "execute_result"
+    assert result.data["text/plain"] == "<Report on comparison: 2 arms, 2 of 2 runs>"
+    assert result.data["text/html"].startswith('<div class="bn-keras-report">')
+    shown, = second
+    assert {"image/png", "text/plain"} == set(shown.data)
