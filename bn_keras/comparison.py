@@ -14,7 +14,7 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from bn_keras import api, own
-from bn_keras.config import RUN_FIELDS, ConfigError
+from bn_keras.config import OWN_NET, RUN_FIELDS, ConfigError
 from bn_keras.data.python import from_python
 from bn_keras.plan import full_name, is_own_net, make_plan
 from bn_keras.registry import LOSSES, OPTIMIZERS
@@ -194,8 +194,6 @@ def _deserialized(metrics: Any) -> List[Any]:
 
 def _usual_measure(model: str) -> Tuple[str, ...]:
     """The probes of a net whose user names none."""
-    from bn_keras.plan import OWN_NET
-
     if model and not is_own_net(model):
         return tuple(RUN_FIELDS["measure"].default)
     return tuple(OWN_NET["measure"])

@@ -306,6 +306,13 @@ class RunConfig(
 RUN_FIELDS: Dict[str, Any] = {field.name: field for field in dataclasses.fields(RunConfig)}
 
 
+# What a net of the user's own starts from: the defaults are made for one that BN must rescue.
+OWN_NET: Dict[str, Any] = {
+    "optimizer": "adam", "learning_rate": 0.001, "batch_size": 32,
+    "measure": ("one_at_a_time", "batch_statistics"),
+}
+
+
 def parse_text(rule: Rule, text: str) -> Any:
     """The value a text stands for under a rule; a ConfigError says what is expected."""
     try:

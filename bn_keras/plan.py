@@ -12,7 +12,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from bn_keras import metrics, objects, own
 from bn_keras import study as studies
-from bn_keras.config import RUN_FIELDS, SEEDS, ConfigError, RunConfig, check_value
+from bn_keras.config import OWN_NET, RUN_FIELDS, SEEDS, ConfigError, RunConfig, check_value
 from bn_keras.registry import (
     DATASETS,
     FIGURES,
@@ -47,11 +47,6 @@ _PARTS: Dict[str, type] = {"study": str, "quick": bool, "numbers": bool, "axes":
 # Settings that give no axis: arms and seeds have arguments of their own, the others measure.
 NO_AXES = ("arm", "seed", "normalizer", "measure", "log_interval", "eval_interval", "curve_size",
            "dataset", "data_dir", "validation_size", "test_size")
-# What a net of the user's own starts from: the defaults are made for one that BN must rescue.
-OWN_NET: Dict[str, Any] = {
-    "optimizer": "adam", "learning_rate": 0.001, "batch_size": 32,
-    "measure": ("one_at_a_time", "batch_statistics"),
-}
 APPLICATIONS = "applications:"  # and the name of a net of keras.applications
 KERAS_FILE = ".keras"
 _OWN_IN_A_STACK = ("arm", "seed", "initializer", "bias", "batch_order")

@@ -16,7 +16,6 @@ from bn_keras.data import DataError
 from bn_keras.objects import ObjectError
 from bn_keras.plan import Plan, make_plan
 from bn_keras.registry import COMMANDS, PartError, UnknownName
-from bn_keras.report import layout
 
 
 @COMMANDS.register(
@@ -76,6 +75,8 @@ def _plan(options: Dict[str, Any]) -> Plan:
 
 def _show_plan(plan: Plan, logdir: str, workers: Optional[int]) -> int:
     """Tells what would be trained, and how long about; keeps nothing."""
+    from bn_keras.report.layout import Columns  # rich takes its time
+
     console = make_console()
     stored = experiment.store_of(plan, logdir)
     with tempfile.TemporaryDirectory() as folder:
@@ -84,7 +85,7 @@ def _show_plan(plan: Plan, logdir: str, workers: Optional[int]) -> int:
             api.tell(console, note)
         missing = [run for run in plan.runs if stored.find(run) is None]
         seeds = list(dict.fromkeys(run.seed for run in plan.runs))
-        console.print(layout.Columns(["arm", "settings"], [
+        console.print(Columns(["arm", "settings"], [
             [arm, ", ".join(f"{name}={value}" for name, value in settings.items())]
             for arm, settings in plan.study.arms.items()
         ]))

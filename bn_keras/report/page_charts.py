@@ -222,7 +222,8 @@ def _finished(chart: Any, height: int) -> dict[str, Any]:
     found: dict[str, Any] = chart.properties(
         width="container", height=height, background="transparent",
     ).configure(font=font).configure_view(stroke=None).configure_mark(aria=False).configure_axis(
-        labelColor=ink, titleColor=ink, tickColor=faint, gridColor=faint, gridOpacity=0.6, domainColor=faint,
+        labelColor=ink, titleColor=ink, tickColor=faint, gridColor=faint, gridOpacity=0.6,
+        domainColor=faint,
         labelFontSize=12, titleFontSize=12, titleFontWeight="normal", labelOverlap=True,
     ).to_dict()
     return found

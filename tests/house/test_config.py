@@ -49,7 +49,7 @@ def test_a_fingerprint_changes_with_every_setting_and_only_then():
     assert base.fingerprint() == RunConfig().fingerprint()
     others = {
         "activation": "tanh", "dtype_policy": "float64", "pixels": "raw", "batch_order": "fixed",
-        "last_batch": "keep", "initializer": "he", "measure": ("units",),
+        "last_batch": "keep", "weights": "new", "initializer": "he", "measure": ("units",),
     }
     changed = []
     for field in dataclasses.fields(base):
