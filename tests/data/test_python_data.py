@@ -55,7 +55,9 @@ def test_a_validation_set_comes_with(given):
     same(source.test, TEST)
 
 
-@pytest.mark.parametrize("given", [(X, Y), [X, Y], {"train": (X, Y)}], ids=str)
+@pytest.mark.parametrize(
+    "given", [(X, Y), [X, Y], {"train": (X, Y)}], ids=["a tuple", "a list", "a dict"]
+)
 def test_a_fifth_is_drawn_for_testing_where_no_test_set_is_given(given):
     first, again = from_python(given), from_python(given)
     assert (len(first.train), len(first.test)) == (16, 4)

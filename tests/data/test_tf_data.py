@@ -110,12 +110,12 @@ def test_reading_stops_at_the_bound(monkeypatch):
     seen = []
 
     def examples():
-        for n in range(10**9):
+        for n in range(5000):
             seen.append(n)
             yield X[0], 0
 
-    endless = tf.data.Dataset.from_generator(examples, output_signature=(
+    long = tf.data.Dataset.from_generator(examples, output_signature=(
         tf.TensorSpec((4, 2), tf.float32), tf.TensorSpec((), tf.int64)))
     with pytest.raises(DataError, match="more than 1,000 bytes .* after 256 examples.* by .take"):
-        from_python((endless, (X, Y)))
+        from_python((long, (X, Y)))
     assert len(seen) < 2000

@@ -11,6 +11,7 @@ from bn_keras.data.splits import DataError, number_classes, ranges
 from bn_keras.objects import told
 
 FEW = 20  # different whole numbers among floats that may have been meant as classes
+EXACT = 2**24  # float32 has every whole number up to here
 SHOWN = 8  # labels or columns in a message
 NUMBERS = "numbers to predict are given as floats, such as y.astype('float32')"
 
@@ -72,6 +73,8 @@ def _input_array(where: str, value: Any, notes: list[str]) -> NDArray[Any]:
         return array
     with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are reported by `check`
         converted = array.astype(np.float32)
+        if array.size == 0 or -EXACT <= array.min() <= array.max() <= EXACT:
+            return converted
         changed = (converted != array) & (np.rint(array) == array)
     if array.dtype.kind == "f" and (np.isinf(converted) & np.isfinite(array)).any():
         raise DataError(f"{where} reach {np.nanmax(np.abs(array)):g}; expected less than 3e38.")
