@@ -110,6 +110,15 @@ def copy_with_parts(model: keras.Model) -> tuple[keras.Model, list[tuple[Any, An
     return copy, copier.pairs((keras.Layer, keras.Variable))
 
 
+def copy_layer(layer: keras.Layer) -> keras.Layer:
+    """An independent copy of one layer, with all that it holds or refers to.
+
+    Raises:
+        TypeError: `NotCopyable`, as `copy_model`.
+    """
+    return _Copier(None).run(layer)
+
+
 def _copied(model: keras.Model, replace: Optional[Replace]) -> tuple[keras.Model, "_Copier"]:
     check_model(model, "copy_model")
     strategy = getattr(model, "_distribute_strategy", None)
@@ -165,7 +174,7 @@ class _Copier:
         self._gone: dict[int, str] = {}
         self._owner: Optional[keras.Layer] = None  # that is being filled, for messages
 
-    def run(self, model: keras.Model) -> keras.Model:
+    def run(self, model: keras.Layer) -> keras.Layer:
         # Layers first, so that the variables of exchanged ones are known to all others.
         for layer in model._flatten_layers():
             self(layer)

@@ -6,10 +6,11 @@ differ in their normalizers only, such as the arms of a comparison, start from e
 
 import collections
 import copy
+import functools
 import inspect
 import re
 import zlib
-from typing import Any, Iterator, NoReturn
+from typing import Any, Callable, Iterator, NoReturn
 
 import keras
 import numpy as np
@@ -22,7 +23,7 @@ def reinitialize(model: keras.Model, seed: int) -> None:
     """Gives a model new weights, in place, as if it had just been built from that seed.
 
     Each weight is drawn by its own initializer, as the layer's code has it: a layer with weights of
-    its own is made once more from its config and built for the same shapes. Statistics of
+    its own is made once more from its config, or a copy of it is built once more. Statistics of
     normalizers and all counters start over. Random layers are seeded as by `reseed`. A seed in an
     initializer's config does not count. Left as they are: what a layer learned from data by
     `adapt`, and layers that Keras does not track, in a lambda for example.
@@ -142,18 +143,22 @@ def _drawn(layer: keras.Layer, source: str, wanted: list[int]) -> list[keras.Var
     Raises:
         ValueError: as `reinitialize` says.
     """
-    try:
-        fresh, sure = _made_anew(layer, source)
-        unsure = [n for n in wanted if n < len(fresh) and id(fresh[n]) not in sure]
-        again = _made_anew(layer, source)[0] if unsure else fresh
-    except Exception as error:  # whatever the code of the layer raises
-        _refuse(layer, f"cannot be made from its config: {type(error).__name__}: {error}")
-    before, after = (
-        [(re.sub(r"_\d+$", "", v.name), tuple(v.shape)) for v in side]
-        for side in (_own_weights(layer), fresh)
-    )
-    if before != after:
-        _refuse(layer, f"has the weights {before}, and made from its config {after}")
+    before = [(re.sub(r"_\d+$", "", v.name), tuple(v.shape)) for v in _own_weights(layer)]
+    reasons = []
+    for make in (_from_config, _built_again):
+        try:
+            fresh, sure = make(layer, source)
+            unsure = [number for number in wanted if id(fresh[number]) not in sure]
+            again = make(layer, source)[0] if unsure else fresh
+        except Exception as error:  # whatever the code of the layer raises
+            reasons.append(f"{type(error).__name__}: {error}")
+            continue
+        after = [(re.sub(r"_\d+$", "", v.name), tuple(v.shape)) for v in fresh]
+        if before == after:
+            break
+        reasons.append(f"it has the weights {before}, and made once more {after}")
+    else:
+        _refuse(layer, f"cannot be made once more: {reasons[0]}")
     for number in unsure:
         one, other = (keras.ops.convert_to_numpy(side[number]) for side in (fresh, again))
         if not np.array_equal(one, other):
@@ -161,16 +166,45 @@ def _drawn(layer: keras.Layer, source: str, wanted: list[int]) -> list[keras.Var
     return fresh
 
 
-def _made_anew(layer: keras.Layer, source: str) -> tuple[list[keras.Variable], set[int]]:
-    """The own weights of a layer like the given one, and the ids of those that Keras drew.
+# Fresh weights of a layer's own, and the ids of those that an initializer of Keras has drawn.
+Fresh = tuple[list[keras.Variable], set[int]]
 
-    Its initializers get seeds from the source.
+
+def _from_config(layer: keras.Layer, source: str) -> Fresh:
+    """Makes a layer like the given one, and builds it."""
+    add_weight, sure = _seeded(type(layer).add_weight, source)
+    # A class of its own, for weights that are added in the constructor.
+    kind: Any = type(type(layer).__name__, (type(layer),), {"add_weight": add_weight})
+    fresh = kind.from_config(_config(layer))
+    fresh.build_from_config(layer.get_build_config())
+    return _own_weights(fresh), sure
+
+
+def _built_again(layer: keras.Layer, source: str) -> Fresh:
+    """Builds a copy of a layer once more: for one that cannot be made from a config."""
+    fresh = copies.copy_layer(layer)
+    add_weight, sure = _seeded(type(layer).add_weight, source)
+    object.__setattr__(fresh, "add_weight", functools.partial(add_weight, fresh))
+    fresh._tracker.unlock()
+    for name in ("trainable_variables", "non_trainable_variables"):
+        fresh._tracker.config[name][1].clear()
+        fresh._tracker.stored_ids[name].clear()
+    fresh.build_from_config(layer.get_build_config())
+    return _own_weights(fresh), sure
+
+
+def _seeded(
+    add_weight: Callable[..., keras.Variable], source: str
+) -> tuple[Callable[..., keras.Variable], set[int]]:
+    """A method `add_weight` whose initializers get seeds from the source.
+
+    Returns:
+        The method, and a set that will have the ids of the weights that Keras's initializers drew.
     """
-    kind: Any = type(layer)
     sure: set[int] = set()
     count = 0
 
-    def add_weight(self: Any, *args: Any, **kwargs: Any) -> keras.Variable:
+    def seeded(self: keras.Layer, *args: Any, **kwargs: Any) -> keras.Variable:
         nonlocal count
         count += 1
         given = dict(zip(("shape", "initializer", "dtype"), args)) | kwargs
@@ -180,16 +214,12 @@ def _made_anew(layer: keras.Layer, source: str) -> tuple[list[keras.Variable], s
         initializer = copy.copy(keras.initializers.get(given["initializer"]))
         if hasattr(initializer, "seed"):
             initializer.seed = _seed(f"{source}/{count}")
-        variable = kind.add_weight(self, **{**given, "initializer": initializer})
+        variable = add_weight(self, **{**given, "initializer": initializer})
         if type(initializer).__module__.startswith("keras."):
             sure.add(id(variable))
         return variable
 
-    # A class of its own, for weights that are added in the constructor too.
-    seeded: Any = type(kind.__name__, (kind,), {"add_weight": add_weight})
-    fresh = seeded.from_config(_config(layer))
-    fresh.build_from_config(layer.get_build_config())
-    return _own_weights(fresh), sure
+    return seeded, sure
 
 
 def _config(layer: keras.Layer) -> dict[str, Any]:

@@ -208,17 +208,33 @@ def test_what_was_learned_from_data_stays():
 
 
 class Closed(layers.Layer):
-    """Cannot be made from its config."""
+    """Cannot be made from its config, and has a list of weights."""
 
-    def __init__(self, function):
+    def __init__(self, function, early=False):
         super().__init__(name="odd")
-        self.function = function
+        self.function, self.many = function, []
+        if early:
+            self.early = self.add_weight(shape=(2,))
 
     def build(self, shape):
-        self.scale = self.add_weight(shape=shape[-1:], initializer="ones")
+        for _ in range(2):
+            self.many.append(self.add_weight(shape=shape[-1:]))
 
     def call(self, x):
-        return self.function(x * self.scale)
+        return self.function(x * self.many[0])
+
+
+def test_a_layer_without_a_config_is_built_once_more():
+    model = keras.Sequential([keras.Input((300,)), Closed(lambda x: x + 1)])
+    with pytest.raises(NotImplementedError):
+        model.layers[0].get_config()
+    before = list(model.layers[0].many)
+    reinitialize(trained(model), 0)
+    assert len(before) == 2 == len(model.layers[0].many) == len(model.weights)
+    for weight, was in zip(model.layers[0].many, before, strict=True):
+        assert weight is was
+        limit = np.sqrt(6 / 600)
+        assert 0.9 * limit < np.abs(weight.numpy()).max() <= limit
 
 
 class ByHand(layers.Layer):
@@ -262,10 +278,10 @@ class Grown(ByHand):
 
 
 @pytest.mark.parametrize("make, words", [
-    (lambda: Closed(abs), "cannot be made from its config: NotImplementedError"),
+    (lambda: Closed(abs, early=True), "cannot be made once more: NotImplementedError"),
     (lambda: ByHand(draw=True), "draws 'variable.* by something that has no seed"),
     (Unseeded, "draws 'variable.* by something that has no seed"),
-    (Grown, "has the weights .*and made from its config"),
+    (Grown, "it has the weights .*and made once more"),
 ])
 def test_a_layer_that_cannot_start_anew_is_named_and_nothing_has_changed(make, words, monkeypatch):
     model = keras.Sequential([keras.Input((3,)), layers.Dense(3), make()])
