@@ -16,6 +16,7 @@ from typing import Any, Optional, Sequence
 
 LAYERS = (
     "bn_keras.batch_norm.layer",
+    "bn_keras.surgery.adapted",
     "bn_keras.normalizers.activated",
     "bn_keras.normalizers.conditional",
     "bn_keras.normalizers.dyt",
@@ -27,7 +28,6 @@ LAYERS = (
     "bn_keras.normalizers.renorm",
     "bn_keras.normalizers.rms",
     "bn_keras.models.layers",
-    "bn_keras.surgery.adapted",
 )
 
 
