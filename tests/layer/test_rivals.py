@@ -178,6 +178,24 @@ def test_a_number_of_channels_that_is_not_fixed_is_refused(name):
         MAKE[name]().build((3, None))
 
 
+def test_instance_normalization_is_exact_far_from_zero():
+    x = normal((2, 60, 60, 3), 1e4)
+    expected = instance(x.astype("float64"), 1.0, 0.0)
+    np.testing.assert_allclose(InstanceNorm(epsilon=EPSILON)(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape, learned", [
+    ((5, 6), True), ((5, 1, 1, 6), True), ((5, 1, 2, 6), False), ((5, None, 6), False),
+], ids=str)
+def test_filter_response_learns_epsilon_where_there_is_one_position(shape, learned):
+    layer = FilterResponseNorm()
+    layer.build(shape)
+    names = {weight.name for weight in layer.weights}
+    assert names == {"gamma", "beta", "tau"} | ({"epsilon"} if learned else set())
+    if learned:
+        np.testing.assert_allclose(layer.learned_epsilon, np.full(6, 1e-4, "float32"))
+
+
 def test_a_threshold_of_zero_is_relu_and_none_at_all_is_the_normalization_alone():
     x = normal((3, 5, 4))
     alone = FilterResponseNorm(threshold=False)
