@@ -71,6 +71,18 @@ def plain():
     return pages.plain({"none": [0.1, 0.12, 0.11], "batch": [0.9, 0.91, None]})
 
 
+def hostile(monkeypatch):
+    return pages.hostile(
+        lambda study: monkeypatch.setitem(STUDIES._registered, "hostile", (lambda: study, {})))
+
+
+@pytest.mark.parametrize("width", [360, 1400])
+def test_long_names_do_not_widen_the_page(width, opened, monkeypatch):
+    found = opened(hostile(monkeypatch), viewport={"width": width, "height": 800})
+    found.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
+    assert found.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
 @pytest.mark.parametrize("width", [360, 1400])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_page_fits_any_screen_in_light_and_dark(scheme, width, opened):
@@ -87,9 +99,7 @@ def test_the_page_fits_any_screen_in_light_and_dark(scheme, width, opened):
 
 
 def test_no_attack_runs_in_the_browser(opened, monkeypatch):
-    report = pages.hostile(
-        lambda study: monkeypatch.setitem(STUDIES._registered, "hostile", (lambda: study, {})))
-    found = opened(report)
+    found = opened(hostile(monkeypatch))
     assert found.locator("script").count() == 3 and found.locator("img").count() == 1
     assert found.evaluate("getComputedStyle(document.body).display") == "block"
     found.locator("details").evaluate_all("all => all.forEach(one => { one.open = true; })")
