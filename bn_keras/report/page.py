@@ -12,7 +12,7 @@ import functools
 import hashlib
 import pathlib
 import re
-from typing import Any, Iterator, Mapping, Optional, Sequence, Union
+from typing import TYPE_CHECKING, Any, Iterator, Optional, Sequence
 
 import altair
 import jinja2
@@ -27,16 +27,21 @@ from bn_keras.report.figures.drawing import styles
 from bn_keras.report.findings import outcome
 from bn_keras.report.layout import is_figure
 from bn_keras.report.numbers import chosen, count, number
+from bn_keras.report.page_looks import DARK, LIGHT, dashes, visible
 from bn_keras.texts import plain
+
+if TYPE_CHECKING:
+    from bn_keras.report.report import Report
 
 FOLDER = pathlib.Path(__file__).parent
 PANEL_WIDTH = 340  # of a picture's panel, in CSS pixels: narrower, its text is too small to read
 OUTCOMES = ("validation_accuracy", "test_accuracy", "test_loss")  # of runs, beside the study's own
-# Background, ink, and the contrast of an arm's colour with the background: WCAG 2.2 asks for 3 in
-# lines and marks (1.4.11), and thin bluish lines on black need more.
-LIGHT, DARK = ("#ffffff", "#000000", 3.0), ("#15181c", "#ffffff", 5.0)
 VERDICT_CLASSES = {
     verdicts.HOLDS: "holds", verdicts.OTHER_REASON: "other", verdicts.FAILS: "fails",
+}
+PLURALS = {
+    verdicts.HOLDS: "hold", verdicts.OTHER_REASON: "hold, but for another reason",
+    verdicts.FAILS: "do not hold", verdicts.UNDECIDED: "are not decided",
 }
 
 
@@ -63,7 +68,7 @@ class Table:
                 for place in range(len(self.headings))]
 
 
-def page(report: Any, picture: Optional[bytes] = None) -> str:
+def page(report: "Report", picture: Optional[bytes] = None) -> str:
     """The page of a report.
 
     Args:
@@ -77,20 +82,20 @@ def page(report: Any, picture: Optional[bytes] = None) -> str:
     data = {
         "arms": [plain(arm) for arm in arms],
         "curves": {"chart": page_charts.curves_chart(
-            len(arms), tuple(_dashes(looks[arm][1]) for arm in arms)), "groups": curves.groups},
+            len(arms), tuple(dashes(looks[arm][1]) for arm in arms)), "groups": curves.groups},
         "finals": {"chart": page_charts.finals_chart(len(arms)), **page_charts.finals(
             report.rows, report.arms, study.compared, study.columns)},
     }
     library, script = _library(), _read("page.js")
     shared, runs = _runs(report)
     text: str = _environment().get_template("page.html").render(
-        question=plain(study.question), source=plain(study.source), study=plain(plan.name),
+        question=plain(study.question), source=plain(study.source),
         verdict=list(_verdict(report)), picture=_picture(report, picture),
         tables=list(_tables(report)), claims=list(_claims(report)),
         notes=[plain(note) for note in report.notes],
         arms=[{"name": plain(arm), "light": visible(looks[arm][0], *LIGHT),
                "dark": visible(looks[arm][0], *DARK),
-               "dashes": " ".join(map(str, _dashes(looks[arm][1])))} for arm in arms],
+               "dashes": " ".join(map(str, dashes(looks[arm][1])))} for arm in arms],
         curves=curves, seeds=sorted({row.seed for row in report.rows}), finals=data["finals"],
         runs=runs, shared=shared, versions=_versions(report), missing=_missing(report),
         planned=count(len(plan.runs), "run"), command=page_command.command(plan),
@@ -98,47 +103,6 @@ def page(report: Any, picture: Optional[bytes] = None) -> str:
         script=script, hashes=[_hash(library), _hash(script)],
     )
     return text
-
-
-def visible(color: str, background: str, ink: str, least: float) -> str:
-    """The colour, moved towards the ink until its contrast with the background is at least that.
-
-    Args:
-        color, background, ink: such as `#0072b2`.
-        least: as for `contrast`.
-    """
-    for step in range(101):
-        mixed = "#" + "".join(
-            f"{round(one + (other - one) * step / 100):02x}"
-            for one, other in zip(_channels(color), _channels(ink))
-        )
-        if contrast(mixed, background) >= least:
-            break
-    return mixed
-
-
-def contrast(first: str, second: str) -> float:
-    """Contrast ratio of two colours by WCAG 2.2, from 1 to 21."""
-    high, low = sorted(map(_luminance, (first, second)), reverse=True)
-    return (high + 0.05) / (low + 0.05)
-
-
-def _luminance(color: str) -> float:
-    linear = [value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
-              for value in (channel / 255 for channel in _channels(color))]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _channels(color: str) -> tuple[int, int, int]:
-    return int(color[1:3], 16), int(color[3:5], 16), int(color[5:7], 16)
-
-
-def _dashes(line: Union[str, tuple[int, Sequence[float]]]) -> tuple[float, ...]:
-    """Matplotlib's line style as a pattern of SVG, in pixels."""
-    named: Mapping[str, tuple[float, ...]] = {
-        "-": (1, 0), "--": (6, 3), "-.": (8, 3, 2, 3), ":": (2, 3),
-    }
-    return named[line] if isinstance(line, str) else tuple(2 * length for length in line[1])
 
 
 def _read(name: str) -> str:
@@ -167,7 +131,7 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _verdict(report: Any) -> Iterator[str]:
+def _verdict(report: "Report") -> Iterator[str]:
     """The findings in short: the claims are counted here, and told one by one further down."""
     if report.plan.quick:
         yield sentences.QUICK
@@ -178,7 +142,7 @@ def _verdict(report: Any) -> Iterator[str]:
     if report.judged:
         known = [found.verdict for found in report.judged]
         parts = [f"{known.count(word)} {plural if known.count(word) > 1 else word}"
-                 for word, plural in _PLURALS.items() if word in known]
+                 for word, plural in PLURALS.items() if word in known]
         yield f"Claims: {', '.join(parts)}."
     study = report.plan.study
     unjudged = len(study.claims) - len(report.judged)
@@ -188,13 +152,7 @@ def _verdict(report: Any) -> Iterator[str]:
         yield "This study has no baseline and no claims: its findings are in the tables."
 
 
-_PLURALS = {
-    verdicts.HOLDS: "hold", verdicts.OTHER_REASON: "hold, but for another reason",
-    verdicts.FAILS: "do not hold", verdicts.UNDECIDED: "are not decided",
-}
-
-
-def _picture(report: Any, picture: Optional[bytes]) -> Optional[dict[str, Any]]:
+def _picture(report: "Report", picture: Optional[bytes]) -> Optional[dict[str, Any]]:
     if picture is None:
         return None
     panels, reading = [], {}
@@ -213,7 +171,7 @@ def _picture(report: Any, picture: Optional[bytes]) -> Optional[dict[str, Any]]:
     }
 
 
-def _tables(report: Any) -> Iterator[Table]:
+def _tables(report: "Report") -> Iterator[Table]:
     """Those of the terminal, arms first; the claims have a section of their own."""
     found = sorted(sentences.tables(report), key=lambda table: table[0] != sentences.ARMS)
     for caption, headings, cells in found:
@@ -222,7 +180,7 @@ def _tables(report: Any) -> Iterator[Table]:
             yield Table(caption, headings, cells, range(len(cells)) if arms else ())
 
 
-def _claims(report: Any) -> Iterator[dict[str, Any]]:
+def _claims(report: "Report") -> Iterator[dict[str, Any]]:
     for found in report.judged:
         yield {
             "text": plain(found.claim.text), "source": plain(found.claim.source),
@@ -234,7 +192,7 @@ def _claims(report: Any) -> Iterator[dict[str, Any]]:
         }
 
 
-def _runs(report: Any) -> tuple[list[tuple[str, list[tuple[str, str]]]], Table]:
+def _runs(report: "Report") -> tuple[list[tuple[str, list[tuple[str, str]]]], Table]:
     """The settings that all planned runs share, by part, and the table of the runs."""
     planned = report.plan.runs
     values = {name: {getattr(run, name) for run in planned} for name in RUN_FIELDS}
@@ -273,7 +231,7 @@ def _setting(value: Any) -> str:
     return chosen(value) if isinstance(value, (int, float)) else plain(value)
 
 
-def _versions(report: Any) -> list[tuple[str, str]]:
+def _versions(report: "Report") -> list[tuple[str, str]]:
     found: dict[str, dict[str, None]] = {}
     for result in report.results:
         for name, version in result.versions.items():
@@ -281,7 +239,7 @@ def _versions(report: Any) -> list[tuple[str, str]]:
     return [(name, ", ".join(versions)) for name, versions in found.items()]
 
 
-def _missing(report: Any) -> list[tuple[str, list[str]]]:
+def _missing(report: "Report") -> list[tuple[str, list[str]]]:
     """Reason to the planned runs that are missing for it."""
     found: dict[str, list[str]] = {}
     for run, reason in report.missing.items():
@@ -289,7 +247,7 @@ def _missing(report: Any) -> list[tuple[str, list[str]]]:
     return list(found.items())
 
 
-def _files(report: Any) -> Iterator[tuple[str, str]]:
+def _files(report: "Report") -> Iterator[tuple[str, str]]:
     """(file, what it holds) of the files that stand beside the page."""
     yield "results.json", "all of this report as data"
     yield "results.csv", "every metric of every run, one a line"

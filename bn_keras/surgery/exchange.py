@@ -158,9 +158,8 @@ def replacement(
             "others of the model, too); expected a normalizer for a model of bn_keras, or another."
         )
     try:
-        axis, channels = _channel_axis(layer)
+        axis, _ = _channel_axis(layer)
         made = factory(
-            channels,
             layer.name,
             momentum=getattr(layer, "momentum", MOMENTUM) if momentum is None else momentum,
             epsilon=getattr(layer, "epsilon", EPSILON) if epsilon is None else epsilon,

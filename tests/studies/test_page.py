@@ -20,7 +20,8 @@ from bn_keras.plan import make_plan
 from bn_keras.registry import STUDIES
 from bn_keras.report import page_charts, page_command, sentences
 from bn_keras.report.figures.drawing import FAMILIES, OTHERS, STYLES
-from bn_keras.report.page import DARK, LIGHT, _read, contrast, page, visible
+from bn_keras.report.page import _read, page
+from bn_keras.report.page_looks import DARK, LIGHT, contrast, visible
 from bn_keras.report.report import make_report
 from bn_keras.results import Store
 
