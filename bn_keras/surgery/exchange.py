@@ -48,8 +48,8 @@ def exchange(
 ) -> Any:  # a model, or a model and its certificate
     """A copy of a model with other normalizers in it.
 
-    Exchanged are batch normalizers, whoever wrote them; in a model without any, its layer, group
-    and RMS normalizations. Where they stand and what stays as it was: see `copies.copy_model`.
+    Batch normalizers are exchanged, whoever wrote them; in a model without any, its layer, group
+    and RMS normalizations. All else stays as `copies.copy_model` says, and the given model, too.
 
     >>> from bn_keras import GhostBatchNorm
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="bn")])
@@ -60,7 +60,9 @@ def exchange(
     Args:
         model: a keras.Model, built.
         make: called once for each normalizer with the layer; gives the new one, built or not, or
-            None to keep the layer. The name becomes the old one's, and what was frozen stays so.
+            None to keep the layer. The name becomes the old one's, and what was frozen stays so;
+            weights and settings such as the axis are those that `make` gives (`replacement` takes
+            them from the layer).
         certificate: also return what was done.
 
     Returns:
@@ -165,7 +167,7 @@ def replacement(
             epsilon=getattr(layer, "epsilon", EPSILON) if epsilon is None else epsilon,
             dtype=_policy(layer),
         )
-        config, old = made.get_config(), layer.get_config()
+        config, old = made.get_config(), _config(layer)
         config |= {key: old[key] for key in SETTINGS if key in old and key in config}
         if "axis" in config:
             config["axis"] = axis
@@ -288,6 +290,13 @@ def _policy(layer: keras.Layer) -> str:
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
         policy = policy[layer.path]
     return policy.name
+
+
+def _config(layer: keras.Layer) -> dict[str, Any]:
+    try:
+        return layer.get_config()
+    except NotImplementedError:  # somebody's own, whose settings nobody knows
+        return {}
 
 
 def _is_last(axis: int, layer: keras.Layer) -> bool:

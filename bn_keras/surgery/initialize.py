@@ -188,7 +188,7 @@ def _built_again(layer: keras.Layer, source: str) -> Fresh:
     fresh._tracker.unlock()
     for name in ("trainable_variables", "non_trainable_variables"):
         fresh._tracker.config[name][1].clear()
-        fresh._tracker.stored_ids[name].clear()
+        fresh._tracker.stored_ids[name].clear()  # a new weight may get the id of an old one
     fresh.build_from_config(layer.get_build_config())
     return _own_weights(fresh), sure
 

@@ -392,6 +392,10 @@ def test_one_new_layer_for_two_places_is_refused():
     one = BatchNorm()
     with pytest.raises(ValueError, match="for 'b' that is in use already"):
         exchange(model, lambda layer: one)
+    in_code = InCode()
+    in_code(np.ones((2, 4, 3)))
+    with pytest.raises(ValueError, match="for 'norm' that is in use already"):
+        exchange(in_code, lambda layer: layer)
 
 
 def test_models_that_cannot_be_operated_are_refused():
@@ -426,6 +430,30 @@ def test_a_place_that_a_normalizer_does_not_fit_is_named(old, new, words):
     model = keras.Sequential([keras.Input((4, 3)), old])
     with pytest.raises(ValueError, match=f"'{new}' does not fit the place of 'old' .*{words}"):
         exchanged(model, new)
+
+
+class Bare(layers.Layer):
+    """Somebody's batch normalization, without a config."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def build(self, shape):
+        self.gamma = self.add_weight(shape=shape[-1:], initializer="ones", name="gamma")
+        self.moving_mean = self.add_weight(shape=shape[-1:], trainable=False, name="moving_mean")
+        self.moving_variance = self.add_weight(shape=shape[-1:], trainable=False)
+
+    def call(self, x):
+        return self.function(x) * self.gamma - self.moving_mean
+
+
+def test_a_batch_normalization_of_somebody_s_own_is_exchanged():
+    model = shaken(keras.Sequential([keras.Input((3,)), Bare(lambda x: x)]))
+    new, old = exchanged(model, "batch").layers[0], model.layers[0]
+    close([new.gamma.numpy(), new.moving_mean.numpy()],
+          [old.gamma.numpy(), old.moving_mean.numpy()], 0)
+    assert new.axis == -1 and np.all(new.beta.numpy() == 0)
 
 
 class NoAxis(layers.Layer):

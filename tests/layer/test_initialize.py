@@ -203,7 +203,9 @@ def test_what_was_learned_from_data_stays():
     scale = layers.Normalization()
     scale.adapt(np.array([[1.0], [5.0]]))
     model = keras.Sequential([keras.Input((1,)), scale, layers.Dense(2)])
+    before = weights(scale)
     reinitialize(model, 0)
+    assert equal(weights(scale), before)
     np.testing.assert_allclose(scale(np.array([[1.0], [5.0]])), [[-1.0], [1.0]])
 
 
@@ -335,6 +337,24 @@ def test_random_layers_follow_the_seed_and_no_normalizer(function):
     zeros = [np.array(net.layers[0](x, training=True)) == 0,
              np.array(net.layers[2].layers[1](x, training=True)) == 0]
     assert not np.array_equal(*zeros), "two layers drop the same units"
+
+
+class Twice(layers.Layer):
+    """Draws from two generators."""
+
+    def __init__(self):
+        super().__init__()
+        self.generators = [keras.random.SeedGenerator(n) for n in range(2)]
+
+    def call(self, x):
+        one, other = (keras.random.normal((5,), seed=generator) for generator in self.generators)
+        return x + one - other
+
+
+def test_each_generator_of_a_layer_has_a_seed_of_its_own():
+    model = keras.Sequential([keras.Input((5,)), Twice()])
+    reseed(model, 0)
+    assert np.abs(model(np.zeros((1, 5)))).min() > 1e-3
 
 
 def test_reseeding_keeps_the_weights():
