@@ -166,6 +166,9 @@ def random_inputs(model: keras.Model) -> Any:
         return keras.tree.map_structure(lambda x: draw(x.shape, x.dtype), structure)
     config = model.get_build_config() or {}
     shape = config.get("input_shape")
-    if not isinstance(shape, tuple) or not all(isinstance(s, (int, type(None))) for s in shape):
+    # A list in a model that was loaded.
+    if not isinstance(shape, (tuple, list)) or not all(
+        isinstance(size, (int, type(None))) for size in shape
+    ):
         raise ValueError(f"the inputs are not known from the shapes of the first call: {config}")
     return draw(shape)

@@ -8,6 +8,7 @@ import keras
 
 from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.surgery import copies
+from bn_keras.surgery.adapted import Adapted
 from bn_keras.surgery.certificate import ALREADY, EXCHANGED, LEFT, Row, names_in, paths
 from bn_keras.surgery.statistics import is_batch_normalizer
 
@@ -58,7 +59,8 @@ class Surgeon:
             after = type(layer) if decision.fate == ALREADY else None
             self._note(layer, after, decision.fate, decision.note)
             return None
-        self._note(layer, type(decision), EXCHANGED)
+        inner = decision.layer if isinstance(decision, Adapted) else decision
+        self._note(layer, type(inner), EXCHANGED)
         self._new[id(layer)] = decision
         return decision
 

@@ -242,6 +242,18 @@ def test_code_that_hands_a_mask_to_its_normalizer_goes_on_working():
     )
 
 
+def test_a_model_of_somebody_s_own_that_was_loaded_is_exchanged_and_measured(tmp_path):
+    model, x = InCode(), inputs_of("masked")
+    model(x)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    new, certificate = exchanged(loaded, "layer", certificate=True)
+    close(predictions(new, x), predictions(exchanged(model, "layer"), x))
+    row, = certificate.rows
+    assert (row.path, row.after) == ("norm", "LayerNormalization") and certificate.difference > 0.1
+    assert "the model's config: do it again after loading" in row.note
+
+
 def test_arguments_that_the_new_layer_does_not_know_are_refused():
     inputs, gamma = keras.Input((3,)), keras.Input((3,))
     model = keras.Model([inputs, gamma], ConditionalBatchNorm(name="norm")(inputs, gamma=gamma))
