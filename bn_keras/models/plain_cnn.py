@@ -15,7 +15,8 @@ def plain_cnn(spec: ModelSpec) -> keras.Model:
     Simonyan & Zisserman (2015), with the global mean of later nets in place of their dense layers.
     `depth` counts the convolutions; the stages share them as evenly as they can. Between two stages
     images are pooled to half their size. No shortcuts: depth alone makes this net hard to train
-    without a normalizer. Weights start as in He et al. (2015).
+    without a normalizer. Weights start as in He et al. (2015). Expected on MNIST, 100 steps at a
+    learning rate of .1: a validation accuracy of .93 with `batch`, .26 with `none` (one seed).
     """
     blocks = Blocks(spec, lambda seed: keras.initializers.HeNormal(seed=seed))
     depth = blocks.depth(6, least=len(STAGES))

@@ -16,6 +16,9 @@ def resnet(spec: ModelSpec) -> keras.Model:
     6n + 2 (8, 14, 20, 32, 56, 110) for stages of n blocks of two convolutions. Where a stage
     begins, the shortcut takes every second pixel and appends channels of zeros: option A, without
     weights, so that no normalizer stands in a shortcut. Weights start as in He et al. (2015).
+    Expected on MNIST, 100 steps at a learning rate of .1: a validation accuracy of .87 with
+    `batch`, divergence with `none`. `skipinit` needs longer: with depth 8 and momentum, .05, 500
+    steps, it has .95 and `none` .94 (one seed each).
     """
     blocks = Blocks(spec, lambda seed: keras.initializers.HeNormal(seed=seed))
     depth = blocks.depth(20, least=8, step=6)
