@@ -1,5 +1,6 @@
 """The nets from blocks: sizes, depth, shortcuts, shapes, and every one with every normalizer."""
 
+import dataclasses
 import functools
 
 import keras
@@ -127,6 +128,22 @@ def test_the_threshold_of_filter_response_takes_the_activations_place(activation
     assert all(place.threshold for place in normalizers(net))
     logits = normalizers(build("mnist_cnn", "filter_response"))[-1]
     assert not logits.threshold and logits.learned_epsilon is not None
+
+
+def test_filter_response_keeps_the_runs_of_a_stack_apart():
+    config = RunConfig(model="deep_mlp", normalizer="filter_response", dtype_policy="float64")
+    data = splits((4, 4, 1))
+    alone = [build_model(dataclasses.replace(config, seed=seed), data) for seed in range(3)]
+    stack = build_model(config, data, runs=3)
+    rng = np.random.default_rng(0)
+    for variable, *values in zip(stack.variables, *(net.variables for net in alone), strict=True):
+        for value in values:
+            value.assign(value + rng.uniform(0, 0.1, value.shape))
+        variable.assign(np.stack([value.numpy() for value in values]).reshape(variable.shape))
+    images = rng.integers(0, 255, (5, 3, 4, 4, 1))
+    together = np.asarray(stack(images))
+    for run, net in enumerate(alone):
+        np.testing.assert_allclose(together[:, run], net(images[:, run]), rtol=1e-9)
 
 
 # ---------------------------------------------------------------- shapes
