@@ -21,8 +21,8 @@ class DynamicTanh(keras.layers.Layer):
     """Squashes every value by itself: y = gamma * tanh(alpha * x) + beta.
 
     >>> import numpy as np
-    >>> np.round(DynamicTanh()(np.array([[1.0, -100.0]], "float32")).numpy().ravel(), 2).tolist()
-    [0.46, -1.0]
+    >>> np.round(DynamicTanh()(np.array([[1.0, -100.0]], "float32")).numpy().ravel(), 2)
+    array([ 0.46, -1.  ], dtype=float32)
 
     Args:
         alpha: where alpha starts; .5 is the paper's choice for all but language models.

@@ -36,8 +36,8 @@ class FilterResponseNorm(keras.layers.Layer):
 
     >>> import numpy as np
     >>> x = np.array([[[1.0], [-3.0]]], "float32")
-    >>> np.round(FilterResponseNorm(threshold=False)(x).numpy().ravel(), 2).tolist()
-    [0.45, -1.34]
+    >>> np.round(FilterResponseNorm(threshold=False)(x).numpy().ravel(), 2)
+    array([ 0.45, -1.34], dtype=float32)
 
     Args:
         epsilon: added to nu².
