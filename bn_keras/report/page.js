@@ -34,6 +34,11 @@ function fill(select, metrics) {
   if (before in metrics) { select.value = before; }
 }
 
+function lacking(metric) {
+  return metric.without.flatMap(([lost, all], arm) =>
+    lost ? [`${data.arms[arm]} ${lost} of ${all}`] : []).join(", ");
+}
+
 function curves() {
   const group = find("curves-group"), select = find("curves-metric"), seed = find("curves-seed");
   const boxes = [...find("curves-arms").querySelectorAll("input")];
@@ -53,6 +58,8 @@ function curves() {
         arm_name: data.arms[arm], end: diverged && place === steps.length - 1,
         few: steps.length < 3, alone: !together.includes(arm),
       })));
+    const without = lacking(metric);
+    find("curves-without").textContent = without ? `Without a point of this curve: ${without}.` : "";
     return draw("curves-chart", data.curves.chart, metric, rows, signals());
   };
   const choose = () => { fill(select, data.curves.groups[group.value]); return show(); };
@@ -80,10 +87,9 @@ function finals() {
     metric.medians.forEach((value, arm) => {
       if (value !== null && metric.without[arm][1] > 1) { rows.push({ arm, seed: null, value, arm_name: data.arms[arm] }); }
     });
-    const without = metric.without.flatMap(([lost, all], arm) =>
-      lost ? [`${data.arms[arm]} ${lost} of ${all}`] : []);
-    find("finals-without").textContent = without.length
-      ? `Without a value: ${without.join(", ")}; they count as the worst in the median.` : "";
+    const without = lacking(metric);
+    find("finals-without").textContent = without
+      ? `Without a value: ${without}; they count as the worst in the median.` : "";
     return draw("finals-chart", data.finals.chart, metric, rows, { names: data.arms });
   };
   fill(select, data.finals.metrics);

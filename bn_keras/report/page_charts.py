@@ -235,32 +235,35 @@ def _main_first(name: str) -> tuple[int, str]:
 
 
 def _groups(rows: Sequence[Row], results: Sequence[RunResult]) -> dict[str, list[Row]]:
-    """Rows with curves; of a ladder, which has none, those of each learning rate."""
-    mine = [row for row in rows if row.curves]
-    if mine or not results:
+    """The rows that are runs; on a ladder, where none is, the runs of each learning rate."""
+    runs = {(run.config.arm_name, run.config.seed) for run in results}
+    mine = [row for row in rows if (row.arm, row.seed) in runs]
+    if mine:
         return {"": mine}
-    names = {row.arm for row in rows}
     groups: dict[str, list[Row]] = {}
     for run in sorted(results, key=lambda run: run.config.learning_rate):
-        net = net_of(run.config.arm_name)
-        if net in names and run.curves:
-            label = f"{run.config.learning_rate:g}"
-            groups.setdefault(label, []).append(Row(
-                net, run.config.seed, run.status, {}, run.curves, run.config.normalizer
-            ))
+        groups.setdefault(f"{run.config.learning_rate:g}", []).append(Row(
+            net_of(run.config.arm_name), run.config.seed, run.status, {}, run.curves,
+            run.config.normalizer,
+        ))
     return groups
 
 
 def _laid(
     rows: Sequence[Row], name: str, arms: Sequence[str], most: int, drawn_runs: int
 ) -> dict[str, Any]:
-    """One curve of all rows: `[arm, seed, diverged, steps, values]`, of medians without a seed."""
+    """One curve of all rows: lines `[arm, seed, diverged, steps, values]`; a median has no seed.
+
+    And for every arm `[runs without a point, all runs]`, such as of those that diverged at once.
+    """
     lines: list[list[Any]] = []
+    without = [[0, 0] for _ in arms]
     grouped = by_arm([row for row in rows if row.arm in arms])
     share = max(1, drawn_runs // max(1, len(grouped)))
     for arm, runs in grouped.items():
         points = [finite_points(row.curves.get(name, [])) for row in runs]
         place = arms.index(arm)
+        without[place] = [sum(not len(curve) for curve in points), len(points)]
         for row, curve in list(zip(runs, points))[:share]:
             if len(curve):
                 lines.append([place, row.seed, row.status == DIVERGED, *_thinned(curve, most)])
@@ -268,7 +271,7 @@ def _laid(
         if len(runs) > 1 and len(steps):
             lines.append([place, None, False, *_thinned(np.column_stack([steps, middle]), most)])
     values = [value for line in lines for value in line[4]]
-    return {**_axis(name, values), "lines": lines}
+    return {**_axis(name, values), "lines": lines, "without": without}
 
 
 def _thinned(curve: np.ndarray, most: int) -> tuple[list[int], list[float]]:
@@ -286,7 +289,8 @@ def _axis(name: str, values: Sequence[float]) -> dict[str, Any]:
     if "accuracy" in name:
         return {"title": title, "scale": {"domain": [accuracy_floor(low), 1], "nice": False}}
     if low > 0 and high / low > WIDE:
-        return {"title": f"{title} (logarithmic)", "scale": {"type": "log"}}
+        scale = {"type": "log", "nice": False, "padding": 10}
+        return {"title": f"{title} (logarithmic)", "scale": scale}
     return {"title": title, "scale": {"zero": False}}
 
 

@@ -132,6 +132,13 @@ def test_values_that_json_lacks_are_left_out():
     assert line[3:] == [[30], [1.0]]
 
 
+def test_runs_without_a_point_of_a_curve_are_counted():
+    plan, results = reports.compared({"none": [None, 0.2], "batch": [0.9, 0.8]})
+    results[0].curves.clear()  # diverged before the first point
+    metric = parsed(make_report(plan, results)).data()["curves"]["groups"][""]["loss/train"]
+    assert metric["without"] == [[1, 2], [0, 2]]
+
+
 @pytest.mark.parametrize("accuracies", [
     {"batch": [0.9]}, {"none": [0.1], "batch": [0.9]}, {"batch": [0.9, 0.91]}, {"none": [None]},
 ], ids=["one run", "one seed", "one arm", "diverged"])
@@ -208,7 +215,7 @@ def test_a_study_of_numbers_has_no_accuracy():
     found = parsed(make_report(plan, results))
     assert "finished" in found.texts("td") and "accuracy" not in json.dumps(found.data())
     chart = found.data()["curves"]["groups"][""]["loss/test"]
-    assert chart["scale"] == {"type": "log"} and chart["title"].endswith("(logarithmic)")
+    assert chart["scale"]["type"] == "log" and chart["title"].endswith("(logarithmic)")
     assert any(text.startswith("This is the quick version") for text in found.texts("p"))
 
 

@@ -143,6 +143,7 @@ def test_a_run_that_diverged_ends_in_a_cross_and_a_short_curve_is_seen(opened):
     found = opened(plain())
     crosses = found.locator("#curves-chart .mark-symbol path[d*='M-']")
     assert crosses.count() >= 1
+    assert found.locator("#curves-without").inner_text() == ""
     shown = found.locator("#curves-chart .mark-symbol path").evaluate_all(
         "all => all.filter(one => getComputedStyle(one).opacity > .9 && one.getAttribute('fill') "
         "!== 'transparent').length")
