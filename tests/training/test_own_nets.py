@@ -1,0 +1,303 @@
+"""A user's own nets and losses: what is built, what is trained, and what is refused."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+from make import normal
+
+from bn_keras import BatchNorm, nets, own
+from bn_keras.config import ConfigError, RunConfig
+from bn_keras.data import from_python
+from bn_keras.data.splits import make_splits
+from bn_keras.loop import batch_indices
+from bn_keras.plan import full_name
+from bn_keras.results import Store
+from bn_keras.runner import Runner
+
+X = normal((120, 5))
+LABELS = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0)
+STEPS, BATCH, RATE = 4, 16, 0.1
+
+
+def splits(labels=LABELS, inputs=X):
+    return make_splits(from_python((inputs, labels)))
+
+
+def functional(normalizer):
+    inputs = keras.Input((5,))
+    x = keras.layers.ReLU()(normalizer()(keras.layers.Dense(6)(inputs)))
+    return keras.Model(inputs, keras.layers.Dense(3)(x))
+
+
+def sequential(normalizer):
+    return keras.Sequential([
+        keras.Input((5,)), keras.layers.Dense(6), normalizer(name="inside"), keras.layers.ReLU(),
+        keras.layers.Dropout(0.5), keras.layers.Dense(3),
+    ])
+
+
+def nested(normalizer):
+    inputs = keras.Input((5,))
+    return keras.Model(inputs, keras.layers.Dense(3)(sequential(normalizer)(inputs)))
+
+
+class Subclassed(keras.Model):
+    def __init__(self, normalizer):
+        super().__init__()
+        self.first, self.last = keras.layers.Dense(6), keras.layers.Dense(3)
+        self.normalizer = normalizer()
+
+    def call(self, inputs, training=None):
+        return self.last(keras.ops.relu(self.normalizer(self.first(inputs), training=training)))
+
+
+def subclassed(normalizer):
+    return Subclassed(normalizer)
+
+
+KINDS = [functional, sequential, nested, subclassed]
+
+
+def config(model, **settings):
+    if not isinstance(model, str):
+        model = own.give(getattr(model, "__name__", "net"), model, repr(model))
+    return RunConfig(**{
+        "model": model, "optimizer": "sgd", "learning_rate": RATE, "batch_size": BATCH,
+        "steps": STEPS, "measure": (), "eval_interval": 2, "log_interval": 2, **settings,
+    })
+
+
+def run(settings, data, tmp_path):
+    result, = Runner(lambda config: data, Store(tmp_path))([settings])
+    return result
+
+
+def kernels(model):
+    return [w.numpy() for w in model.trainable_weights if w.name == "kernel"]
+
+
+def fitted(settings, data, loss):
+    """The same run by Keras's own train_on_batch."""
+    model = nets.build(settings, data)
+    model.compile(keras.optimizers.SGD(RATE), loss)
+    rng = np.random.default_rng(settings.seed)
+    for batch in batch_indices(len(data.train), BATCH, STEPS, rng):
+        model.train_on_batch(data.train.images[batch], data.train.labels[batch])
+    return model.evaluate(data.validation.images, data.validation.labels, verbose=0)
+
+
+@pytest.mark.parametrize("normalizer", ["keras_batch", "layer", "none"])
+@pytest.mark.parametrize("build", [functional, subclassed])
+def test_a_net_of_ones_own_learns_what_keras_teaches_it(build, normalizer, tmp_path):
+    data, settings = splits(), config(build, normalizer=normalizer, seed=3)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    found = run(settings, data, tmp_path)
+    assert found.metrics["validation_loss"] == pytest.approx(fitted(settings, data, loss), 1e-4)
+    assert found.notes[0].startswith("loss: SparseCategoricalCrossentropy of logits")
+
+
+@pytest.mark.parametrize("build", KINDS)
+def test_arms_of_a_seed_start_from_equal_kernels_and_seeds_from_others(build):
+    data = splits()
+    none, batch, other = (
+        kernels(nets.build(config(build, normalizer=name, seed=seed), data))
+        for name, seed in (("none", 1), ("batch", 1), ("batch", 2))
+    )
+    for one, two, three in zip(none, batch, other, strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert not np.array_equal(two, three)
+
+
+def test_building_leaves_the_random_state_of_the_process():
+    np.random.seed(5)
+    expected = np.random.random()
+    np.random.seed(5)
+    nets.build(config(functional), splits())
+    assert np.random.random() == expected
+
+
+@pytest.mark.parametrize("build", KINDS)
+def test_a_finished_net_keeps_its_weights_but_for_the_normalizer(build):
+    data = splits()
+    model = build(lambda name=None: keras.layers.BatchNormalization(momentum=0.7, name=name))
+    model(data.train.images[:2])
+    before = [w.numpy() for w in model.weights]
+    found = nets.build(config(model, normalizer="batch"), data)
+    ours, = [layer for layer in found._flatten_layers() if isinstance(layer, BatchNorm)]
+    assert ours.momentum == pytest.approx(0.7)
+    np.testing.assert_allclose(
+        found(data.test.images, training=False), model(data.test.images, training=False),
+        atol=1e-5,
+    )
+    asked = nets.build(config(model, normalizer="batch", momentum=0.5), data)
+    ours, = [layer for layer in asked._flatten_layers() if isinstance(layer, BatchNorm)]
+    assert ours.momentum == 0.5
+    for one, two in zip(kernels(nets.build(config(model, normalizer="none"), data)),
+                        kernels(model), strict=True):
+        np.testing.assert_array_equal(one, two)
+    for one, two in zip(before, model.weights):
+        np.testing.assert_array_equal(one, two.numpy())
+
+
+def test_new_weights_of_a_finished_net_follow_from_the_seed_and_not_from_the_arm():
+    data, model = splits(), functional(keras.layers.BatchNormalization)
+    none, batch, other = (
+        kernels(nets.build(config(model, normalizer=name, seed=seed, weights="new"), data))
+        for name, seed in (("none", 1), ("batch", 1), ("batch", 2))
+    )
+    for one, two, three, given in zip(none, batch, other, kernels(model), strict=True):
+        np.testing.assert_array_equal(one, two)
+        assert not np.array_equal(two, three) and not np.array_equal(two, given)
+
+
+def test_a_file_of_a_net_is_loaded(tmp_path):
+    model = functional(keras.layers.BatchNormalization)
+    model.save(tmp_path / "net.keras")
+    name = full_name(str(tmp_path / "net.keras"))
+    found = nets.build(config(name, normalizer="none"), splits())
+    for one, two in zip(kernels(found), kernels(model), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_a_net_of_keras_applications_is_made_for_the_data():
+    data = splits(LABELS, normal((120, 32, 32, 3)))
+    found = nets.build(config("applications:MobileNetV2", normalizer="none"), data)
+    assert found.output_shape == (None, 3)
+    assert not [layer for layer in found._flatten_layers()
+                if isinstance(layer, keras.layers.BatchNormalization)]
+
+
+LOSSES = {
+    "ints, logits": (LABELS, 3, None, "sparse_logits"),
+    "two classes, one sigmoid": (LABELS > 0, 1, "sigmoid", keras.losses.BinaryCrossentropy()),
+    "two classes, one logit":
+        (LABELS > 0, 1, None, keras.losses.BinaryCrossentropy(from_logits=True)),
+    "softmax": (LABELS, 3, "softmax", keras.losses.SparseCategoricalCrossentropy()),
+    "numbers": (X[:, 2], 1, None, keras.losses.MeanSquaredError()),
+    "several numbers": (X[:, 2:4], 2, None, keras.losses.MeanSquaredError()),
+    "several labels":
+        (np.stack([LABELS > 0, LABELS > 1, X[:, 2] > 0], 1).astype(int), 3, "sigmoid",
+         keras.losses.BinaryCrossentropy()),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_the_loss_is_the_usual_one_for_labels_and_last_layer(case, tmp_path):
+    labels, units, activation, loss = LOSSES[case]
+    if loss == "sparse_logits":
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+    def build(normalizer):
+        return keras.Sequential([
+            keras.Input((5,)), normalizer(), keras.layers.Dense(units, activation=activation),
+        ])
+
+    data = splits(labels)
+    settings = config(build, normalizer="keras_batch")
+    found = run(settings, data, tmp_path)
+    expected = fitted(settings, data, loss)
+    assert found.metrics["validation_loss"] == pytest.approx(expected, rel=1e-4)
+    if not data.regression:
+        model = nets.build(dataclasses.replace(settings, normalizer="none"), data)
+        outputs = model.predict(data.test.images, verbose=0)
+        threshold = 0.5 if activation == "sigmoid" else 0
+        guesses = outputs.argmax(1) if units > 1 else outputs[:, 0] > threshold
+        task = nets.task(settings, model, data).task
+        ours = task.accuracy(
+            keras.ops.convert_to_tensor(data.test.labels[:, None]), outputs[:, None]
+        )
+        assert float(ours[0]) == pytest.approx(np.mean(guesses == data.test.labels))
+
+
+def sparse(labels, outputs):
+    return keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True)
+
+
+@pytest.mark.parametrize("loss", [
+    keras.losses.CategoricalCrossentropy(from_logits=True),
+    keras.losses.SparseCategoricalCrossentropy(from_logits=True), sparse,
+])
+def test_a_loss_of_ones_own_gets_the_labels_that_it_wants(loss, tmp_path):
+    data, settings = splits(), config(functional, loss=own.give("mine", loss, "mine"))
+    found = run(settings, data, tmp_path)
+    oracle = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    assert found.metrics["validation_loss"] == pytest.approx(fitted(settings, data, oracle), 1e-4)
+
+
+def test_several_inputs_are_trained_as_keras_trains_them(tmp_path):
+    def build(normalizer):
+        left, right = keras.Input((5,), name="left"), keras.Input((2,), name="right")
+        x = keras.layers.Concatenate()([keras.layers.Dense(4)(left), right])
+        return keras.Model({"left": left, "right": right}, keras.layers.Dense(3)(normalizer()(x)))
+
+    data = splits(inputs={"left": X, "right": X[:, :2]})
+    settings = config(build, normalizer="keras_batch", measure=("one_at_a_time",))
+    found = run(settings, data, tmp_path)
+    model = nets.build(settings, data)
+    model.compile(
+        keras.optimizers.SGD(RATE), keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    )
+    for batch in batch_indices(len(data.train), BATCH, STEPS, np.random.default_rng(0)):
+        taken = data.train.take(batch)
+        model.train_on_batch(taken.images, taken.labels)
+    expected = model.evaluate(data.validation.images, data.validation.labels, verbose=0)
+    assert found.metrics["validation_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_images_out_are_trained_on_images(tmp_path):
+    images = normal((40, 6, 6, 1))
+    data = splits(0.5 * images, images)
+
+    def build(normalizer):
+        return keras.Sequential([
+            keras.Input((6, 6, 1)), keras.layers.Conv2D(3, 3, padding="same"), normalizer(),
+            keras.layers.Conv2D(1, 3, padding="same"),
+        ])
+
+    settings = config(build, normalizer="keras_batch")
+    found = run(settings, data, tmp_path)
+    expected = fitted(settings, data, keras.losses.MeanSquaredError())
+    assert found.metrics["validation_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def raises(normalizer):
+    normalizer()
+    raise KeyError("nothing here")
+
+
+def two_outputs(normalizer):
+    inputs = keras.Input((5,))
+    return keras.Model(inputs, [keras.layers.Dense(3)(normalizer()(inputs)), inputs])
+
+
+REFUSED = {
+    "raises": (raises, {}, "building it raised KeyError: 'nothing here' .*test_own_nets.py, line"),
+    "nothing": (lambda normalizer: normalizer() and None, {}, "gave nothing; expected a keras.Mo"),
+    "a layer": (lambda normalizer: normalizer(), {}, "gave a bn_keras.*; expected a keras.Model"),
+    "ignores it": (lambda normalizer: functional(keras.layers.BatchNormalization), {},
+                   "never called the normalizer that it was given"),
+    "two outputs": (two_outputs, {}, "it has 2 outputs; expected one tensor"),
+    "few outputs": (lambda normalizer: keras.Sequential([
+        keras.Input((5,)), normalizer(), keras.layers.Dense(2)]), {},
+        r"outputs of shape \(2,\) for 3 classes; expected \(3,\)"),
+    "other inputs": (lambda normalizer: keras.Sequential([
+        keras.Input((7,)), normalizer(), keras.layers.Dense(3)]), {},
+        r"does not take the examples, of shape \(5,\)"),
+    "a class": (Subclassed, {}, "is Subclassed; expected a function"),
+    "no normalizer": (keras.Sequential([keras.Input((5,)), keras.layers.Dense(3)]), {},
+                      "no .*normaliz"),
+    "dropout": (functional, {"dropout": 0.5}, "dropout=0.5 with model='functional': only the"),
+    "policy": (functional(keras.layers.BatchNormalization), {"dtype_policy": "mixed_float16"},
+               "a finished net has policies of its own"),
+    "kernels": (functional, {"normalizer": "weight_standardized_group"},
+                "changes more than its own place"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_net_that_cannot_be_compared_is_refused_in_a_sentence(case):
+    model, settings, message = REFUSED[case]
+    with pytest.raises(ConfigError, match=message):
+        nets.build(config(model, **settings), splits())
