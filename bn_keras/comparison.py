@@ -181,15 +181,15 @@ def _compiled(model: Any) -> Dict[str, Any]:
 
 
 def _deserialized(metrics: Any) -> List[Any]:
+    """The metrics of a compiled model's config: texts, or configs, in lists of lists."""
     import keras
 
-    found = []
-    for metric in keras.tree.flatten(metrics) if isinstance(metrics, (list, tuple)) else []:
-        # Keras computes accuracy for each kind of labels in its own way, and so do we.
-        if metric not in (None, "accuracy", "acc"):
-            found.append(keras.saving.deserialize_keras_object(metric)
-                         if isinstance(metric, dict) else metric)
-    return found
+    if isinstance(metrics, (list, tuple)):
+        return [found for part in metrics for found in _deserialized(part)]
+    if isinstance(metrics, dict) and "class_name" in metrics:
+        return [keras.saving.deserialize_keras_object(metrics)]
+    # Keras computes "accuracy" for each kind of labels in its own way, and so do we.
+    return [metrics] if isinstance(metrics, str) and metrics not in ("accuracy", "acc") else []
 
 
 def _usual_measure(model: str) -> Tuple[str, ...]:

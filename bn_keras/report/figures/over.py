@@ -73,9 +73,11 @@ def over(rows: Sequence[Row], ax: Axes, argument: Optional[str] = None) -> Axes:
                     linewidth=0.8, alpha=0.6, marker="." if len(points) < 3 else "")
             gone = [places[p] for p in points if p in of_seed and not math.isfinite(of_seed[p])]
             lost = lost or bool(gone)
-            ax.plot(gone, [0.02 + 0.03 * place if not high else 0.98 - 0.03 * place] * len(gone),
-                    color=color, marker="x", markersize=8, markeredgewidth=1.8, linestyle="",
-                    clip_on=False, zorder=5, transform=ax.get_xaxis_transform())
+            if gone:
+                height = 0.98 - 0.03 * place if high else 0.02 + 0.03 * place
+                ax.plot(gone, [height] * len(gone), color=color, marker="x", markersize=8,
+                        markeredgewidth=1.8, linestyle="", clip_on=False, zorder=5,
+                        transform=ax.get_xaxis_transform())
         middle = [float(np.median([of[p] for of in by_seed.values() if p in of] or [math.nan]))
                   for p in points]
         shown = [(places[p], value) for p, value in zip(points, middle) if math.isfinite(value)]
