@@ -48,7 +48,8 @@ def compare(
             - a function `build(normalizer)` that returns a keras.Model; `normalizer()` or
               `normalizer(name="...")` gives it a new layer, another one in each arm. Further
               parameters called `input_shape` and `classes` get what the data have. It is called
-              once for each run, with the random state set by the run's seed.
+              once for each run, with Python's and NumPy's random state, from which Keras draws,
+              set by the run's seed.
             - a finished keras.Model with batch normalization in it. Each arm is a copy with other
               normalizers and all else equal; the model itself stays as it is. All seeds start from
               its weights, unless weights="new". Optimizer, loss and metrics that it was compiled
