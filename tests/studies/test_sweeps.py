@@ -15,8 +15,8 @@ from bn_keras.results import DIVERGED, OK
 from bn_keras.study import Row
 
 RATES = (0.01, 0.1, 1.0)
-# Net to rate to the accuracy of each seed; None for a run that diverged. At .1 the first net has its
-# highest single run, at .01 its best median.
+# Net to rate to the accuracy of each seed; None for a run that diverged. The first net has its
+# highest single run at .1, and its best median at .01.
 FOUND = {
     "none": {0.01: [0.80, 0.81, 0.82], 0.1: [0.95, 0.30, 0.20], 1.0: [None, None, 0.1]},
     "batch": {0.01: [0.70, 0.71, 0.72], 0.1: [0.90, 0.91, 0.92], 1.0: [0.93, 0.94, 0.95]},
