@@ -3,6 +3,8 @@
 import math
 from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
+import numpy as np
+
 from bn_keras import intervals, verdicts
 from bn_keras.config import MeasureSettings
 from bn_keras.metrics import describe, matches
@@ -27,6 +29,8 @@ from bn_keras.texts import plain
 if TYPE_CHECKING:
     from bn_keras.report.report import Report
 
+BATCH_ACCURACY = "validation_accuracy_batch_statistics"
+LAG = 0.05  # of accuracy, between batch statistics and moving averages; less is noise of batches
 ARMS, CLAIMS = "Arms", "Claims"  # captions of tables
 SAME_START = (
     "All seeds start from the same weights: a seed sets the order of the batches and the dropout "
@@ -87,6 +91,7 @@ def against_baseline(report: "Report") -> Iterator[str]:
             "a normalizer" if study.baseline == "none" else "none"
         )
         yield f"To compare, train {absent} too."
+    yield from _lagging(report)
 
 
 def _counts(report: "Report") -> Iterator[str]:
@@ -124,6 +129,24 @@ def _counts(report: "Report") -> Iterator[str]:
     if reached:
         yield ("Validation accuracy of those that learned, median [lowest, highest]: "
                f"{', '.join(reached)}.")
+
+
+def _lagging(report: "Report") -> Iterator[str]:
+    """Arms whose moving averages have not caught up with their weights."""
+    told = []
+    for arm in report.arms:
+        mine = [row.metrics for row in report.rows if row.arm == arm.name]
+        pairs = [(metrics.get(ACCURACY), metrics.get(BATCH_ACCURACY)) for metrics in mine]
+        known = [(moving, batch) for moving, batch in pairs
+                 if moving is not None and batch is not None]
+        if known and float(np.median([batch - moving for moving, batch in known])) > LAG:
+            moving, batch = (float(np.median(values)) for values in zip(*known))
+            told.append(f"{plain(arm.name)} ({number(moving)}, with batch statistics "
+                        f"{number(batch)})")
+    if told:
+        yield (f"The moving averages of {_listed(told)} lag behind the weights: too few steps, or "
+               "too high a momentum, leave the population statistics near where they started. "
+               "Train longer, or with a lower momentum such as .9.")
 
 
 def _best(report: "Report") -> Iterator[str]:

@@ -156,6 +156,21 @@ def test_the_command_that_repeats_a_sweep_plans_it():
     assert train._plan(flags.parse(["train", *words[2:]])) == of
 
 
+def test_moving_averages_that_lag_are_named_with_what_batch_statistics_give():
+    def told(gap):
+        of = plan(axes={}, seeds=2)
+        results = [
+            result(run, 0.1, OK, f"{run.seed}", {
+                "validation_accuracy_batch_statistics": 0.1 + gap * (run.normalizer == "batch"),
+            }) for run in of.runs
+        ]
+        return [line for line in make_report(of, results).verdict.splitlines() if "lag" in line]
+
+    line, = told(0.8)
+    assert line.startswith("The moving averages of batch (.100, with batch statistics .900) lag")
+    assert told(0.04) == []
+
+
 @pytest.mark.parametrize("given, values", [
     ("--sweep=learning_rate=1e-4:1:5log", {"learning_rate": (0.0001, 0.001, 0.01, 0.1, 1.0)}),
     ("--sweep=batch_size=16:64:4lin", {"batch_size": (16, 32, 48, 64)}),
