@@ -199,17 +199,21 @@ def workable_rates(study: Study, rows: Sequence[Row]) -> dict[str, list[Optional
     """Net to its largest workable learning rate in each seed, None where none is.
 
     For sweeps over the learning rate alone, and accuracies. A rate is workable if it ends with at
-    least WORKABLE of the best median that any net reaches at any rate; as in
-    `largest_workable_rate`, none below it may fail but for those that are too low.
+    least WORKABLE of the best median that any net reaches at any rate, and has learned; as in
+    `largest_workable_rate`, none below it may fail but for those that are too low. Where nothing
+    has learned there is nothing to tell.
     """
     if list(study.axes) != ["learning_rate"] or "accuracy" not in study.compared:
+        return {}
+    if not any(outcome(row) == LEARNED for row in rows):
         return {}
     best = max((best.median for best in best_settings(study, rows).values()), default=-math.inf)
     metric = study.compared.replace("test_", "validation_")
     found: dict[str, dict[int, dict[float, Optional[float]]]] = {}
     for row in rows:
         by_rate = found.setdefault(net_of(row.arm), {}).setdefault(row.seed, {})
-        by_rate[row.settings["learning_rate"]] = row.metrics.get(metric)
+        learned = outcome(row) == LEARNED
+        by_rate[row.settings["learning_rate"]] = row.metrics.get(metric) if learned else None
     complete = set(study.axes["learning_rate"])
     return {
         net: [largest_workable_rate(by_rate, WORKABLE * best) for by_rate in by_seed.values()

@@ -155,14 +155,17 @@ def _best(report: "Report") -> Iterator[str]:
     metric = describe(study.compared)
     for net, best in best_settings(study, report.rows).items():
         tried = ", ".join(f"{name}={setting(value)}" for name, value in best.settings.items())
-        values = [row.metrics.get(metric.name) for row in report.rows if row.arm == best.arm]
+        mine = [row for row in report.rows if row.arm == best.arm]
+        values = [row.metrics.get(metric.name) for row in mine]
+        ends = [outcome(row) for row in mine]
+        some = "" if FINISHED in ends else f", {ends.count(LEARNED)} of {len(ends)} seeds learned"
         edge = [
             name for name, value in best.settings.items()
             if len(study.axes[name]) > 2 and value in (min(study.axes[name]), max(study.axes[name]))
         ] if all(type(value) in (int, float) for value in best.settings.values()) else []
         more = f"; it is the end of what was tried of {', '.join(edge)}" if edge else ""
         yield (f"{plain(net)} is best at {tried} (chosen on validation): {plain(metric.title)} "
-               f"{spread(values, metric.worst)}{more}.")
+               f"{spread(values, metric.worst)}{some}{more}.")
 
 
 def table_of_sweep(report: "Report") -> tuple[list[str], list[list[str]]]:

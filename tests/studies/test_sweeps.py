@@ -121,6 +121,9 @@ def test_the_largest_workable_rate_is_relative_to_the_best_median():
     assert rates == {"none": [0.1, None, None], "batch": [1.0, 1.0, 1.0]}
     headings, cells = sentences.table_of_sweep(report())
     assert headings[-1] == "largest workable learning rate" and len(cells) == 2
+    stuck = {net: {rate: [0.11] * 3 for rate in RATES} for net in FOUND}
+    assert findings.workable_rates(report().plan.study, report(stuck).rows) == {}
+    assert "0 of 3 seeds learned" in report(stuck).verdict
     two = plan(axes={"learning_rate": RATES, "batch_size": [64]})
     assert findings.workable_rates(two.study, report(of=two).rows) == {}
 
