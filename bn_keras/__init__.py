@@ -13,6 +13,7 @@ from bn_keras.loading import register_layers
 if TYPE_CHECKING:  # editors and type checkers see the names where they are
     from bn_keras.api import load, run
     from bn_keras.batch_norm.layer import BatchNorm
+    from bn_keras.checking import check
     from bn_keras.comparison import compare
     from bn_keras.config import ConfigError, RunConfig
     from bn_keras.normalizers.activated import ActivatedBatchNorm
@@ -38,6 +39,7 @@ __all__ = [
     "RunResult",
     "Store",
     "__version__",
+    "check",
     "compare",
     "load",
     "run",
@@ -57,6 +59,7 @@ _HOMES = {
     "RunConfig": "bn_keras.config",
     "RunResult": "bn_keras.results",
     "Store": "bn_keras.results",
+    "check": "bn_keras.checking",
     "load": "bn_keras.api",
     "run": "bn_keras.api",
     "statistics": "bn_keras.surgery.statistics",

@@ -4,14 +4,16 @@ Neither TensorFlow nor the layer's module is loaded here; `diagnostics.judging` 
 """
 
 import argparse
-import collections
 import dataclasses
 import json
 import os
 from typing import TYPE_CHECKING, Any, Dict, Iterable, List, Sequence
 
+from bn_keras.checking import Checked
 from bn_keras.commands.console import INTERRUPTED, make_console, refuse, say
-from bn_keras.diagnostics.severity import CONVENIENCE, SEVERITIES
+from bn_keras.diagnostics import judging
+from bn_keras.diagnostics.judging import KERAS_LAYER, About, Judgement
+from bn_keras.diagnostics.severity import SEVERITIES, WRONG_NUMBERS
 from bn_keras.registry import COMMANDS
 from bn_keras.texts import plain
 
@@ -19,31 +21,33 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from bn_keras.diagnostics.judging import Judgement
+DESCRIPTION = """Asks a batch normalization some fifty questions, and says what is wrong with it.
 
-DESCRIPTION = """Asks a batch normalization layer some fifty questions.
-
-LAYER is keras.layers.BatchNormalization, bn_keras.BatchNorm, or module:Class of your own: a
-keras.layers.Layer, or a plain class with __call__(x) on NumPy rows and a `training` switch.
+LAYER is keras.layers.BatchNormalization, bn_keras.BatchNorm, or one of your own, at module:name or
+my_file.py:name: a keras.layers.Layer, a plain class that is called with arrays of shape (batch,
+channels), a function such as batch_norm(x, gamma, beta, moving_mean, moving_variance, training) of
+NumPy, TensorFlow, PyTorch or JAX, or a PyTorch module. Other usual names (eps, running_var, …) and
+PyTorch's momentum are recognized and no mistakes.
 
 Severities, the worst first:
   wrong numbers  outputs, gradients or statistics, in ordinary use
-  drop-in        not the interface of keras.layers.BatchNormalization: configs, files, masks
-  robustness     bad batches, half precision, numbers far from zero, replicas
-  convenience    what is accepted, and what errors say
+  drop-in        right, but not the interface of Keras's layer: configs, files, masks
+  robustness     empty batches, half precision, numbers far from zero, replicas
+  policy         a maintainer's choice: NaN in, NaN out; what is accepted, refused and warned of
 
 Example:
-  bn-keras conformance keras.layers.BatchNormalization --fail-on=drop-in
+  bn-keras conformance keras.layers.BatchNormalization --fail_on=drop-in
 
-Exit status: 0 nothing failed, 1 something failed, 2 the layer could not be judged.
+Exit status: 0 nothing failed that --fail_on counts, 1 something did, 2 it could not be judged.
 """
 MOST_CHARACTERS = 300  # of an evidence
 
 
 @COMMANDS.register(
     "conformance", usage="conformance LAYER [flags]",
-    does="is a batch normalization layer right? LAYER is keras.layers.BatchNormalization, "
-    "bn_keras.BatchNorm, or module:Class of your own; conformance --help lists the flags",
+    does="is a batch normalization right? LAYER is keras.layers.BatchNormalization, "
+    "bn_keras.BatchNorm, or a layer, class or function of your own at module:name or "
+    "file.py:name; conformance --help lists the flags",
 )
 def main(arguments: Sequence[str]) -> int:
     """Judges the layer that the arguments name; returns the exit status."""
@@ -55,49 +59,56 @@ def main(arguments: Sequence[str]) -> int:
         return _refuse(
             f"received KERAS_BACKEND={os.environ['KERAS_BACKEND']}; expected tensorflow"
         )
-    if not all(options.layer.replace(":", ".", 1).split(".")) or not set(options.layer) & {*".:"}:
+    path = options.layer
+    dotted = ".py:" in path or all(path.replace(":", ".", 1).split("."))
+    if not dotted or not set(path) & {*".:"}:
         return _refuse(
-            f"received {options.layer!r}; expected module:Class of a module that can be imported "
-            "from here, such as keras.layers:BatchNormalization"
+            f"received {path!r}; expected module:Class of a module that can be imported "
+            "from here, such as keras.layers:BatchNormalization, or file.py:name"
         )
-    from bn_keras.diagnostics import judging
-
     only = [text for texts in options.only for text in texts.split(",")]
     try:
-        judgements = _collect(judging.judge(options.layer, only, options.timeout))
+        checked = _collect(path, judging.judge(path, only, options.timeout))
     except judging.Refused as refusal:
         return refuse("bn-keras conformance", refusal, lines=True)
     except judging.Silence as silence:
         return _refuse(f"TensorFlow could not be loaded: {silence}")
     except KeyboardInterrupt:
         return INTERRUPTED
-    failed = [one for severity in SEVERITIES for one in judgements
-              if one.verdict == "fail" and one.severity == severity]
     counted = SEVERITIES[: SEVERITIES.index(options.fail_on) + 1]
-    status = int(any(one.severity in counted for one in failed))
-    unjudged = all(one.verdict == "skip" for one in judgements)
+    status = int(bool(checked.failed(*counted)))
+    unjudged = all(one.verdict == "skip" for one in checked.rows)
     if unjudged:
         status = 2
     if options.json:
-        say(json.dumps({
-            "layer": options.layer,
-            "status": status,
-            "fail_on": options.fail_on,
-            **_counts(judgements),
-            "probes": [dataclasses.asdict(one) for one in judgements],
-        }, indent=1))
+        say(json.dumps(_as_json(checked, status, options.fail_on), indent=1))
         return status
     console = make_console()
-    console.print(_table(judgements))
-    for one in failed:
+    for line in checked.words():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(_table(checked))
+    for one in checked.failed():
         _print_failure(console, one)
-    say(f"{options.layer}: {_summary(_counts(judgements))}")
-    if failed and not status:
+    say(f"{path}: {_summary(checked.counts())}")
+    if checked.failed() and not status:
         say(f"exit status 0: none of them is as severe as {options.fail_on}")
     if unjudged:
         say("exit status 2: no probe could be judged; expected a layer with what they look at, or "
             "other probes")
     return status
+
+
+def _as_json(checked: Checked, status: int, fail_on: str) -> Dict[str, Any]:
+    return {
+        "layer": checked.thing,
+        "kind": checked.about.kind,
+        "status": status,
+        "fail_on": fail_on,
+        **checked.counts(),
+        "hints": [dict(zip(("cause", "text", "remedy"), one)) for one in checked.hints],
+        "conventions": list(checked.about.conventions),
+        "probes": [dataclasses.asdict(one) for one in checked.rows],
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -112,9 +123,9 @@ def _parser() -> argparse.ArgumentParser:
         "or given several times",
     )
     parser.add_argument(
-        "--fail-on", default=CONVENIENCE, type=_severity, metavar="SEVERITY",
+        "--fail_on", "--fail-on", default=WRONG_NUMBERS, type=_severity, metavar="SEVERITY",
         help=f"the mildest failure that makes the exit status 1: {', '.join(SEVERITIES)} "
-        "(default: %(default)s, which is any)",
+        "(default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print JSON and nothing else")
     parser.add_argument(
@@ -148,32 +159,28 @@ def _refuse(text: str) -> int:
     return refuse("bn-keras conformance", text)
 
 
-def _collect(judgements: Iterable[Any]) -> List["Judgement"]:
-    """All judgements, with a word on a terminal of how far they have come."""
+def _collect(path: str, told: Iterable[Any]) -> Checked:
+    """All that is told, with a word on a terminal of how far it has come."""
     from rich.console import Console
 
-    found = []
-    with Console(stderr=True).status("loading TensorFlow") as status:
-        for one in judgements:
-            found.append(dataclasses.replace(one, evidence=_plain(one.evidence)))
-            status.update(f"{len(found)} probes done")
-    return found
+    rows: List[Judgement] = []
+    about = About("of a kind that it did not live to tell")
+    with Console(stderr=True).status("loading") as status:
+        for one in told:
+            if isinstance(one, About):
+                about = About(
+                    _plain(one.kind), tuple(map(_plain, one.conventions)),
+                    tuple((_plain(a), _plain(b), _plain(c)) for a, b, c in one.hints),
+                )
+                continue
+            rows.append(dataclasses.replace(one, evidence=_plain(one.evidence)))
+            status.update(f"{len(rows)} probes done")
+    return Checked(path, about, tuple(rows))
 
 
 def _plain(text: str) -> str:
     kept = plain(text)
     return kept if len(kept) <= MOST_CHARACTERS else kept[:MOST_CHARACTERS] + "…"
-
-
-def _counts(judgements: Sequence["Judgement"]) -> Dict[str, Any]:
-    verdicts = collections.Counter(one.verdict for one in judgements)
-    failed = collections.Counter(one.severity for one in judgements if one.verdict == "fail")
-    return {
-        "passed": verdicts["pass"],
-        "failed": verdicts["fail"],
-        "skipped": verdicts["skip"],
-        "failed_by_severity": {severity: failed[severity] for severity in SEVERITIES},
-    }
 
 
 def _summary(counts: Dict[str, Any]) -> str:
@@ -186,7 +193,8 @@ def _summary(counts: Dict[str, Any]) -> str:
     )
 
 
-def _table(judgements: Sequence["Judgement"]) -> "Table":
+def _table(checked: Checked) -> "Table":
+    """All rows of a Keras layer; of other things, those that could be asked."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
@@ -194,7 +202,8 @@ def _table(judgements: Sequence["Judgement"]) -> "Table":
     table = Table("probe", "kind", "", "evidence", box=box.SIMPLE, pad_edge=False)
     colors = {"fail": "bold red", "pass": "green", "skip": "dim"}
     for severity in SEVERITIES:
-        rows = [one for one in judgements if one.severity == severity]
+        rows = [one for one in checked.rows if one.severity == severity
+                and (one.verdict != "skip" or checked.about.kind == KERAS_LAYER)]
         if rows:
             table.add_section()
             table.add_row(f"[bold]{severity}[/]")
@@ -206,7 +215,7 @@ def _table(judgements: Sequence["Judgement"]) -> "Table":
     return table
 
 
-def _print_failure(console: "Console", judgement: "Judgement") -> None:
+def _print_failure(console: "Console", judgement: Judgement) -> None:
     """Three lines: severity and probe, the evidence, why it matters."""
     console.print(
         f"{judgement.severity}: {judgement.probe}", style="bold red", markup=False

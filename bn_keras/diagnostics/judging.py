@@ -8,8 +8,8 @@ the child's standard input only. A probe that gets no answer has failed.
 That holds off whatever happens by accident and all that only prints, exits or replaces parts of the
 suite. It is no sandbox: code that searches the interpreter's memory for the pipe can still lie.
 
-    for judgement in judge("my_module:MyBatchNorm"):
-        print(judgement.probe, judgement.verdict)
+    for one in judge("my_module:MyBatchNorm"):
+        print(one)  # a Judgement for each probe, and About in the end
 """
 
 import builtins
@@ -25,11 +25,14 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+
+from bn_keras.diagnostics.severity import WRONG_NUMBERS
 
 # Child processes started for one layer; the rest of its probes fail then, without being tried.
 MOST_CHILDREN = 4
 MOST_BYTES = 1 << 20  # of a line that does not end
+KERAS_LAYER = "a Keras layer"  # the kind of things that all probes are for
 START_SECONDS = 300  # for TensorFlow alone; no code of the layer runs in that time
 # The child looks for modules where its parent does, without importing anything before.
 BOOT = (
@@ -58,8 +61,25 @@ class Judgement:
     evidence: str
 
 
-def judge(layer: str, only: Sequence[str] = (), timeout: float = 120.0) -> Iterator[Judgement]:
-    """Yields a Judgement for each probe, in the suite's order.
+@dataclasses.dataclass(frozen=True)
+class About:
+    """What is told of a thing besides its probes.
+
+    Attributes:
+        kind: what it is, such as "a NumPy function".
+        conventions: sentences on what differs from Keras and is no mistake.
+        hints: the causes of wrong numbers, the most important first: name, text and remedy.
+    """
+
+    kind: str
+    conventions: Tuple[str, ...] = ()
+    hints: Tuple[Tuple[str, str, str], ...] = ()
+
+
+def judge(
+    layer: str, only: Sequence[str] = (), timeout: float = 120.0
+) -> Iterator[Union[Judgement, About]]:
+    """Yields a Judgement for each probe, in the suite's order, and About if the thing tells it.
 
     Args:
         layer: `module:Class` or a dotted path.
@@ -90,6 +110,10 @@ def judge(layer: str, only: Sequence[str] = (), timeout: float = 120.0) -> Itera
                     alive, found = False, ("fail", f"expected an answer, received none: {silence}")
                 yield Judgement(*plan[done], *found)
                 done += 1
+            if alive:
+                with contextlib.suppress(Silence, Refused):
+                    kind, conventions, hints = child.receive("about", timeout)
+                    yield About(kind, tuple(conventions), tuple(tuple(one) for one in hints))
         if done == len(plan):
             return
     for one in plan[done:]:
@@ -185,15 +209,18 @@ def answer(pipe: int, word: str, layer: str, only: Sequence[str], first: int) ->
     def send(key: str, told: Any = True) -> None:
         write(pipe, f"\n{dumps({'word': word, key: told})}\n".encode())
 
+    from bn_keras.diagnostics import conformance
+    from bn_keras.diagnostics.conformance import causes, replicas
     from bn_keras.native_log import quiet_native_log
 
-    with quiet_native_log():
-        from bn_keras.diagnostics import conformance
-        from bn_keras.diagnostics.conformance import replicas
-
-        replicas.make_logical_devices()
+    sys.path.insert(0, os.getcwd())
     suite = conformance.suite
+    if suite.may_need_keras(layer):
+        with quiet_native_log():
+            replicas.make_logical_devices()
+            suite.keras_layer()
     probes, run, describe, parts = dict(suite.PROBES), suite.run, suite.describe, _parts
+    find_causes = causes.find
     try:
         names = suite.select(only)
     except ValueError as error:
@@ -207,10 +234,8 @@ def answer(pipe: int, word: str, layer: str, only: Sequence[str], first: int) ->
         now = parts(conformance)
         return next((name for name in before if now.get(name) is not before[name]), None)
 
-    sys.path.insert(0, os.getcwd())
     try:
-        layer_class = suite.find_layer(layer)
-        suite.Maker(layer_class)
+        make = suite.Maker(suite.find_layer(layer))
     except ValueError as error:
         return send("refused", str(error))
     except KeyboardInterrupt:
@@ -218,14 +243,18 @@ def answer(pipe: int, word: str, layer: str, only: Sequence[str], first: int) ->
             "refused", f"received {layer!r}, which raised KeyboardInterrupt; expected a layer"
         )
     send("ready")
+    wrong = False
     for number, name in list(enumerate(names))[first:]:
         try:
-            found = [(one.verdict, one.evidence) for one in run(layer_class, [name])][0]
+            found = [(one.verdict, one.evidence) for one in run(make, [name])][0]
         except BaseException as error:  # nobody is at this process's keyboard
             found = "fail", f"expected no error, received {describe(error)}"
         if changed():
             found = "fail", f"expected the suite as it was, received another {changed()}"
+        wrong = wrong or (found[0] == "fail" and probes[name].severity == WRONG_NUMBERS)
         send(f"outcome {number}", found)
+    hints = [dataclasses.astuple(one) for one in find_causes(make)] if wrong else []
+    send("about", (make.kind, make.conventions, hints))
     return None
 
 

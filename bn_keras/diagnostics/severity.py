@@ -1,7 +1,7 @@
 """Severities of a failed conformance probe, the worst first."""
 
 WRONG_NUMBERS = "wrong numbers"  # outputs, gradients or statistics, in ordinary use
-DROP_IN = "drop-in"  # the interface of keras.layers.BatchNormalization: configs, files, masks
-ROBUSTNESS = "robustness"  # bad batches, half precision, numbers far from zero, replicas
-CONVENIENCE = "convenience"  # what is accepted, and what errors say
-SEVERITIES = (WRONG_NUMBERS, DROP_IN, ROBUSTNESS, CONVENIENCE)
+DROP_IN = "drop-in"  # right, but not the interface of Keras's layer: configs, files, masks
+ROBUSTNESS = "robustness"  # empty batches, half precision, numbers far from zero, replicas
+POLICY = "policy"  # a maintainer's choice: NaN in, NaN out; what is accepted, refused, warned of
+SEVERITIES = (WRONG_NUMBERS, DROP_IN, ROBUSTNESS, POLICY)

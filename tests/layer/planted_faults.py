@@ -273,6 +273,15 @@ class StopsMovingAfterAWhile(Faulty):
         return outputs
 
 
+@fault_of("the statistics are not trained")
+class TrainsItsStatistics(Faulty):
+    def build(self, input_shape):
+        super().build(input_shape)
+        for statistic in (self.moving_mean, self.moving_variance):
+            self._non_trainable_variables.remove(statistic)
+            self._trainable_variables.append(statistic)
+
+
 @fault_of("inference leaves the statistics alone")
 class MovesInInference(Faulty):
     def spoil_inference(self, inputs, outputs):

@@ -15,8 +15,8 @@ from bn_keras import BatchNorm
 from bn_keras.diagnostics.conformance import FAIL, KINDS, PASS, PROBES, SKIP, find_layer, run
 from bn_keras.diagnostics.conformance.suite import Failed, NotApplicable, alike, select
 from bn_keras.diagnostics.severity import (
-    CONVENIENCE,
     DROP_IN,
+    POLICY,
     ROBUSTNESS,
     SEVERITIES,
     WRONG_NUMBERS,
@@ -163,12 +163,12 @@ TEXTBOOK_FAILS = {
     "integers are taken as floating numbers": DROP_IN,
     "a frozen layer runs in inference mode": DROP_IN,
     "isinstance takes it for the layer of keras": DROP_IN,
-    "one bad sample does not poison the statistics": ROBUSTNESS,
+    "one bad sample does not poison the statistics": POLICY,
     "an empty batch changes nothing": ROBUSTNESS,
-    "one value per channel is told and changes nothing": ROBUSTNESS,
+    "one value per channel is told and changes nothing": POLICY,
     "replicas statistics are averaged": ROBUSTNESS,
-    "training may be a tensor": CONVENIENCE,
-    "impossible momentum and epsilon are refused": CONVENIENCE,
+    "training may be a tensor": POLICY,
+    "impossible momentum and epsilon are refused": POLICY,
 }
 
 
@@ -465,7 +465,7 @@ def test_failures_stand_at_the_end_with_what_was_received(mine):
     assert robust.startswith("robustness: one value per channel")
     assert silence.strip() == "expected a warning or a ValueError, received silence"
     assert last == (
-        "mine:Mine: 4 passed, 2 failed (1 wrong numbers, 0 drop-in, 1 robustness, 0 convenience), "
+        "mine:Mine: 4 passed, 2 failed (1 wrong numbers, 0 drop-in, 1 robustness, 0 policy), "
         "0 skipped"
     )
 

@@ -4,10 +4,8 @@ import functools
 from typing import Any, Callable
 
 import numpy as np
-import tensorflow as tf
 
 from bn_keras.diagnostics.conformance.suite import (
-    KERAS_LAYER,
     Failed,
     Maker,
     NotApplicable,
@@ -17,11 +15,13 @@ from bn_keras.diagnostics.conformance.suite import (
     draw,
     expect,
     first_line,
+    keras_layer,
     probe,
     statistics,
+    tf,
     value,
 )
-from bn_keras.diagnostics.severity import CONVENIENCE, DROP_IN, WRONG_NUMBERS
+from bn_keras.diagnostics.severity import DROP_IN, POLICY, WRONG_NUMBERS
 
 
 def _refusal(call: Callable[[], Any], wanted: str) -> Exception:
@@ -35,7 +35,7 @@ def _refusal(call: Callable[[], Any], wanted: str) -> Exception:
     raise Failed(f"expected {wanted}, received no error")
 
 
-@probe(CONVENIENCE)
+@probe(POLICY)
 def training_may_be_a_tensor(make: Maker) -> str:
     """A training loop in one graph switches by a tensor; Keras 2 took it."""
     make.needs_keras("no graphs")
@@ -50,7 +50,7 @@ def training_may_be_a_tensor(make: Maker) -> str:
     return evidence
 
 
-@probe(CONVENIENCE)
+@probe(POLICY)
 def axis_may_be_a_list_of_one(make: Maker) -> str:
     """Configs of Keras 2 hold axis as a list."""
     plain = make(axis=1)
@@ -58,7 +58,7 @@ def axis_may_be_a_list_of_one(make: Maker) -> str:
     return alike(array(make(axis=[1])(x, training=True)), array(plain(x, training=True)), 1e-6)
 
 
-@probe(CONVENIENCE)
+@probe(POLICY)
 def an_axis_out_of_range_is_named(make: Maker) -> str:
     """An IndexError from inside the layer names neither axis nor shape."""
     wanted = "an error that names the axis"
@@ -67,7 +67,7 @@ def an_axis_out_of_range_is_named(make: Maker) -> str:
     return expect(named, wanted, describe(error))
 
 
-@probe(CONVENIENCE)
+@probe(POLICY)
 def impossible_momentum_and_epsilon_are_refused(make: Maker) -> str:
     """Momentum=1.5 trains for hours and then predicts NaN."""
     make(momentum=0.9, epsilon=1e-3)
@@ -78,7 +78,7 @@ def impossible_momentum_and_epsilon_are_refused(make: Maker) -> str:
     return evidence
 
 
-@probe(CONVENIENCE)
+@probe(POLICY)
 def a_clipping_error_names_what_it_received(make: Maker) -> str:
     """An f-string without its f: the message shows {rmax} and not the value."""
     make(renorm=True)
@@ -103,7 +103,7 @@ def masked_positions_do_not_count(make: Maker) -> str:
     return alike(y[mask], expected)
 
 
-@probe(CONVENIENCE)
+@probe(POLICY)
 def a_mask_goes_with_channels_first(make: Maker) -> str:
     """Channels-first sequences have padding too."""
     make.needs_mask()
@@ -117,7 +117,7 @@ def a_mask_goes_with_channels_first(make: Maker) -> str:
 def a_mask_without_the_last_axis_means_what_it_means_to_keras(make: Maker) -> str:
     """Models hand on masks of the inputs' shape without the last axis, whatever `axis` is."""
     make.needs_mask()
-    layer, theirs = make(axis=1, momentum=0.5), KERAS_LAYER(axis=1, momentum=0.5)
+    layer, theirs = make(axis=1, momentum=0.5), keras_layer()(axis=1, momentum=0.5)
     x, mask = draw(4, 3, 6, mean=2.0), np.random.default_rng(0).random((4, 3)) < 0.6
     found, expected = (array(one(x, training=True, mask=tf.constant(mask)))
                        for one in (layer, theirs))

@@ -4,7 +4,6 @@ import warnings
 from typing import Any
 
 import numpy as np
-import tensorflow as tf
 
 from bn_keras.diagnostics.conformance.suite import (
     Maker,
@@ -14,15 +13,16 @@ from bn_keras.diagnostics.conformance.suite import (
     first_line,
     probe,
     statistics,
+    tf,
     value,
 )
-from bn_keras.diagnostics.severity import ROBUSTNESS
+from bn_keras.diagnostics.severity import POLICY, ROBUSTNESS
 
 
-@probe(ROBUSTNESS)
+@probe(POLICY)
 def one_bad_sample_does_not_poison_the_statistics(make: Maker) -> str:
     """One overflow in mixed precision, and every later evaluation is NaN."""
-    layer = make(momentum=0.5)
+    layer = make.where(momentum=0.5)
     bad = draw(8, 3)
     bad[2, 1] = np.inf
     layer(bad, training=True)
@@ -36,7 +36,7 @@ def one_bad_sample_does_not_poison_the_statistics(make: Maker) -> str:
 @probe(ROBUSTNESS)
 def an_empty_batch_changes_nothing(make: Maker) -> str:
     """The last batch of a replica, or of a filtered pipeline, may be empty."""
-    layer = make(momentum=0.5)
+    layer = make.where(momentum=0.5)
     layer(draw(8, 3), training=True)
     before = statistics(layer)
     layer(np.zeros((0, 3), "float32"), training=True)
@@ -47,7 +47,7 @@ def an_empty_batch_changes_nothing(make: Maker) -> str:
 def a_fully_masked_batch_changes_nothing(make: Maker) -> str:
     """A batch of padding alone drags mean and variance towards 0."""
     make.needs_mask()
-    layer = make(momentum=0.5)
+    layer = make.where(momentum=0.5)
     x = draw(4, 6, 3, mean=5.0)
     layer(x, training=True, mask=tf.ones((4, 6), tf.bool))
     before = statistics(layer)
@@ -55,10 +55,10 @@ def a_fully_masked_batch_changes_nothing(make: Maker) -> str:
     return alike(statistics(layer), before, 0)
 
 
-@probe(ROBUSTNESS)
+@probe(POLICY)
 def one_value_per_channel_is_told_and_changes_nothing(make: Maker) -> str:
     """The last batch of 129 at size 128: the output is beta, the variance decays, silently."""
-    layer = make(momentum=0.5)
+    layer = make.where(momentum=0.5)
     layer(draw(2, 3), training=True)
     before = statistics(layer)
     wanted = "a warning or a ValueError"

@@ -4,10 +4,17 @@ import functools
 from typing import Any, Iterable, List, Optional, Sequence, Tuple
 
 import numpy as np
-import tensorflow as tf
 
 from bn_keras.batch_norm import reference
-from bn_keras.diagnostics.conformance.suite import Maker, NotApplicable, alike, draw, probe, value
+from bn_keras.diagnostics.conformance.suite import (
+    Maker,
+    NotApplicable,
+    alike,
+    draw,
+    probe,
+    tf,
+    value,
+)
 from bn_keras.diagnostics.severity import ROBUSTNESS
 
 DEVICES = ["CPU:0", "CPU:1"]
@@ -69,6 +76,7 @@ def replicas_statistics_are_averaged(make: Maker) -> str:
 @probe(ROBUSTNESS)
 def synchronized_replicas_are_one_big_batch(make: Maker) -> str:
     """Small batches on many devices: what synchronized=True is for."""
+    make.needs_keras("no replicas")
     parts = [draw(3, 2, mean=1.0), draw(8, 2, mean=2.0, seed=1)]
     _, outputs = trained(make, parts, synchronized=True)
     expected, _, _ = reference.forward(np.concatenate(parts))
@@ -78,6 +86,7 @@ def synchronized_replicas_are_one_big_batch(make: Maker) -> str:
 @probe(ROBUSTNESS)
 def synchronized_gradients_cross_the_replicas(make: Maker) -> str:
     """A gradient that stays in its replica is not the gradient of what was computed."""
+    make.needs_keras("no replicas")
     with two_replicas().scope():
         layer = make(synchronized=True)
         layer.build((None, 2))
@@ -98,6 +107,7 @@ def synchronized_gradients_cross_the_replicas(make: Maker) -> str:
 @probe(ROBUSTNESS)
 def synchronized_variance_keeps_its_digits(make: Maker) -> str:
     """The same cancellation as in one process, in the code path that few look at."""
+    make.needs_keras("no replicas")
     parts = [draw(256, 2, mean=1e4, seed=seed) for seed in range(2)]
     layer, _ = trained(make, parts, synchronized=True)
     return alike(value(layer, "moving_variance"), np.concatenate(parts).astype(float).var(0), 0.01)
