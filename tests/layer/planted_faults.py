@@ -275,11 +275,10 @@ class StopsMovingAfterAWhile(Faulty):
 
 @fault_of("the statistics are not trained")
 class TrainsItsStatistics(Faulty):
-    def build(self, input_shape):
-        super().build(input_shape)
-        for statistic in (self.moving_mean, self.moving_variance):
-            self._non_trainable_variables.remove(statistic)
-            self._trainable_variables.append(statistic)
+    def trainable_variables_too(self):
+        return [*Faulty.trainable_variables.fget(self), self.moving_mean, self.moving_variance]
+
+    trainable_variables = property(trainable_variables_too)
 
 
 @fault_of("inference leaves the statistics alone")

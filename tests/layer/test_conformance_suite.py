@@ -13,7 +13,13 @@ from planted_faults import PLANTED
 
 from bn_keras import BatchNorm
 from bn_keras.diagnostics.conformance import FAIL, KINDS, PASS, PROBES, SKIP, find_layer, run
-from bn_keras.diagnostics.conformance.suite import Failed, NotApplicable, alike, select
+from bn_keras.diagnostics.conformance.suite import (
+    Failed,
+    Maker,
+    NotApplicable,
+    alike,
+    select,
+)
 from bn_keras.diagnostics.severity import (
     DROP_IN,
     POLICY,
@@ -381,7 +387,7 @@ def test_a_class_that_cannot_be_made_or_called_is_refused():
 
     with pytest.raises(ValueError, match="cannot be made without width; expected"):
         list(run(Needs))
-    with pytest.raises(ValueError, match=r"Text on a NumPy array of shape \(4, 3\) ended in .+"):
+    with pytest.raises(ValueError, match=r"Text on an array of shape \(4, 3\) ended in .+"):
         list(run(Text))
 
 
@@ -405,12 +411,13 @@ def test_probes_are_selected_by_name_kind_and_severity():
         ("keras.layers.Nope", "no attribute 'Nope'"),
         ("no_module:Layer", "No module named 'no_module'"),
         ("math:pi", "expected a subclass of keras.layers.Layer"),
-        ("fractions:Fraction", "expected a subclass of keras.layers.Layer"),
+        ("fractions:Fraction", "which has none of the methods __call__, forward, call; expected a"),
+        ("no_file.py:layer", "importing no_file.py ended in FileNotFoundError: there is no file"),
     ],
 )
 def test_a_path_that_leads_to_no_layer_is_named(path, message):
     with pytest.raises(ValueError, match=message):
-        find_layer(path)
+        Maker(find_layer(path))
 
 
 @pytest.mark.parametrize(
@@ -462,10 +469,10 @@ def test_failures_stand_at_the_end_with_what_was_received(mine):
     assert wrong == "wrong numbers: inference uses the moving statistics"
     assert re.match(r"    expected \S+ ± \S+, received \S+ \(largest error", evidence)
     assert why.strip() == PROBES["inference uses the moving statistics"].why
-    assert robust.startswith("robustness: one value per channel")
+    assert robust.startswith("policy: one value per channel")
     assert silence.strip() == "expected a warning or a ValueError, received silence"
     assert last == (
-        "mine:Mine: 4 passed, 2 failed (1 wrong numbers, 0 drop-in, 1 robustness, 0 policy), "
+        "mine:Mine: 4 passed, 2 failed (1 wrong numbers, 0 drop-in, 0 robustness, 1 policy), "
         "0 skipped"
     )
 
@@ -473,17 +480,17 @@ def test_failures_stand_at_the_end_with_what_was_received(mine):
 @pytest.mark.slow
 def test_the_status_tells_the_severity_and_json_the_same_as_the_table(mine):
     status, out, err = command(
-        "mine:Mine", "--only=guards", "--fail-on=wrong-numbers", "--json", cwd=mine
+        "mine:Mine", "--only=guards", "--fail_on=wrong_numbers", "--json", cwd=mine
     )
     told = json.loads(out)
     assert (status, err, told["status"]) == (0, "", 0)
     assert (told["passed"], told["failed"], told["skipped"]) == (3, 1, 0)
-    assert told["failed_by_severity"]["robustness"] == 1
+    assert told["failed_by_severity"]["policy"] == 1
     one = next(one for one in told["probes"] if one["verdict"] == "fail")
     assert one == {
         "probe": "one value per channel is told and changes nothing",
         "kind": "guards",
-        "severity": "robustness",
+        "severity": "policy",
         "why": PROBES[one["probe"]].why,
         "verdict": "fail",
         "evidence": "expected a warning or a ValueError, received silence",
