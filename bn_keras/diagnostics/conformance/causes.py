@@ -163,6 +163,9 @@ def find(make: Maker) -> List[Hint]:
         found["training is ignored, always inference"] = found["moving statistics in training"]
         for cause in ("moving statistics in training", "averages never move"):
             del found[cause]
+    if "nothing is normalized" in found:  # the rest follows from it
+        for cause in ("gamma and beta not applied", "gamma not applied", "beta not applied"):
+            found.pop(cause, None)
     return [
         Hint(cause, f"{TEXTS[cause][0]}: {found[cause]}.", TEXTS[cause][1])
         for cause in ORDER if cause in found
@@ -241,7 +244,7 @@ def _statistics(of: _Weights, training: bool) -> List[Tuple[str, Any, Any]]:
     found.append(("statistics of each example", x.mean(1)[:, None], x.var(1)[:, None]))
     found.append(("one statistic for all channels", x.mean(), x.var()))
     found.append(("nothing is normalized", 0.0, None))
-    return [one for one in found if one[1] is not None]
+    return [one for one in found if np.size(one[1]) in (1, 3, len(x)) and one[1] is not None]
 
 
 def _squared(values: Optional[np.ndarray]) -> Optional[np.ndarray]:

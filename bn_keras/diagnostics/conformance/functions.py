@@ -177,8 +177,10 @@ class _FunctionLayer(Foreign):
                 values = self._of.kit.numpy(one)
             except Exception:  # a cache for the backward pass, of whatever kind
                 continue
-            if values.dtype.kind == "f" and values.size == self._channels:
+            if values.dtype.kind == "f" and values.ndim:
                 found.append(values)
+        if len(found) != len(wanted):  # more than statistics, such as what a backward pass needs
+            found = [one for one in found if one.size == self._channels]
         if wanted and len(found) >= len(wanted):
             for role, values in zip(wanted, found[-len(wanted):]):
                 self._state[role] = self._of.kit.variable(values)

@@ -1,0 +1,20 @@
+"""Gamma and beta swapped.
+
+At the start (1 and 0), every output is 1.
+
+Hint: gamma and beta swapped
+"""
+
+import numpy as np
+
+
+def batch_norm(x, gamma, beta, moving_mean, moving_variance, training, momentum=0.99, eps=1e-3):
+    """Outputs and the new moving statistics."""
+    if training:
+        mean, variance = x.mean(axis=0), x.var(axis=0)
+        moving_mean = momentum * moving_mean + (1 - momentum) * mean
+        moving_variance = momentum * moving_variance + (1 - momentum) * variance
+    else:
+        mean, variance = moving_mean, moving_variance
+    x_hat = (x - mean) / np.sqrt(variance + eps)
+    return beta * x_hat + gamma, moving_mean, moving_variance

@@ -1,0 +1,20 @@
+"""Mean and variance over the features, not over the batch.
+
+axis=1 in place of axis=0 is layer normalization.
+
+Hint: statistics of each example
+"""
+
+import numpy as np
+
+
+def batch_norm(x, gamma, beta, moving_mean, moving_variance, training, momentum=0.99, eps=1e-3):
+    """Outputs and the new moving statistics."""
+    if training:
+        mean, variance = x.mean(axis=1, keepdims=True), x.var(axis=1, keepdims=True)
+        moving_mean = momentum * moving_mean + (1 - momentum) * mean
+        moving_variance = momentum * moving_variance + (1 - momentum) * variance
+    else:
+        mean, variance = moving_mean, moving_variance
+    x_hat = (x - mean) / np.sqrt(variance + eps)
+    return gamma * x_hat + beta, moving_mean, moving_variance
