@@ -94,8 +94,8 @@ def test_usual_names_are_named_as_conventions():
     (note,) = check(decayed).about.conventions
     assert note == (
         "scale is Keras's gamma; shift is Keras's beta; pop_mean is Keras's moving_mean; pop_var "
-        "is Keras's moving_variance; is_training is Keras's training; decay is Keras's momentum; eps "
-        "is Keras's epsilon."
+        "is Keras's moving_variance; is_training is Keras's training; decay is Keras's momentum; "
+        "eps is Keras's epsilon."
     )
     thing, _ = exhibit("right_class")
     assert "momentum is the weight of the new batch" in check(thing).about.conventions[1]
@@ -147,6 +147,7 @@ def test_what_nothing_explains_is_said_so_with_its_evidence():
 
 @pytest.mark.parametrize("thing, message", [
     (3, "received 3; expected a subclass of keras.layers.Layer"),
+    (lambda: None, "received None; expected a subclass of keras.layers.Layer"),
     (lambda x, wobble, training: x, r"received the arguments wobble, .+looked for gamma: gamma"),
     (lambda x, gamma, beta: x, "no argument switches between training and inference; looked for"),
     (lambda x, training: x.ravel()[:2], r"ended in an output of shape \(2,\)"),

@@ -1,10 +1,12 @@
-"""Is a batch normalization layer right? Some fifty named probes, for any Keras layer.
+"""Is a batch normalization right? Some fifty named probes, for Keras layers and all others.
 
     python -m bn_keras conformance keras.layers.BatchNormalization
 
-A file here holds the probes of one kind; a probe is a function under `@probe(severity)` whose
-docstring says why it matters. `plain` adapts classes that know nothing of Keras. The command runs
-all of it in a process of its own, see `bn_keras.diagnostics.judging`.
+A file of KINDS holds the probes of one kind; a probe is a function under `@probe(severity)` whose
+docstring says why it matters. `foreign` and its neighbours (`functions`, `objects`, `kits`, `names`)
+adapt what is no Keras layer; `causes` finds the mistake behind wrong numbers. TensorFlow is loaded
+by the first probe that needs it. The command runs all of it in a process of its own, see
+`bn_keras.diagnostics.judging`; `bn_keras.check` runs it where it is called.
 """
 
 import importlib

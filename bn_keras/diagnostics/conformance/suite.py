@@ -263,7 +263,7 @@ class Maker:
         made = _made_by(thing, given)
         factory = inspect.isroutine(thing) and made is not thing
         self.name = getattr(made if factory else thing, "__name__", type(made).__name__)
-        if made is not None and not _is_keras(made):
+        if not _is_keras(made) and not (made is None and inspect.isclass(thing)):
             self.foreign = _adapted(made if factory else thing, {} if factory else given)
             self.kind, self.name = self.foreign.kind, self.foreign.name
             self.conventions = self.foreign.conventions
@@ -410,7 +410,7 @@ def _adapted(thing: Any, given: Dict[str, Any]) -> Adapter:
     if not callable(thing) and not any(hasattr(thing, name) for name in ("forward", "call")):
         raise ValueError(
             f"received {repr(thing)[:80]}; expected a subclass of keras.layers.Layer, a plain "
-            f"class with __call__(x, training), or a function of both.{WRAP}"
+            f"class with __call__(x, training), or a function of x and training.{WRAP}"
         )
     inner = getattr(thing, "func", thing)  # of a partial
     function = inspect.isroutine(inner) and not is_factory(inner)
