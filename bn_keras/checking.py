@@ -7,8 +7,9 @@
 
     bn_keras.check(batch_norm)
 
-It takes a Keras layer, a plain class, a function of NumPy, TensorFlow, PyTorch or JAX, or a
-PyTorch module; `bn-keras conformance my_file.py:batch_norm` is the same from the command line.
+It takes a Keras layer, a plain class, a function of NumPy, TensorFlow, PyTorch or JAX, or a module
+of PyTorch or Flax linen; `bn-keras conformance my_file.py:batch_norm` is the same from the command
+line.
 """
 
 import collections
@@ -132,7 +133,8 @@ def check(thing: Any, *, only: Sequence[str] = (), **arguments: Any) -> Checked:
         thing: a keras.layers.Layer class, an instance of one or a function that makes one; a plain
             class or instance that is called with arrays of shape (batch, channels); a function such
             as `batch_norm(x, gamma, beta, moving_mean, moving_variance, training)` that returns the
-            outputs, or these and the new statistics; a PyTorch module or its class.
+            outputs, or these and the new statistics; a module of PyTorch or Flax linen, or its
+            class.
         only: which probes: parts of their names, kinds or severities; none means all but those
             under tf.distribute, which the command asks.
         **arguments: more arguments for the thing, by its own names.

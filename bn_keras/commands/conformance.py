@@ -26,8 +26,8 @@ DESCRIPTION = """Asks a batch normalization some fifty questions, and says what 
 LAYER is keras.layers.BatchNormalization, bn_keras.BatchNorm, or one of your own, at module:name or
 my_file.py:name: a keras.layers.Layer, a plain class that is called with arrays of shape (batch,
 channels), a function such as batch_norm(x, gamma, beta, moving_mean, moving_variance, training) of
-NumPy, TensorFlow, PyTorch or JAX, or a PyTorch module. Other usual names (eps, running_var, …) and
-PyTorch's momentum are recognized and no mistakes.
+NumPy, TensorFlow, PyTorch or JAX, or a module of PyTorch or Flax linen. Other usual names (eps,
+running_var, …) and PyTorch's momentum are recognized and no mistakes.
 
 Severities, the worst first:
   wrong numbers  outputs, gradients or statistics, in ordinary use

@@ -251,10 +251,33 @@ assert any(one.probe.startswith("gradients") and one.verdict == "pass" for one i
 (cause, *_), = bn_keras.check(right, stop=True).hints
 assert cause == "statistics are constants in the gradient"
 """
+FLAX = """
+import flax.linen as nn, jax.numpy as jnp, bn_keras
+class Wrong(nn.Module):
+    momentum: float = 0.9
+    epsilon: float = 1e-5
+    @nn.compact
+    def __call__(self, x, train):
+        n = x.shape[-1]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, n)
+        var = self.variable("batch_stats", "var", jnp.ones, n)
+        scale = self.param("scale", nn.initializers.ones, (n,))
+        bias = self.param("bias", nn.initializers.zeros, (n,))
+        m, v = (x.mean(0), x.var(0)) if train else (mean.value, var.value)
+        if train:
+            mean.value = (1 - self.momentum) * mean.value + self.momentum * m
+            var.value = (1 - self.momentum) * var.value + self.momentum * v
+        return scale * (x - m) / jnp.sqrt(v + self.epsilon) + bias
+for thing in (nn.BatchNorm, nn.BatchNorm(momentum=0.8)):
+    checked = bn_keras.check(thing)
+    assert checked.ok and checked.about.kind == "a Flax module", str(checked)
+(cause, *_), = bn_keras.check(Wrong).hints
+assert cause == "momentum the other way round"
+"""
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("library, code", [("torch", TORCH), ("jax", JAX)], ids=["torch", "jax"])
+@pytest.mark.parametrize("library, code", [("torch", TORCH), ("jax", JAX), ("flax", FLAX)])
 def test_modules_and_functions_of_other_libraries_get_their_gradients_checked(
     library, code, tmp_path
 ):

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 
 import numpy as np
 
+from bn_keras.diagnostics.conformance.flax_modules import is_linen, linen_adapter
 from bn_keras.diagnostics.conformance.foreign import Adapter, Foreign, Weight
 from bn_keras.diagnostics.conformance.functions import FunctionAdapter, is_factory
 from bn_keras.diagnostics.conformance.names import WRAP, is_needed, parameters
@@ -244,7 +245,7 @@ class Maker:
     Args:
         thing: a keras.layers.Layer class, or an instance, partial or factory of one; a plain class
             or instance that is called with NumPy rows; a function of the inputs and `training`; a
-            PyTorch module or its class.
+            PyTorch or Flax linen module or its class.
         **given: more arguments for it, by its own names.
 
     Attributes:
@@ -412,6 +413,8 @@ def _adapted(thing: Any, given: Dict[str, Any]) -> Adapter:
             f"received {repr(thing)[:80]}; expected a subclass of keras.layers.Layer, a plain "
             f"class with __call__(x, training), or a function of x and training.{WRAP}"
         )
+    if is_linen(thing):
+        return linen_adapter(thing, given).settle()
     inner = getattr(thing, "func", thing)  # of a partial
     function = inspect.isroutine(inner) and not is_factory(inner)
     return (FunctionAdapter if function else ObjectAdapter)(thing, given).settle()
