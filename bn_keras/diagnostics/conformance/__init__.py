@@ -5,8 +5,8 @@
 A file of KINDS holds the probes of one kind; a probe is a function under `@probe(severity)` whose
 docstring says why it matters. `foreign` and its neighbours (`functions`, `objects`, `flax_modules`,
 `kits`, `names`) adapt what is no Keras layer; `causes` finds the mistake behind wrong numbers.
-TensorFlow is loaded by the first probe that needs it. The command runs all of it in a process of its own, see
-`bn_keras.diagnostics.judging`; `bn_keras.check` runs it where it is called.
+TensorFlow is loaded by the first probe that needs it. The command runs all of it in a process of
+its own, see `bn_keras.diagnostics.judging`; `bn_keras.check` runs it where it is called.
 """
 
 import importlib
