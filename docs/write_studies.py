@@ -1,4 +1,4 @@
-"""Writes `docs/studies.md` and README's table of studies: `python docs/write_studies.py RUNS`.
+"""Writes `docs/studies.md` and the table in `docs/research.md`: `docs/write_studies.py RUNS`.
 
 RUNS is the folder of `--logdir`: of every study that is stored in it whole, the figures are kept in
 `docs/studies/NAME.json`, and the texts are written from all that is kept. Without RUNS the texts
@@ -76,7 +76,7 @@ def page(records: Dict[str, Dict[str, Any]]) -> str:
 
 
 def table() -> str:
-    """README's table of studies."""
+    """The table of studies in `docs/research.md`."""
     rows = [["`--study=`", "what it asks", "what to expect", "on 2 cores"]]
     for name in STUDIES.names():
         study: studies.Study = STUDIES.get(name)()
@@ -120,10 +120,12 @@ def write() -> None:
     """Writes page and table from what is kept."""
     records = kept()
     write_atomically(ROOT / "docs" / "studies.md", page(records))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, rest = readme.split(BEGIN)
+    around = (ROOT / "docs" / "research.md").read_text(encoding="utf-8")
+    before, rest = around.split(BEGIN)
     _, after = rest.split(END)
-    write_atomically(ROOT / "README.md", f"{before}{BEGIN}\n{table()}\n{END}{after}")
+    # A blank line ends the comment; else a Markdown reader takes the table for a part of it.
+    text = f"{before}{BEGIN}\n\n{table()}\n\n{END}{after}"
+    write_atomically(ROOT / "docs" / "research.md", text)
 
 
 def main() -> None:

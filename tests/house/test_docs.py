@@ -18,10 +18,10 @@ def test_the_page_of_studies_is_what_the_command_writes():
     assert page == write_studies.page(KEPT)
 
 
-def test_the_readme_s_table_of_studies_is_what_the_command_writes():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_of_studies_is_what_the_command_writes():
+    around = (ROOT / "docs" / "research.md").read_text(encoding="utf-8")
     begin, end = write_studies.BEGIN, write_studies.END
-    assert readme.split(begin)[1].split(end)[0].strip() == write_studies.table()
+    assert around.split(begin)[1].split(end)[0].strip() == write_studies.table()
 
 
 @pytest.mark.parametrize("name", STUDIES.names())

@@ -1,0 +1,180 @@
+"""README and the pages of docs/ say what is so: links, names, commands, and code that runs."""
+
+import importlib
+import os
+import pathlib
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from make import ROOT
+
+import bn_keras
+from bn_keras.commands import flags, train
+from bn_keras.registry import COMMANDS, UnknownName
+
+README = ROOT / "README.md"
+PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINK = re.compile(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]*))?\)")
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Code, and what it prints where the page says so.
+PYTHON = re.compile(
+    r"^```python\n(.*?)^```$(?:\n\nprints\n\n```text\n(.*?)^```$)?", re.MULTILINE | re.DOTALL
+)
+MODEL = """
+import keras
+import numpy as np
+x = np.random.default_rng(0).normal(size=(8, 4)).astype("float32")
+model, replica = (
+    keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(3), keras.layers.BatchNormalization(),
+        keras.layers.ReLU(), keras.layers.Dense(2),
+    ]) for _ in range(2)
+)
+"""
+# Page to what its code takes as given, and to what is made smaller in it.
+GIVEN = {
+    "README.md": (MODEL, {"seeds=6": "seeds=1", "steps=100": "steps=2", "[0.01, 0.1, 1.0]": "0.1"}),
+    "compare.md": ("", {"seeds=6": "seeds=1", "steps=100": "steps=2", "seeds=7": "seeds=1",
+                        "steps=50": "steps=2", "[0.01, 0.1, 1.0],": "[0.01, 0.1],"}),
+    "data.md": ("", {}),
+    "extend.md": ("", {}),
+    "layer.md": (MODEL, {}),
+    "report.md": ("", {}),
+    "statistics.md": ("", {}),
+}
+SMALL_LIBRARIES = {"README.md": ("sklearn",), "compare.md": ("sklearn",), "extend.md": ("pandas",),
+                   "report.md": ("pandas",)}
+# What the pages call one's own.
+MY_NET = """
+def build(normalizer, input_shape, classes):
+    import keras
+    return keras.Sequential([keras.Input(input_shape), normalizer(), keras.layers.Dense(classes)])
+"""
+
+
+def text_of(page):
+    return page.read_text(encoding="utf-8")
+
+
+def anchors(page):
+    """The anchors of a page's headings, as MkDocs and GitHub make them."""
+    prose = FENCE.sub("", text_of(page))
+    headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-")
+            for heading in headings}
+
+
+def commands():
+    """(page, arguments) of every command of bn-keras or train.py in README and docs."""
+    found = []
+    for page in PAGES:
+        text = text_of(page)
+        shown = [line for kind, block in FENCE.findall(text) if kind == "bash"
+                 for line in block.splitlines()]
+        shown += re.findall(r"`((?:python|bn-keras) [^`]*)`", FENCE.sub("", text))
+        for line in shown:
+            if "NAME" in line or "…" in line:
+                continue  # a form, not a command
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["python"] and words[1:2] == ["train.py"]:
+                found.append((page.name, ["train", *words[2:]]))
+            elif words[:3] == ["python", "-m", "bn_keras"] or words[:1] == ["bn-keras"]:
+                found.append((page.name, words[3 if words[0] == "python" else 1:]))
+    return found
+
+
+COMMAND_LINES = commands()
+
+
+def test_the_readme_fits_two_screens():
+    assert len(text_of(README).splitlines()) <= 130
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for path, anchor in LINK.findall(FENCE.sub("", text_of(page))):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name}: no {path}"
+        if anchor:
+            known = anchors(target)
+            assert anchor in known, f"{page.name}: {path} has no #{anchor}, but {sorted(known)}"
+
+
+def test_every_page_is_in_the_site_and_in_the_index():
+    pages = {page.name for page in (ROOT / "docs").glob("*.md")}
+    site = set(re.findall(r"[ -]([a-z_]+\.md)$", text_of(ROOT / "mkdocs.yml"), re.MULTILINE))
+    index = {path for path, _ in LINK.findall(text_of(ROOT / "docs" / "index.md"))}
+    assert len(pages) > 10 and site == pages
+    assert pages - {"index.md"} <= index
+
+
+def test_the_reference_has_every_public_name():
+    shown = re.findall(r"^::: (\S+)$", text_of(ROOT / "docs" / "reference.md"), re.MULTILINE)
+    assert len(shown) == len(set(shown)) > 40
+    things = []
+    for name in shown:
+        try:
+            things.append(importlib.import_module(name))
+        except ImportError:
+            home, _, attribute = name.rpartition(".")
+            things.append(getattr(importlib.import_module(home), attribute))
+    for name in set(bn_keras.__all__) - {"__version__"}:
+        assert any(getattr(bn_keras, name) is thing for thing in things), name
+
+
+@pytest.mark.parametrize(
+    "arguments", [words for _, words in COMMAND_LINES],
+    ids=[f"{page} {' '.join(words)}"[:60] for page, words in COMMAND_LINES],
+)
+def test_commands_are_understood(arguments, tmp_path, monkeypatch):
+    assert len(COMMAND_LINES) > 30
+    monkeypatch.chdir(tmp_path)
+    for name in ("my_net.py", "my_data.py"):
+        pathlib.Path(name).write_text(MY_NET)
+    verb = arguments[:1]
+    if verb == ["train"]:
+        options = flags.parse(["train", *arguments[1:]])
+        if options is not None:  # None is --help
+            assert train._plan(options).runs
+    elif not verb[0].startswith("-") and verb != ["VERB"]:
+        assert COMMANDS.check(verb[0])
+
+
+def test_a_misspelt_command_would_be_noticed():
+    with pytest.raises(UnknownName, match="tarin"):
+        COMMANDS.check("tarin")
+
+
+def test_pages_with_code_are_known():
+    assert {page.name for page in PAGES if "```python" in text_of(page)} == set(GIVEN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", GIVEN)
+def test_code_of_a_page_runs_and_prints_what_the_page_says(name, tmp_path):
+    for library in SMALL_LIBRARIES.get(name, ()):
+        pytest.importorskip(library)
+    given, smaller = GIVEN[name]
+    blocks = PYTHON.findall(text_of(next(page for page in PAGES if page.name == name)))
+    assert blocks
+    mark = "=== block {} ==="
+    script = given + "\n".join(
+        f"print({mark.format(place)!r})\n{code}" for place, (code, _) in enumerate(blocks)
+    )
+    for large, small in smaller.items():
+        assert large in script, f"{large} is no longer in {name}"
+        script = script.replace(large, small)
+    (tmp_path / "page.py").write_text(script, encoding="utf-8")
+    found = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, capture_output=True, encoding="utf-8",
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}, timeout=600,
+    )
+    assert found.returncode == 0, found.stderr[-3000:]
+    printed = re.split(r"=== block \d+ ===\n", found.stdout)[1:]
+    assert len(printed) == len(blocks)
+    for (_, expected), received in zip(blocks, printed, strict=True):
+        if expected:
+            assert received == expected
