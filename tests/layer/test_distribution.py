@@ -87,7 +87,7 @@ def test_fit_over_replicas_keeps_the_mean_of_their_statistics(strategy):
         model.fit(x, x, batch_size=8, epochs=1, shuffle=False, verbose=0)
         found.append(model.layers[0].moving_mean.numpy())
     np.testing.assert_allclose(found[0], [3.0, 3.0], atol=0.1)
-    assert not np.allclose(found[1], [3.0, 3.0], atol=0.1), "Keras mended this: tell in the README"
+    assert not np.allclose(found[1], [3.0, 3.0], atol=0.1), "Keras mended this: see docs/layer.md"
 
 
 def test_skipped_batches_add_up_over_the_replicas(strategy):

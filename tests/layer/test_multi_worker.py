@@ -127,7 +127,7 @@ def test_fit_fails_in_keras_with_any_net(scenario, folder):
         }) with an unsupported type
         (<class 'tensorflow.python.distribute.values.PerReplica'>) to a Tensor.
 
-    Where this test fails, Keras has mended it: tell in the README that `fit` works.
+    Where this test fails, Keras has mended it: tell in docs/measurements.md that `fit` works.
     """
     expected = (
         r"ValueError: Attempt to convert a value \(PerReplica:\{\n  0: <tf\.Tensor: .*\n\}\) with "
