@@ -75,11 +75,6 @@ def run(
         raise ConfigError(f"quick={quick!r}: expected True or False")
     check_value("first_seed", first_seed, INDEX)
     takes_normalizers = STUDIES.properties(study).get("normalizers")
-    if "normalizer" in settings and takes_normalizers:
-        raise ConfigError(
-            f"normalizer={settings['normalizer']!r}: expected arms in its place, such as "
-            f"arms=['none', {settings['normalizer']!r}]"
-        )
     values, axes = split(settings)
     as_normalizers = bool(takes_normalizers and arms)
     plan = make_plan(
@@ -171,8 +166,13 @@ def split(settings: Mapping[str, Any]) -> Tuple[Dict[str, Any], Dict[str, List[A
     """Settings with one value, and those with several, which make axes.
 
     Raises:
-        ConfigError: a setting that does not exist.
+        ConfigError: a setting that does not exist, or one that the arms set.
     """
+    if "normalizer" in settings:
+        raise ConfigError(
+            f"normalizer={settings['normalizer']!r}: expected arms in its place, such as "
+            f"arms=['none', {settings['normalizer']!r}]"
+        )
     several = {
         name: list(value) for name, value in settings.items()
         if isinstance(value, (list, tuple, np.ndarray, range)) and name != "measure"

@@ -100,11 +100,6 @@ def compare(
         >>> [f"{arm.name}: {arm.seeds} seeds" for arm in report.arms]
         ['none: 2 seeds', 'batch: 2 seeds']
     """
-    if "normalizer" in settings:
-        raise ConfigError(
-            f"normalizer={settings['normalizer']!r}: expected arms in its place, such as "
-            f"arms=['none', {settings['normalizer']!r}]"
-        )
     values, axes = api.split(settings)
     given, compiled = _model(model)
     measured: List[str] = list(values.pop("measure", compiled.pop("measure", ())))
