@@ -39,6 +39,7 @@ def bn_and_dropout() -> Study:
             Claim(
                 "dropout gains the net without BN half a point at least",
                 "Srivastava et al. (2014)",
+                expected="does not hold",
                 effect=(
                     Comparison("test_accuracy", "dropout", "at least", "neither", margin=COUNTS),
                 ),
@@ -47,6 +48,7 @@ def bn_and_dropout() -> Study:
                 "BN takes the place of dropout: alone it is less than half a point behind dropout "
                 "alone, or ahead",
                 PAPER,
+                expected="holds",
                 effect=(
                     Comparison("test_accuracy", "BN", "at least", "dropout", margin=-COUNTS),
                 ),
@@ -54,6 +56,7 @@ def bn_and_dropout() -> Study:
             Claim(
                 "with BN, dropout adds less than half a point",
                 PAPER,
+                expected="holds",
                 effect=(
                     Comparison("test_accuracy", "BN and dropout", "at most", "BN", margin=COUNTS),
                 ),
