@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # editors and type checkers see the names where they are
     from bn_keras.results import RunResult, Store
     from bn_keras.surgery import statistics
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 __all__ = [
     "ActivatedBatchNorm",

@@ -79,11 +79,12 @@ def test_a_compiled_net_gives_optimizer_rate_loss_and_metrics(compare):
         metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(1, name="sparse_top")],
     )
     report = compare(model)
-    assert settings_of(report, "learning_rate") == {pytest.approx(0.03)}
+    assert list(settings_of(report, "learning_rate")) == [pytest.approx(0.03)]
     assert {own.place(name) for name in settings_of(report, "optimizer")} == {"RMSprop"}
     for row in report.rows:
         assert row.metrics["test_metric_sparse_top"] == pytest.approx(row.metrics["test_accuracy"])
-    assert any("as compiled" in note for note in report.notes)
+    losses = {own.place(name) for name in settings_of(report, "loss")}
+    assert losses == {"sparse_categorical_crossentropy"}
     assert any("All seeds start from the same weights" in note for note in compare(
         model, seeds=2).notes)
     given = compare(model, learning_rate=0.5, optimizer="sgd")

@@ -64,7 +64,7 @@ def test_a_folder_of_an_older_version_gets_one_sentence_and_stays_as_it_is(tmp_p
     errors = capsys.readouterr().err
     assert errors == (
         f"bn-keras report: {tmp_path}: no work directory of this version's train command (the "
-        "plan has other parts than study, quick and runs)\n"
+        "plan has other parts than study, quick, numbers, axes, runs)\n"
     )
     assert sorted(tmp_path.iterdir()) == before
 
@@ -147,7 +147,8 @@ def test_no_damage_of_a_file_breaks_the_report(name, tmp_path, without_pictures,
     work_dir = shell.finished(tmp_path)
     content = json.loads((work_dir / name).read_text())
     found = [survives(work_dir, name, changed, capsys) for changed in changes(content, WRONG[:4])]
-    assert len(found) > 25 and found.count(2 if name == "plan.json" else 0) >= len(found) - 1
+    # A plan may be the quick one of numbers as well: two changes damage nothing.
+    assert len(found) > 25 and found.count(2 if name == "plan.json" else 0) >= len(found) - 2
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import Split, Splits
 from bn_keras.models.blocks import Blocks, ModelSpec, normalizers
 from bn_keras.models.layers import SkipInit, StandardizedConv1D, StandardizedConv2D
+from bn_keras.nets import build as build_net
 from bn_keras.registry import LOSSES, MODELS, NORMALIZERS
-from bn_keras.runner import build_model
 from bn_keras.surgery.digest import kernel_digest
 
 
@@ -26,7 +26,7 @@ def splits(shape=(28, 28, 1), classes=10):
 
 def build(model, normalizer="none", shape=(28, 28, 1), classes=10, **settings):
     config = RunConfig(model=model, normalizer=normalizer, **settings)
-    return build_model(config, splits(shape, classes))
+    return build_net(config, splits(shape, classes))
 
 
 def kernels(model):
@@ -133,8 +133,8 @@ def test_the_threshold_of_filter_response_takes_the_activations_place(activation
 def test_filter_response_keeps_the_runs_of_a_stack_apart():
     config = RunConfig(model="deep_mlp", normalizer="filter_response", dtype_policy="float64")
     data = splits((4, 4, 1))
-    alone = [build_model(dataclasses.replace(config, seed=seed), data) for seed in range(3)]
-    stack = build_model(config, data, runs=3)
+    alone = [build_net(dataclasses.replace(config, seed=seed), data) for seed in range(3)]
+    stack = build_net(config, data, runs=3)
     rng = np.random.default_rng(0)
     for variable, *values in zip(stack.variables, *(net.variables for net in alone), strict=True):
         for value in values:
