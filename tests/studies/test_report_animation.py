@@ -62,6 +62,13 @@ def test_the_page_needs_no_other_file_and_takes_any_title(images):
     assert 'src="http' not in page and "href" not in page and "${" not in page
 
 
+def test_the_page_suits_phones_dark_screens_and_screen_readers(images):
+    page = animation.page(images, "a title")
+    for part in ('name="viewport"', "prefers-color-scheme: dark", "<main>", "<h1>a title</h1>",
+                 'class="scroll"', "image.alt ="):
+        assert part in page
+
+
 def test_a_diverged_net_is_drawn_as_far_as_it_goes():
     lost = net("none")
     for layer in lost.frames["layers"]:
