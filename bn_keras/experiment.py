@@ -195,15 +195,15 @@ def estimate(work: Work, workers: Optional[int] = None) -> float:
 def report(store: Store) -> Report:
     """Writes and returns the report of a work directory; arguments and errors as `report.write`.
 
-    In a process that has trained, TensorBoard's folder gets picture and verdict as well.
+    In a process that has trained, TensorBoard's folder gets the comparison of all runs as well.
     """
     found = write(store)
-    picture = store.work_dir / "picture.png"  # of a study that has figures
-    if "tensorflow" in sys.modules and picture.exists():
+    if "tensorflow" in sys.modules:
+        from bn_keras.report.tensorboard import comparison
         from bn_keras.writers import tensorboard
 
         tensorboard.write_comparison(
-            store.work_dir / "tensorboard" / "comparison", picture.read_bytes(), found.verdict
+            store.work_dir / "tensorboard" / "comparison", **comparison(found)
         )
     return found
 

@@ -22,6 +22,10 @@ missing, as after Ctrl-C, are named.
 Example:
   bn-keras report runs/mnist_cnn-mnist-sgd-3-af0d3b"""
 
+# Of TensorBoard as it starts by itself: one colour an arm, no smoothing.
+TENSORBOARD = ("http://localhost:6006/?runColorGroup=regex%3A(%5E%5B%5E%2F%5D%2B)&smoothing=0"
+               "#timeseries")
+
 
 @COMMANDS.register(
     "report", usage="report WORK_DIR", does="print and draw again what a work directory holds"
@@ -66,5 +70,6 @@ def show(console: "Console", store: Store, report: Report) -> None:
         ("results", folder / "results.json"),
         ("curves", folder / "runs" / "*" / "*.csv"),
         ("TensorBoard", f"tensorboard --logdir {tensorboard}"),
+        ("", TENSORBOARD),
     ):
         console.print(f"{what:12s} {plain(where)}", soft_wrap=True, markup=False)

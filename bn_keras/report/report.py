@@ -100,7 +100,7 @@ class Report:
         """The picture, as a figure that pyplot does not know: nothing has to be closed."""
         from bn_keras.report import figures  # matplotlib takes a second
 
-        return figures.compose(self.rows, _panels(self.plan), _title(self.plan))
+        return figures.compose(self.rows, panels(self.plan), _title(self.plan))
 
     def save_picture(self, path: Union[str, pathlib.Path]) -> None:
         """Writes the picture as PNG, SVG or PDF, which the end of the path says."""
@@ -283,7 +283,7 @@ def _title(plan: Plan) -> str:
     return f"{plan.study.question}\n{', '.join(told).replace(', on ', ' on ')}"
 
 
-def _panels(plan: Plan) -> list[str]:
+def panels(plan: Plan) -> list[str]:
     """The names of the picture's figures, each with its argument."""
     return [f"outcomes:{plan.study.compared}" if name == "outcomes" else name
             for name in plan.study.figures]
@@ -295,7 +295,7 @@ def _write_pictures(store: Store, report: Report) -> Optional[bytes]:
 
     study, picture = report.plan.study, None
     if study.figures:
-        picture = figures.picture(report.rows, _panels(report.plan), _title(report.plan))
+        picture = figures.picture(report.rows, panels(report.plan), _title(report.plan))
         write_atomically(store.work_dir / "picture.png", picture)
     captured = {row.arm: row for row in report.rows if row.frames}
     for name, (upper, lower) in study.animations.items():

@@ -1,37 +1,22 @@
 """TensorBoard events: one folder for each run, and one for their comparison."""
 
 import contextlib
+import dataclasses
 import shutil
-from typing import Any, Iterator, Mapping
+from typing import Any, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
+from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.custom_scalar import summary as custom_scalar
 from tensorboard.plugins.histogram import summary_v2 as histogram
 from tensorboard.plugins.hparams import api as hp
+from tensorboard.plugins.scalar import summary_v2 as scalar
 
 from bn_keras.writers import Writer
 
-# The HParams table opens with five columns: these.
-HPARAMS = ("learning_rate", "model", "normalizer", "optimizer", "seed")
-METRICS = {
-    "validation_accuracy": "final validation accuracy",
-    "test_accuracy": "final test accuracy",
-    "steps_to_90_percent": "steps to 90 % validation accuracy",
-}
-CHARTS = {
-    "accuracy": {
-        "training batches (batch statistics)": r"accuracy/train$",
-        "validation (population statistics)": r"accuracy/validation$",
-    },
-    "loss": {
-        "training batches (batch statistics)": r"loss/train$",
-        "validation (population statistics)": r"loss/validation$",
-    },
-    "gradient": {"Euclidean norm over all weights": r"gradient/norm$"},
-    "statistics": {"training batches left out by the guards": r"statistics/skipped_batches$"},
-}
+BAND = ("median", "lowest", "highest")
 
 
 @contextlib.contextmanager
@@ -77,9 +62,12 @@ class TensorBoard(Writer):
     @_failing_as_files_do()
     def finish(self, result: Any) -> None:
         with self._writer.as_default(result.steps):
-            hp.hparams({name: getattr(result.config, name) for name in HPARAMS}, self._name)
+            # All of them: the comparison names those that the table shows.
+            settings = {**dataclasses.asdict(result.config), "arm": result.config.arm_name}
+            shown = {name: _in_table(name, value) for name, value in settings.items()}
+            hp.hparams(shown, self._name)
             self.scalars(
-                result.steps, {f"summary/{name}": result.metrics.get(name) for name in METRICS}
+                result.steps, {f"summary/{name}": value for name, value in result.metrics.items()}
             )
 
     @_failing_as_files_do()
@@ -88,39 +76,63 @@ class TensorBoard(Writer):
 
 
 @_failing_as_files_do()
-def write_comparison(logdir: Any, figure: bytes, verdict: str) -> None:
-    """Writes the comparison of all runs: layout of overlaid charts, HParams, figure, verdict.
+def write_comparison(
+    logdir: Any, pictures: Mapping[str, bytes], verdict: str,
+    bands: Mapping[str, Mapping[str, np.ndarray]], settings: Sequence[str],
+    metrics: Mapping[str, str],
+) -> None:
+    """Writes the comparison of all runs: bands over the seeds, HParams, pictures, verdict.
 
     Args:
         logdir: a folder beside the runs' folders; what is in it is replaced.
-        figure: bytes of a PNG.
+        pictures: name to the bytes of a PNG.
         verdict: Markdown.
+        bands: curve to arm to an array (points, 4) of step, median, lowest and highest value.
+        settings: names of the columns of the HParams table, in front of the metrics.
+        metrics: name to title of its metrics.
     """
-    categories = [
-        layout_pb2.Category(
-            title=title,
-            chart=[
-                layout_pb2.Chart(
-                    title=f"{title}: {name}",
-                    multiline=layout_pb2.MultilineChartContent(tag=[tag]),
-                )
-                for name, tag in charts.items()
-            ],
-        )
-        for title, charts in CHARTS.items()
-    ]
-    layout = custom_scalar.pb(layout_pb2.Layout(category=categories))
     shutil.rmtree(logdir, ignore_errors=True)  # of an earlier command in this work directory
     writer = tf.summary.create_file_writer(str(logdir))
     with writer.as_default(0):
-        tf.summary.experimental.write_raw_pb(layout.SerializeToString(), step=0)
+        _write_bands(bands)
         hp.hparams_config(
-            hparams=[hp.HParam(name) for name in HPARAMS],
+            hparams=[hp.HParam(name) for name in settings],
             metrics=[
-                hp.Metric(f"summary/{name}", display_name=title)
-                for name, title in METRICS.items()
+                hp.Metric(f"summary/{name}", display_name=title) for name, title in metrics.items()
             ],
         )
-        tf.summary.image("comparison", tf.image.decode_png(figure, channels=3)[tf.newaxis])
+        for name, picture in pictures.items():
+            image = tf.image.decode_png(picture, channels=3)
+            tf.summary.image(f"comparison/{name}", image[tf.newaxis])
         tf.summary.text("verdict", verdict)
     writer.close()
+
+
+def _write_bands(bands: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """A margin chart for each curve, with a series for each arm, and the points of all of them."""
+    categories: dict[str, layout_pb2.Category] = {}
+    at_step: dict[int, Summary] = {}
+    for curve, arms in bands.items():
+        content = layout_pb2.MarginChartContent()
+        for arm, band in arms.items():
+            tags = [f"over seeds/{curve}/{arm}/{part}" for part in BAND]
+            content.series.add(value=tags[0], lower=tags[1], upper=tags[2])
+            for step, *values in band.tolist():
+                summary = at_step.setdefault(int(step), Summary())
+                for tag, value in zip(tags, values):
+                    summary.MergeFrom(scalar.scalar_pb(tag, value))
+        title = curve.partition("/")[0]
+        category = categories.setdefault(title, layout_pb2.Category(title=title))
+        category.chart.add(title=f"{curve}: median, lowest, highest over seeds", margin=content)
+    layout = custom_scalar.pb(layout_pb2.Layout(category=categories.values()))
+    tf.summary.experimental.write_raw_pb(layout.SerializeToString(), step=0)
+    for step, summary in sorted(at_step.items()):
+        # One event a step: an op for every point would take a hundred times as long.
+        tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
+
+
+def _in_table(name: str, value: Any) -> Any:
+    """A setting as the HParams table shows it; a number there has four decimals, a seed none."""
+    if isinstance(value, (tuple, list)):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, (bool, int, float)) and name != "seed" else str(value)

@@ -13,9 +13,9 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from tensorboard.util import tensor_util
 
 from bn_keras import writers
+from bn_keras.config import RUN_FIELDS
 from bn_keras.results import OK, RunResult, Store
 from bn_keras.runner import Runner
-from bn_keras.writers import tensorboard
 from bn_keras.writers.memory import Memory
 from bn_keras.writers.tensorboard import TensorBoard, write_comparison
 from bn_keras.writers.terminal import Terminal
@@ -64,10 +64,9 @@ def test_a_run_s_events_are_its_curves_and_histograms(tmp_path, small_net):
         buckets = tensor_util.make_ndarray(events.Tensors("dense1_norm/gamma")[-1].tensor_proto)
         assert buckets[:, 2].sum() == 4, "each run's own units"
         summaries = {tag for tag in tags if tag.startswith("summary/")}
-        never = {"summary/steps_to_90_percent"} & {
-            f"summary/{name}" for name, value in of_run.metrics.items() if value is None
+        assert summaries == {
+            f"summary/{name}" for name, value in of_run.metrics.items() if value is not None
         }
-        assert summaries == {f"summary/{name}" for name in tensorboard.METRICS} - never
 
 
 def test_hparams_name_the_run_s_settings_and_its_results(tmp_path):
@@ -78,9 +77,12 @@ def test_hparams_name_the_run_s_settings_and_its_results(tmp_path):
     content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     start = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info
     assert start.group_name or start.hparams
-    assert set(start.hparams) == set(tensorboard.HPARAMS)
+    assert set(start.hparams) == set(RUN_FIELDS)
     assert start.hparams["normalizer"].string_value == "batch"
+    assert start.hparams["arm"].string_value == "batch"
+    assert start.hparams["seed"].string_value == "0"
     assert start.hparams["learning_rate"].number_value == pytest.approx(0.05)
+    assert start.hparams["dropout"].string_value == "None"
     assert points(events, "summary/validation_accuracy") == [[8, 0.25]]
     assert points(events, "summary/test_accuracy") == [[8, 0.5]]
     assert "summary/steps_to_90_percent" not in events.Tags()["tensors"], "never reached"
@@ -99,24 +101,44 @@ def test_values_that_are_not_finite_are_left_out_of_events(tmp_path):
     assert tensor_util.make_ndarray(events.Tensors("none")[0].tensor_proto)[:, 2].sum() == 0
 
 
-def test_the_comparison_has_layout_figure_verdict_and_metrics(tmp_path):
+def test_the_comparison_has_charts_pictures_verdict_and_the_columns_of_hparams(tmp_path):
     import tensorflow as tf
 
     picture = tf.io.encode_png(np.zeros((2, 3, 3), np.uint8)).numpy()
+    bands = {
+        "loss/train": {"batch": np.array([[10, 2, 1, 3], [20, 1, 0.5, 4]]),
+                       "no norm at 0.1": np.array([[10, 5, 5, 6]])},
+        "loss/validation": {"batch": np.array([[20, 2.0, 1.5, 2.5]])},
+        "gradient/norm": {"batch": np.array([[10, 7.0, 6.0, 9.0]])},
+    }
     for _ in range(2):  # the second time replaces the first
-        write_comparison(tmp_path / "comparison", picture, "the verdict")
+        write_comparison(
+            tmp_path / "comparison", {"outcomes": picture, "curve:loss/train": picture},
+            "the verdict", bands, ["arm", "seed", "learning_rate"], {"test_loss": "test loss"},
+        )
     events = read(tmp_path / "comparison")
-    assert len(events.Tensors("verdict")) == len(events.Tensors("comparison")) == 1
     assert events.Tensors("verdict")[0].tensor_proto.string_val == [b"the verdict"]
+    for tag in ("verdict", "comparison/outcomes", "comparison/curve:loss/train"):
+        assert len(events.Tensors(tag)) == 1
     (layout,) = events.Tensors("custom_scalars__config__")
     charts = layout_pb2.Layout.FromString(layout.tensor_proto.string_val[0])
-    titles = [category.title for category in charts.category]
-    assert titles == ["accuracy", "loss", "gradient", "statistics"]
+    assert [(category.title, len(category.chart)) for category in charts.category] == [
+        ("loss", 2), ("gradient", 1)
+    ]
+    for category in charts.category:
+        for chart in category.chart:
+            curve = chart.title.partition(":")[0]
+            arms = bands[curve]
+            assert len(chart.margin.series) == len(arms)
+            for series, band in zip(chart.margin.series, arms.values()):
+                for column, tag in enumerate((series.value, series.lower, series.upper), 1):
+                    assert points(events, tag) == band[:, [0, column]].tolist()
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
-    metrics = plugin_data_pb2.HParamsPluginData.FromString(content).experiment.metric_infos
-    assert {metric.name.tag for metric in metrics} == {
-        f"summary/{name}" for name in tensorboard.METRICS
-    }
+    experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
+    assert [info.name for info in experiment.hparam_infos] == ["arm", "seed", "learning_rate"]
+    assert [(metric.name.tag, metric.display_name) for metric in experiment.metric_infos] == [
+        ("summary/test_loss", "test loss")
+    ]
 
 
 def test_memory_keeps_scalars_as_curves():
