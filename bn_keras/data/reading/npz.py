@@ -3,6 +3,7 @@
 import contextlib
 import math
 import pathlib
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -95,7 +96,7 @@ def _opened(path: pathlib.Path, content: str) -> Iterator[zipfile.ZipFile]:
         raise
     except (
         zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, ValueError, OverflowError,
-        NotImplementedError, RuntimeError, SyntaxError, TypeError, Warning,
+        NotImplementedError, RuntimeError, SyntaxError, TypeError, Warning, tokenize.TokenError,
     ) as error:  # encrypted, another method of packing, a header that is no dict, …
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise DataError(
