@@ -39,6 +39,7 @@ GIVEN = {
     "README.md": (MODEL, {"seeds=6": "seeds=1", "steps=100": "steps=2", "[0.01, 0.1, 1.0]": "0.1"}),
     "compare.md": ("", {"seeds=6": "seeds=1", "steps=100": "steps=2", "seeds=7": "seeds=1",
                         "steps=50": "steps=2", "[0.01, 0.1, 1.0],": "[0.01, 0.1],"}),
+    "conformance.md": ("", {}),
     "data.md": ("", {}),
     "extend.md": ("", {}),
     "layer.md": (MODEL, {}),
