@@ -63,7 +63,8 @@ def compare(
             shape (n,) for classes, one-hot rows too, and any for numbers. A text names a dataset,
             as --dataset does. None for the default, MNIST.
         arms: names of normalizers, "none" being the baseline; or a dict of names, each with a
-            normalizer's name, a class of layers or a function that returns a layer.
+            class of layers or a function that returns a layer, or a registered normalizer under
+            its own name.
         seeds: how many runs of each arm; None for the fewest that can decide, 6 for two arms.
         first_seed: seeds count up from here.
         optimizer: a name, or a keras.optimizers.Optimizer, of which each run gets a copy.
@@ -285,6 +286,11 @@ def _arms(arms: Arms) -> List[str]:
     found = []
     for name, arm in named:
         if isinstance(arm, str):
+            if name not in (None, arm):
+                raise ConfigError(
+                    f"arms: received {arm!r} under the name {name!r}; expected {arm!r}: a "
+                    "registered normalizer keeps its name, only one of your own gets another"
+                )
             found.append(arm)
         elif callable(arm):
             label = name or str(getattr(arm, "__name__", type(arm).__name__))

@@ -119,7 +119,9 @@ def told(error: BaseException) -> str:
 
     The place is the last line of the user's own: not one of a library, nor one of bn_keras.
     """
-    lines = str(error).strip().splitlines()
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Exception encountered when calling"):  # Keras's; then why
+        lines = lines[1:] or lines
     text = ": ".join([type(error).__name__, *(line.rstrip(" .")[:300] for line in lines[:1])])
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(_LIBRARIES) and os.path.isfile(frame.filename):

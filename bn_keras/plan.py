@@ -83,7 +83,7 @@ class Plan:
         readable = self.name
         if _takes_normalizers(self.name):  # such folders differ in little else
             rate = [] if "learning_rate" in axes else [f"{first.learning_rate:g}"]
-            names = [own.short(name) if own.is_own(name) else name
+            names = [own.short(name) if own.is_own(name) or objects.is_object_name(name) else name
                      for name in (first.model, first.dataset, first.optimizer)]
             readable = "-".join([*names, *rate, *axes])
         readable += "-quick" if self.quick else ""
@@ -378,7 +378,7 @@ def checked_axes(axes: Mapping[str, Sequence[Any]]) -> Dict[str, Tuple[Any, ...]
     for name, values in axes.items():
         field = RUN_FIELDS.get(name)
         if field is None or name in NO_AXES:
-            hint = did_you_mean(name, RUN_FIELDS)
+            hint = did_you_mean(name, RUN_FIELDS) if field is None else ""
             raise ConfigError(
                 f"{name}: received several values; expected a setting that can be varied{hint}, "
                 f"none of {', '.join(NO_AXES)}"

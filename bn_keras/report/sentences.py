@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import numpy as np
 
-from bn_keras import intervals, verdicts
+from bn_keras import intervals, own, verdicts
 from bn_keras.config import MeasureSettings
 from bn_keras.metrics import describe, matches
 from bn_keras.plan import Plan
@@ -247,7 +247,7 @@ def _settings(plan: Plan) -> str:
         plan.common, ("learning_rate", "optimizer", "steps", "epochs")
     )
     length = f"{epochs:g} epochs" if epochs else f"{steps} steps" if steps else None
-    rest = ", ".join(plain(text) for text in (optimizer, length) if text)
+    rest = ", ".join(plain(own.short(text)) for text in (optimizer, length) if text)
     if rate is None:
         return ""
     return f"At learning rate {rate:g}" + (f" ({rest})" if rest else "")

@@ -122,7 +122,7 @@ def test_normalizers_of_ones_own_are_arms(compare):
         def call(self, inputs):
             return 2 * inputs
 
-    report = compare(arms={"plain": "none", "double": Double, "made": lambda: Double()})
+    report = compare(arms={"none": "none", "double": Double, "made": lambda: Double()})
     assert [arm.name for arm in report.arms] == ["none", "double", "made"]
     assert report.plan.study.baseline == "none"
     with pytest.raises(ConfigError, match="expected a keras.Layer"):
@@ -164,6 +164,7 @@ WRONG = {
     "no net": ({"model": "mnist_cn"}, UnknownName, "unknown model 'mnist_cn'"),
     "no file": ({"model": "nowhere.py:build"}, ValueError, "nowhere.py: no such file"),
     "arms": ({"arms": "batch"}, ConfigError, r"arms='batch': expected a list of normalizers"),
+    "label": ({"arms": {"plain": "none"}}, ConfigError, "received 'none' under the name 'plain'"),
     "arm": ({"arms": ["none", "btach"]}, UnknownName, "unknown normalizer 'btach'"),
     "setting": ({"leraning_rate": 1.0}, ConfigError, "did you mean 'learning_rate'"),
     "rate": ({"learning_rate": [0.1, -1]}, ConfigError, "learning_rate=-1: expected a number gre"),
