@@ -1,0 +1,95 @@
+"""Nets and data of one's own from the command line, sweeps, and what a dry run tells."""
+
+import json
+
+import pytest
+
+from bn_keras.__main__ import main
+
+NET = """
+import keras
+
+def build(normalizer, classes):
+    return keras.Sequential([
+        keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(6), normalizer(),
+        keras.layers.Dense(classes),
+    ])
+
+def raises(normalizer):
+    raise KeyError("no such thing")
+"""
+DATA = """
+import numpy as np
+
+def load():
+    x = np.random.default_rng(0).normal(size=(80, 4, 4, 1))
+    return x, (x[:, 0, 0, 0] > 0).astype(int)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "my_net.py").write_text(NET)
+    (tmp_path / "my_data.py").write_text(DATA)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+FLAGS = ["train", "--model=my_net.py:build", "--dataset=my_data.py:load", "--steps=4", "--seeds=1",
+         "--batch_size=8", "--eval_interval=2"]
+
+
+def test_a_net_and_data_of_ones_own_are_compared_and_repeated_by_the_command_told(folder, capsys):
+    assert main([*FLAGS, "--learning_rate=0.01,0.1"]) == 0
+    output = capsys.readouterr().out
+    assert "batch is best at learning_rate=" in output and "my_net.py_build" in output
+    work_dir, = (folder / "runs").iterdir()
+    told = (work_dir / "report.html").read_text()
+    assert "--learning_rate=0.01,0.1" in told and f"--model={folder}/my_net.py:build" in told
+    found = json.loads((work_dir / "results.json").read_text())
+    assert {run["status"] for run in found["runs"]} == {"ok"} and len(found["runs"]) == 4
+    assert main([*FLAGS, "--learning_rate=0.01,0.1"]) == 0
+    assert "4 of 4 runs are stored" in capsys.readouterr().out
+
+
+def test_a_changed_net_is_another_one(folder, capsys):
+    assert main(FLAGS) == 0
+    (folder / "my_net.py").write_text(NET.replace("Dense(6)", "Dense(5)"))
+    assert main(FLAGS) == 0
+    assert len(list((folder / "runs").iterdir())) == 2
+
+
+def test_a_dry_run_tells_the_plan_and_keeps_nothing(folder, capsys):
+    assert main([*FLAGS, "--sweep=learning_rate=0.01:1:3log", "--dry_run"]) == 0
+    output = capsys.readouterr().out
+    assert "6 arms, 1 seeds each from 0: 6 runs, of which 0 are stored in" in output
+    assert "about " in output and "nothing was kept" in output
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.parametrize("flag, message", [
+    ("--model=my_net.py:raises", "building it raised KeyError: 'no such thing' ("),
+    ("--model=my_net.py:biuld", "has no 'biuld'; it defines build, raises (did you mean 'build'?)"),
+    ("--model=my_nets.py:build", "my_nets.py: no such file (did you mean 'my_net.py'?)"),
+    ("--model=net.keras", "model='net.keras': No such file or directory; expected a file that"),
+    ("--model=applications:MobileNetV9", "did you mean 'MobileNetV2'?"),
+    ("--dataset=my_data.py:laod", "has no 'laod'; it defines load"),
+])
+def test_what_cannot_be_found_or_built_is_refused_in_one_line(folder, flag, message, capsys):
+    given = [text for text in FLAGS if text.split("=")[0] != flag.split("=")[0]]
+    assert main([*given, flag]) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and errors.count("\n") == 1
+
+
+def test_a_file_that_is_no_model_is_refused_in_one_line(folder, capsys):
+    (folder / "net.keras").write_bytes(b"PK\x03\x04 nothing")
+    assert main([*FLAGS[:1], "--model=net.keras", *FLAGS[2:]]) == 2
+    errors = capsys.readouterr().err
+    assert "cannot be loaded" in errors and errors.count("\n") == 1
+
+
+def test_numbers_are_compared_by_their_loss_from_the_command_line(tmp_path, capsys):
+    status = main(["train", "--model=bad_init_mlp", "--dataset=quadratic", "--steps=4", "--seeds=1",
+                   "--batch_size=8", f"--logdir={tmp_path}", "--learning_rate=0.01"])
+    assert status == 0 and "validation loss" in capsys.readouterr().out
