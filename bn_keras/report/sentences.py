@@ -146,7 +146,7 @@ def _lagging(report: "Report") -> Iterator[str]:
     if told:
         yield (f"The moving averages of {_listed(told)} lag behind the weights: too few steps, or "
                "too high a momentum, leave the population statistics near where they started. "
-               "Train longer, or with a lower momentum such as .9.")
+               "Train longer, or with a lower momentum.")
 
 
 def _best(report: "Report") -> Iterator[str]:
