@@ -1,4 +1,4 @@
-"""Runs notebooks anew and stores their outputs: `python notebooks/refresh.py`, 6 to 40 CPU s each.
+"""Runs notebooks anew and stores their outputs: `python notebooks/refresh.py`, 10 to 80 CPU s each.
 
 Names of files after the command run these only. What differs from run to run or from machine to
 machine is not stored: times, the version of Python, TensorFlow's log.
@@ -31,7 +31,7 @@ def execute(path):
     search = os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])
     NotebookClient(
         notebook,
-        timeout=300,
+        timeout=900,
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
