@@ -1,4 +1,4 @@
-"""Runs notebooks anew and stores their outputs: `python notebooks/refresh.py`, 10 to 80 CPU s each.
+"""Runs notebooks anew and stores their outputs: `python notebooks/refresh.py`, 1 to 90 CPU s each.
 
 Names of files after the command run these only. What differs from run to run or from machine to
 machine is not stored: times, the version of Python, TensorFlow's log.
