@@ -244,6 +244,18 @@ class BatchNormalization(keras.layers.BatchNormalization):
             setattr(self, variable.name, variable)
         self.input_spec = keras.layers.InputSpec(ndim=rank, axes={self.axis: channels})
 
+    @property
+    def momentum(self) -> Any:
+        """Weight of the old statistic; set, it counts from the next call or trace on."""
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, value: Any) -> None:
+        value = arguments.momentum(value, getattr(self, "debias", False))
+        if getattr(self, "population", None) is not None:
+            self.population.momentum = value
+        self._momentum = value
+
     def call(
         self,
         inputs: Tensor,

@@ -66,6 +66,24 @@ class Population:
         # In no file: Keras's layer has no such weight.
         self.skipped = self._counter("skipped_batches", "sum")
 
+    @property
+    def momentum(self) -> Any:
+        """Weight of the old statistic: a number, None or a schedule.
+
+        Raises:
+            ValueError: set to None or a schedule, where the updates are not counted.
+        """
+        return self._momentum
+
+    @momentum.setter
+    def momentum(self, value: Any) -> None:
+        if self.updates is None and (value is None or callable(value)):
+            raise ValueError(
+                f"BatchNorm: momentum={value!r} counts updates, which a built layer with the "
+                f"momentum {self._momentum!r} does not; expected a number, or a new layer."
+            )
+        self._momentum = value
+
     def _statistics(self) -> List[keras.Variable]:
         """The statistics that a batch moves, in the order of a weights file."""
         self.mean = self._statistic("moving_mean", self._mean_initializer)

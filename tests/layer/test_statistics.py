@@ -488,3 +488,31 @@ def test_what_has_no_statistics_is_refused_by_name():
             call(BatchNorm(name="fresh"))
         with pytest.raises(TypeError, match="received 3; expected a keras.Model or a layer"):
             call(3)
+
+
+@pytest.mark.parametrize("renorm", [False, True])
+def test_a_momentum_set_on_a_built_layer_counts_as_in_keras(renorm):
+    x = BATCHES[2]
+    ours = BatchNorm(renorm=renorm)
+    ours.build(x.shape)
+    theirs = keras.layers.BatchNormalization()
+    theirs.build(x.shape)
+    for layer in (ours, theirs):
+        layer.momentum = 0.25
+        layer(x, training=True)
+    assert ours.get_config()["momentum"] == 0.25
+    np.testing.assert_allclose(ours.moving_mean, theirs.moving_mean, rtol=1e-6)
+    np.testing.assert_allclose(ours.moving_variance, theirs.moving_variance, rtol=1e-5)
+
+
+def test_a_momentum_that_a_built_layer_cannot_have_is_refused_and_changes_nothing():
+    layer = BatchNorm()
+    layer.build((None, 3))
+    for wrong in (1.5, None, lambda updates: 0.5):
+        with pytest.raises(ValueError, match="momentum="):
+            layer.momentum = wrong
+    assert layer.momentum == 0.99
+    counting = BatchNorm(momentum=None)
+    counting.build((None, 3))
+    counting.momentum = 0.5
+    assert counting.momentum == 0.5
