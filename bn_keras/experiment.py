@@ -202,9 +202,7 @@ def report(store: Store) -> Report:
         from bn_keras.report.tensorboard import comparison
         from bn_keras.writers import tensorboard
 
-        tensorboard.write_comparison(
-            store.work_dir / "tensorboard" / "comparison", **comparison(found)
-        )
+        tensorboard.write_comparison(store.work_dir / "tensorboard", **comparison(found))
     return found
 
 

@@ -22,9 +22,10 @@ missing, as after Ctrl-C, are named.
 Example:
   bn-keras report runs/mnist_cnn-mnist-sgd-3-af0d3b"""
 
-# Of TensorBoard as it starts by itself: one colour an arm, no smoothing.
-TENSORBOARD = ("http://localhost:6006/?runColorGroup=regex%3A(%5E%5B%5E%2F%5D%2B)&smoothing=0"
-               "#timeseries")
+# TensorBoard as it starts by itself, without smoothing: the runs in one colour an arm, and what each
+# arm's seeds have in common.
+RUNS = "http://localhost:6006/?runColorGroup=regex%3A(%5E%5B%5E%2F%5D%2B)&smoothing=0#timeseries"
+BANDS = "http://localhost:6006/#custom_scalars&regexInput=over_seeds&_smoothingWeight=0"
 
 
 @COMMANDS.register(
@@ -70,6 +71,7 @@ def show(console: "Console", store: Store, report: Report) -> None:
         ("results", folder / "results.json"),
         ("curves", folder / "runs" / "*" / "*.csv"),
         ("TensorBoard", f"tensorboard --logdir {tensorboard}"),
-        ("", TENSORBOARD),
+        ("  every run", RUNS),
+        ("  every arm", BANDS),
     ):
         console.print(f"{what:12s} {plain(where)}", soft_wrap=True, markup=False)

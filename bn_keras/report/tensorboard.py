@@ -36,7 +36,7 @@ def pictures(rows: Sequence[Row], names: Sequence[str]) -> dict[str, bytes]:
 
 
 def bands(study: Study, results: Sequence[Any]) -> dict[str, dict[str, np.ndarray]]:
-    """Curve to arm to an array (points, 4) of step, median, lowest and highest value over seeds.
+    """Arm to curve to an array (points, 4) of step, median, lowest and highest value over seeds.
 
     From where a run diverged, it counts as the worst value that any run of any arm has in this
     curve. A band ends where the pictures' median does: where half of the runs have diverged.
@@ -47,9 +47,11 @@ def bands(study: Study, results: Sequence[Any]) -> dict[str, dict[str, np.ndarra
     """
     # A ladder's rows and those of views have no curves.
     rows = studies.rows(dataclasses.replace(study, ladder=None, views={}), results)
-    found = {name: _of_curve(name, rows)
-             for name in dict.fromkeys(name for row in rows for name in row.curves)}
-    return {name: arms for name, arms in found.items() if arms}
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for name in dict.fromkeys(name for row in rows for name in row.curves):
+        for arm, band in _of_curve(name, rows).items():
+            found.setdefault(arm, {})[name] = band
+    return found
 
 
 def settings(report: Report) -> list[str]:
@@ -72,6 +74,7 @@ def metrics(report: Report) -> dict[str, str]:
 
 
 def _of_curve(name: str, rows: Sequence[Row]) -> dict[str, np.ndarray]:
+    """Arm to its band; none for an arm that has not a single point."""
     known = describe(name)
     arms = by_arm(rows)
     points = {arm: [finite_points(row.curves.get(name, [])) for row in runs]

@@ -1,9 +1,10 @@
-"""TensorBoard events: one folder for each run, and one for their comparison."""
+"""TensorBoard events: a folder for each run, one for each arm, and one for their comparison."""
 
 import contextlib
 import dataclasses
+import pathlib
 import shutil
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -15,8 +16,6 @@ from tensorboard.plugins.hparams import api as hp
 from tensorboard.plugins.scalar import summary_v2 as scalar
 
 from bn_keras.writers import Writer
-
-BAND = ("median", "lowest", "highest")
 
 
 @contextlib.contextmanager
@@ -83,18 +82,19 @@ def write_comparison(
 ) -> None:
     """Writes the comparison of all runs: bands over the seeds, HParams, pictures, verdict.
 
+    The bands of an arm go into a folder of the arm's, for TensorBoard gives each folder a colour.
+
     Args:
-        logdir: a folder beside the runs' folders; what is in it is replaced.
+        logdir: the folder of the arms' folders; what an earlier call wrote is replaced.
         pictures: name to the bytes of a PNG.
         verdict: Markdown.
-        bands: curve to arm to an array (points, 4) of step, median, lowest and highest value.
+        bands: arm to curve to an array (points, 4) of step, median, lowest and highest value.
         settings: names of the columns of the HParams table, in front of the metrics.
         metrics: name to title of its metrics.
     """
-    shutil.rmtree(logdir, ignore_errors=True)  # of an earlier command in this work directory
-    writer = tf.summary.create_file_writer(str(logdir))
-    with writer.as_default(0):
-        _write_bands(bands)
+    with _replaced(pathlib.Path(logdir) / "comparison"):
+        curves = dict.fromkeys(curve for of_arm in bands.values() for curve in of_arm)
+        tf.summary.experimental.write_raw_pb(_layout(curves).SerializeToString(), step=0)
         hp.hparams_config(
             hparams=[hp.HParam(name) for name in settings],
             metrics=[
@@ -105,30 +105,47 @@ def write_comparison(
             image = tf.image.decode_png(picture, channels=3)
             tf.summary.image(f"comparison/{name}", image[tf.newaxis])
         tf.summary.text("verdict", verdict)
+    for arm, of_arm in bands.items():
+        with _replaced(pathlib.Path(logdir) / arm / "over_seeds"):
+            _write_bands(of_arm)
+
+
+@contextlib.contextmanager
+def _replaced(folder: pathlib.Path) -> Iterator[None]:
+    """Events at step 0 go into the folder, whose earlier ones are deleted."""
+    shutil.rmtree(folder, ignore_errors=True)
+    writer = tf.summary.create_file_writer(str(folder))
+    with writer.as_default(0):
+        yield
     writer.close()
 
 
-def _write_bands(bands: Mapping[str, Mapping[str, np.ndarray]]) -> None:
-    """A margin chart for each curve, with a series for each arm, and the points of all of them."""
+def _layout(curves: Iterable[str]) -> Summary:
+    """A margin chart for each curve."""
     categories: dict[str, layout_pb2.Category] = {}
-    at_step: dict[int, Summary] = {}
-    for curve, arms in bands.items():
+    for curve in curves:
+        median, lowest, highest = _tags(curve)
         content = layout_pb2.MarginChartContent()
-        for arm, band in arms.items():
-            tags = [f"over seeds/{curve}/{arm}/{part}" for part in BAND]
-            content.series.add(value=tags[0], lower=tags[1], upper=tags[2])
-            for step, *values in band.tolist():
-                summary = at_step.setdefault(int(step), Summary())
-                for tag, value in zip(tags, values):
-                    summary.MergeFrom(scalar.scalar_pb(tag, value))
+        content.series.add(value=median, lower=lowest, upper=highest)
         title = curve.partition("/")[0]
         category = categories.setdefault(title, layout_pb2.Category(title=title))
         category.chart.add(title=f"{curve}: median, lowest, highest over seeds", margin=content)
-    layout = custom_scalar.pb(layout_pb2.Layout(category=categories.values()))
-    tf.summary.experimental.write_raw_pb(layout.SerializeToString(), step=0)
+    return custom_scalar.pb(layout_pb2.Layout(category=categories.values()))
+
+
+def _write_bands(bands: Mapping[str, np.ndarray]) -> None:
+    at_step: dict[int, Summary] = {}
+    for curve, band in bands.items():
+        for step, *values in band.tolist():
+            for tag, value in zip(_tags(curve), values):
+                at_step.setdefault(int(step), Summary()).MergeFrom(scalar.scalar_pb(tag, value))
     for step, summary in sorted(at_step.items()):
         # One event a step: an op for every point would take a hundred times as long.
         tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step)
+
+
+def _tags(curve: str) -> list[str]:
+    return [f"over seeds/{curve}/{part}" for part in ("median", "lowest", "highest")]
 
 
 def _in_table(name: str, value: Any) -> Any:

@@ -197,5 +197,7 @@ def test_names_that_steer_terminals_or_pictures_are_printed_as_they_are(tmp_path
     assert "\x1b" not in output and "[red]a b$x$^{\\x1b[31m" in output
     assert "1 diverged" in output
     assert "tensorboard --logdir '" in output, "a folder with a space is quoted"
-    assert "http://localhost:6006/?runColorGroup=regex%3A(%5E%5B%5E%2F%5D%2B)" in output
+    for link in ("?runColorGroup=regex%3A(%5E%5B%5E%2F%5D%2B)&smoothing=0#timeseries\n",
+                 "#custom_scalars&regexInput=over_seeds&_smoothingWeight=0\n"):
+        assert f"http://localhost:6006/{link}" in output
     assert (work.store.work_dir / "picture.png").is_file()

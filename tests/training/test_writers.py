@@ -106,15 +106,15 @@ def test_the_comparison_has_charts_pictures_verdict_and_the_columns_of_hparams(t
 
     picture = tf.io.encode_png(np.zeros((2, 3, 3), np.uint8)).numpy()
     bands = {
-        "loss/train": {"batch": np.array([[10, 2, 1, 3], [20, 1, 0.5, 4]]),
-                       "no norm at 0.1": np.array([[10, 5, 5, 6]])},
-        "loss/validation": {"batch": np.array([[20, 2.0, 1.5, 2.5]])},
-        "gradient/norm": {"batch": np.array([[10, 7.0, 6.0, 9.0]])},
+        "batch": {"loss/train": np.array([[10, 2, 1, 3], [20, 1, 0.5, 4]]),
+                  "loss/validation": np.array([[20, 2.0, 1.5, 2.5]]),
+                  "gradient/norm": np.array([[10, 7.0, 6.0, 9.0]])},
+        "no norm at 0.1": {"loss/train": np.array([[10, 5, 5, 6]])},
     }
     for _ in range(2):  # the second time replaces the first
         write_comparison(
-            tmp_path / "comparison", {"outcomes": picture, "curve:loss/train": picture},
-            "the verdict", bands, ["arm", "seed", "learning_rate"], {"test_loss": "test loss"},
+            tmp_path, {"outcomes": picture, "curve:loss/train": picture}, "the verdict", bands,
+            ["arm", "seed", "learning_rate"], {"test_loss": "test loss"},
         )
     events = read(tmp_path / "comparison")
     assert events.Tensors("verdict")[0].tensor_proto.string_val == [b"the verdict"]
@@ -125,14 +125,15 @@ def test_the_comparison_has_charts_pictures_verdict_and_the_columns_of_hparams(t
     assert [(category.title, len(category.chart)) for category in charts.category] == [
         ("loss", 2), ("gradient", 1)
     ]
-    for category in charts.category:
-        for chart in category.chart:
-            curve = chart.title.partition(":")[0]
-            arms = bands[curve]
-            assert len(chart.margin.series) == len(arms)
-            for series, band in zip(chart.margin.series, arms.values()):
-                for column, tag in enumerate((series.value, series.lower, series.upper), 1):
-                    assert points(events, tag) == band[:, [0, column]].tolist()
+    series = {chart.title.partition(":")[0]: chart.margin.series[0]
+              for category in charts.category for chart in category.chart}
+    assert set(series) == set(bands["batch"])
+    for arm, of_arm in bands.items():
+        of_seeds = read(tmp_path / arm / "over_seeds")
+        for curve, band in of_arm.items():
+            shown = series[curve]
+            for column, tag in enumerate((shown.value, shown.lower, shown.upper), 1):
+                assert points(of_seeds, tag) == band[:, [0, column]].tolist()
     content = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
     experiment = plugin_data_pb2.HParamsPluginData.FromString(content).experiment
     assert [info.name for info in experiment.hparam_infos] == ["arm", "seed", "learning_rate"]
