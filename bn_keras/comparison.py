@@ -184,7 +184,14 @@ def _deserialized(metrics: Any) -> List[Any]:
     if isinstance(metrics, (list, tuple)):
         return [found for part in metrics for found in _deserialized(part)]
     if isinstance(metrics, dict) and "class_name" in metrics:
-        return [keras.saving.deserialize_keras_object(metrics)]
+        try:
+            return [keras.saving.deserialize_keras_object(metrics)]
+        except Exception as error:
+            raise ConfigError(
+                f"metrics: {metrics['class_name']}, with which the model was compiled, cannot be "
+                "made again; expected a metric that is registered, "
+                "@keras.saving.register_keras_serializable(), or a model that is not compiled"
+            ) from error
     # Keras computes "accuracy" for each kind of labels in its own way, and so do we.
     return [metrics] if isinstance(metrics, str) and metrics not in ("accuracy", "acc") else []
 
@@ -292,12 +299,15 @@ def _arms(arms: Arms) -> List[str]:
                     "registered normalizer keeps its name, only one of your own gets another"
                 )
             found.append(arm)
-        elif callable(arm):
+        elif callable(arm) and not hasattr(arm, "call_signature_parameters"):  # no layer itself
             label = name or str(getattr(arm, "__name__", type(arm).__name__))
             found.append(own.give(label, arm, [label, own.source_of(arm)]))
         else:
             raise ConfigError(
                 f"arms: received {arm!r:.80}; expected a normalizer's name, a class of layers or a "
-                "function that returns a layer"
+                "function that returns a new layer"
             )
+    twice = {name for name in found if found.count(name) > 1}
+    if twice:
+        raise ConfigError(f"arms: received {', '.join(map(own.place, sorted(twice)))} twice")
     return found

@@ -89,17 +89,42 @@ def task(config: RunConfig, model: keras.Model, splits: Splits) -> Told:
         ConfigError: a loss that does not fit the labels.
     """
     numbers = splits.regression
+    notes: Tuple[str, ...] = ()
+    source = _source(config.model) if is_own_net(config.model) else None
+    if isinstance(source, keras.Model) and config.weights != "new":
+        notes = ("weights: every seed starts from those of the model; weights='new' draws others",)
     if config.loss is not None and own.is_own(config.loss):
-        return Told(_keras_task(own.get(config.loss), splits))
+        told = Told(_keras_task(own.get(config.loss), splits))
+        _check_loss(told.task, own.short(config.loss), model, splits)
+        return dataclasses.replace(told, notes=notes)
     if config.loss is not None or not is_own_net(config.model):
         return Told(Task(LOSSES.get(loss_name(config, numbers) or "")))
-    source = _source(config.model)
     compiled = source if isinstance(source, keras.Model) else model
     if getattr(compiled, "compiled", False) and compiled.loss is not None:
-        return Told(
+        told = Told(
             _keras_task(compiled.loss, splits), (f"loss: {_named(compiled.loss)}, as compiled",)
         )
-    return _guessed(model, splits)
+    else:
+        told = _guessed(model, splits)
+    return dataclasses.replace(told, notes=(*notes, *told.notes))
+
+
+def _check_loss(task: Task, name: str, model: keras.Model, splits: Splits) -> None:
+    """Tries a loss of the user's own on two examples.
+
+    Raises:
+        ConfigError: it fails, or gives no numbers.
+    """
+    examples = splits.train.first(TRIED)
+    try:
+        outputs = keras.ops.convert_to_tensor(model(examples.images, training=False))[:, None]
+        labels = keras.ops.convert_to_tensor(examples.labels)[:, None]
+        np.asarray(task.losses(labels, outputs), np.float64)
+    except Exception as error:
+        raise ConfigError(
+            f"loss={name!r}: raised {objects.told(error)}; expected a function (labels, outputs) "
+            "that gives one loss an example, or several"
+        ) from error
 
 
 def _ours(config: RunConfig, splits: Splits, runs: Optional[int]) -> keras.Model:
@@ -250,6 +275,11 @@ def _called(function: Callable[..., Any], config: RunConfig, splits: Splits) -> 
         "replace": functools.partial(_replacement, config=config),
     }
     names = list(inspect.signature(function).parameters)
+    if not names:
+        raise ConfigError(
+            f"model={own.short(config.model)!r} takes no argument; expected build(normalizer), "
+            "which puts normalizer() where a normalizer belongs"
+        )
     if "replace" in names and config.model.startswith(APPLICATIONS):
         asked_for.append(None)
     arguments = {name: offers[name] for name in names if name in offers}
@@ -266,9 +296,11 @@ def _called(function: Callable[..., Any], config: RunConfig, splits: Splits) -> 
             f"raised {objects.told(error)}"
         ) from error
     _check_model(model, config)
-    if not asked_for:
+    inside = {id(layer) for layer in model._flatten_layers()}
+    if not asked_for or not any(layer is None or id(layer) in inside for layer in asked_for):
+        how = "never called" if not asked_for else "does not use a layer of"
         raise ConfigError(
-            f"model={own.short(config.model)!r} never called the normalizer that it was given, so "
+            f"model={own.short(config.model)!r} {how} the normalizer that it was given, so "
             "that all arms would be the same net; expected normalizer() where a normalizer belongs"
         )
     return model

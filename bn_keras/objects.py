@@ -125,8 +125,8 @@ def told(error: BaseException) -> str:
     text = ": ".join([type(error).__name__, *(line.rstrip(" .")[:300] for line in lines[:1])])
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(_LIBRARIES) and os.path.isfile(frame.filename):
-            return f"{text} ({frame.filename}, line {frame.lineno})"
-    return text
+            return plain(f"{text} ({frame.filename}, line {frame.lineno})")
+    return plain(text)
 
 
 _LIBRARIES = (

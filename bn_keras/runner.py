@@ -6,7 +6,7 @@ import platform
 import shutil
 import threading
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 import keras
 import numpy as np
@@ -158,7 +158,7 @@ class Runner:
                 start=starts[run],
                 versions=versions(),
                 data=splits.digest(),
-                notes=graph.notes,
+                notes=(*splits.notes, *graph.notes),
             )
             for run, config in enumerate(configs)
         ]
@@ -192,6 +192,11 @@ class _Graph:
         net = nets.build(first, splits, runs)
         told = nets.task(first, net, splits)
         self.notes = told.notes
+        if not net.trainable_variables:
+            raise ConfigError(
+                f"model={own.short(first.model)!r}, normalizer={first.normalizer!r}: none of its "
+                "weights is trainable; expected a net that can learn"
+            )
         self.nets = Nets(net, splits, told.task, runs)
         optimizer = _optimizer(first)
         if first.dtype_policy == "mixed_float16":
@@ -215,6 +220,7 @@ class _Graph:
         self._untrained = None
         starts = {key: kernel_digest(model) for key, model in alone.items()}
         columns = [[v.numpy() for v in alone[key].variables] for key in keys]
+        check_alike(self.nets.net, alone.values(), configs[0])
         values = [
             np.stack(of_runs).reshape(variable.shape)
             for variable, *of_runs in zip(self.nets.net.variables, *columns, strict=True)
@@ -233,6 +239,23 @@ class _Graph:
                 except (TypeError, ValueError) as error:  # a net that it cannot look into
                     raise ConfigError(f"measure={name!r}: {error}") from error
         return {name: self._probes[name] for name in names}
+
+
+def check_alike(net: keras.Model, others: Iterable[keras.Model], config: RunConfig) -> None:
+    """Checks that a model of each seed has weights of the same shapes; a stack's are of them all.
+
+    Raises:
+        ConfigError: the function that builds it gives another net each time.
+    """
+    if not is_own_net(config.model):
+        return
+    shapes = [variable.shape for variable in net.variables]
+    for other in others:
+        if [variable.shape for variable in other.variables] != shapes:
+            raise ConfigError(
+                f"model={own.short(config.model)!r}: called again, it gave a net with weights of "
+                "other shapes; expected the same net for every seed"
+            )
 
 
 def _origin(config: RunConfig) -> Tuple[Any, ...]:

@@ -22,8 +22,8 @@ missing, as after Ctrl-C, are named.
 Example:
   bn-keras report runs/mnist_cnn-mnist-sgd-3-af0d3b"""
 
-# TensorBoard as it starts by itself, without smoothing: the runs in one colour an arm, and what each
-# arm's seeds have in common.
+# TensorBoard as it starts by itself, without smoothing: the runs in one colour an arm, and what the
+# seeds of each arm have in common.
 RUNS = "http://localhost:6006/?runColorGroup=regex%3A(%5E%5B%5E%2F%5D%2B)&smoothing=0#timeseries"
 BANDS = "http://localhost:6006/#custom_scalars&regexInput=over_seeds&_smoothingWeight=0"
 

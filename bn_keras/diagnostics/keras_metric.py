@@ -33,7 +33,13 @@ class KerasMetric(Probe):
         given: Any = own.get(argument)
         # Arms are trained side by side, and a metric counts.
         is_object = isinstance(given, keras.metrics.Metric)
-        self._metric = type(given).from_config(given.get_config()) if is_object else given
+        try:
+            self._metric = type(given).from_config(given.get_config()) if is_object else given
+        except TypeError as error:
+            raise ValueError(
+                f"a copy of the metric cannot be made from its config ({error}); expected an "
+                "__init__ that takes name and **kwargs and hands them on"
+            ) from error
         self._name = own.place(argument)
 
     def at_end(self) -> Values:

@@ -158,12 +158,28 @@ def test_metrics_of_keras_are_measured(compare):
             row.metrics[f"{split}_accuracy"])
 
 
+class Unregistered(keras.metrics.Metric):
+    def __init__(self, name="unregistered"):
+        super().__init__(name=name)
+
+    def update_state(self, labels, outputs, sample_weight=None):
+        pass
+
+    def result(self):
+        return 0.0
+
+
 WRONG = {
+    "compiled metric": ({"model": finished(loss="mse", metrics=[Unregistered()])}, ConfigError,
+                        "Unregistered, with which the model was compiled, cannot be made again"),
+    "own metric": ({"metrics": [Unregistered()]}, ConfigError, "an __init__ that takes name and"),
     "a number": ({"model": 3}, ConfigError, "model: received 3; expected a function"),
     "unbuilt": ({"model": keras.Sequential([keras.layers.Dense(2)])}, ConfigError, "is not built"),
     "no net": ({"model": "mnist_cn"}, UnknownName, "unknown model 'mnist_cn'"),
     "no file": ({"model": "nowhere.py:build"}, ValueError, "nowhere.py: no such file"),
     "arms": ({"arms": "batch"}, ConfigError, r"arms='batch': expected a list of normalizers"),
+    "twice": ({"arms": ["none", "batch", "batch"]}, ConfigError, "arms: received batch twice"),
+    "a layer": ({"arms": {"mine": keras.layers.Dense(2)}}, ConfigError, "a function that returns a n"),
     "label": ({"arms": {"plain": "none"}}, ConfigError, "received 'none' under the name 'plain'"),
     "arm": ({"arms": ["none", "btach"]}, UnknownName, "unknown normalizer 'btach'"),
     "setting": ({"leraning_rate": 1.0}, ConfigError, "did you mean 'learning_rate'"),

@@ -142,8 +142,6 @@ LABELS = {
     "int64": (Y, None),
     "uint8": (Y.astype(np.uint8), None),
     "one column": (Y[:, None], None),
-    "from 5": (Y + 5, "labels are 5 to 7; they are taken as the classes 0 to 2"),
-    "negative": (Y - 9, "labels are -9 to -7"),
     "one-hot": (np.eye(3, dtype=int)[Y], "one-hot labels of 3 columns"),
     "one-hot floats": (np.eye(3)[Y], "one-hot labels of 3 columns are taken as the classes 0 to 2"),
     "one-hot booleans": (np.eye(3)[Y] == 1, "one-hot labels of 3 columns"),
@@ -163,6 +161,19 @@ def test_classes_are_numbered_from_0(case):
     same(source.test, (X[:7], Y[:7]))
     assert source.classes == 3 and len(source.notes) == (note is not None)
     assert note is None or note in source.notes[0]
+
+
+def test_whole_numbers_stay_the_classes_that_they_are():
+    """A net's outputs are numbered from 0, whichever of them the examples at hand have."""
+    source = from_python((X, 2 * Y + 5, X, 2 * Y + 5))
+    assert source.train.labels.tolist() == (2 * Y + 5).tolist() and source.classes == 10
+    assert source.notes == ("data: its labels are 5, 7, 9, 3 of the classes 0 to 9",)
+
+
+@pytest.mark.parametrize("labels", [Y - 1, Y * 50_000], ids=["negative", "large"])
+def test_whole_numbers_that_are_no_classes_are_refused(labels):
+    with pytest.raises(DataError, match="expected classes numbered from 0"):
+        from_python((X, labels, X, labels))
 
 
 def test_texts_are_numbered_in_the_order_of_the_alphabet_and_booleans_from_false():

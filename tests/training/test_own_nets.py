@@ -278,6 +278,9 @@ REFUSED = {
     "a layer": (lambda normalizer: normalizer(), {}, "gave a bn_keras.*; expected a keras.Model"),
     "ignores it": (lambda normalizer: functional(keras.layers.BatchNormalization), {},
                    "never called the normalizer that it was given"),
+    "elsewhere": (lambda normalizer: normalizer() and functional(keras.layers.BatchNormalization),
+                  {}, "does not use a layer of the normalizer"),
+    "no argument": (lambda: functional(keras.layers.BatchNormalization), {}, "takes no argument"),
     "two outputs": (two_outputs, {}, "it has 2 outputs; expected one tensor"),
     "few outputs": (lambda normalizer: keras.Sequential([
         keras.Input((5,)), normalizer(), keras.layers.Dense(2)]), {},
@@ -301,3 +304,45 @@ def test_a_net_that_cannot_be_compared_is_refused_in_a_sentence(case):
     model, settings, message = REFUSED[case]
     with pytest.raises(ConfigError, match=message):
         nets.build(config(model, **settings), splits())
+
+
+WIDTHS = iter(range(4, 100))
+
+
+def test_a_function_that_gives_other_nets_is_refused(tmp_path):
+    def build(normalizer):
+        return keras.Sequential([
+            keras.Input((5,)), keras.layers.Dense(next(WIDTHS)), normalizer(),
+            keras.layers.Dense(3),
+        ])
+
+    first, second = (config(build, seed=seed) for seed in range(2))
+    runner = Runner(lambda config: splits(), Store(tmp_path))
+    runner([first])
+    with pytest.raises(ConfigError, match="it gave a net with weights of other shapes"):
+        runner([second])
+
+
+def test_a_net_without_trainable_weights_is_refused(tmp_path):
+    model = functional(keras.layers.BatchNormalization)
+    model.trainable = False
+    with pytest.raises(ConfigError, match="none of its weights is trainable"):
+        run(config(model), splits(), tmp_path)
+
+
+@pytest.mark.parametrize("loss", [lambda labels, outputs: "x", lambda labels, outputs: 1 / 0])
+def test_a_loss_that_gives_no_numbers_is_refused(loss, tmp_path):
+    with pytest.raises(ConfigError, match="loss='mine': raised"):
+        run(config(functional, loss=own.give("mine", loss, repr(loss))), splits(), tmp_path)
+
+
+def test_a_finished_net_may_have_outputs_that_its_examples_lack(tmp_path):
+    """Labels 1 and 2 of a net of three classes: the second and third outputs are theirs."""
+    model = functional(keras.layers.BatchNormalization)
+    kept = LABELS > 0
+    data = splits(LABELS[kept], X[kept])
+    found = run(config(model, normalizer="keras_batch", learning_rate=1e-9), data, tmp_path)
+    guesses = model.predict(data.test.images, verbose=0).argmax(1)
+    assert found.metrics["test_accuracy"] == pytest.approx(np.mean(guesses == data.test.labels))
+    assert "its labels are 1, 2, 2 of the classes 0 to 2" in found.notes[0]
+    assert any(note.startswith("weights: every seed starts") for note in found.notes)

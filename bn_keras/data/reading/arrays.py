@@ -7,11 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_keras.data.nests import Nest
-from bn_keras.data.splits import DataError, number_classes, ranges
+from bn_keras.data.splits import DataError, ranges
 from bn_keras.objects import told
 
 FEW = 20  # different whole numbers among floats that may have been meant as classes
 EXACT = 2**24  # float32 has every whole number up to here
+MOST_CLASSES = 100_000
 SHOWN = 8  # labels or columns in a message
 NUMBERS = "numbers to predict are given as floats, such as y.astype('float32')"
 
@@ -238,8 +239,14 @@ def _classes(name: str, raw: dict[str, NDArray[Any]]) -> Labels:
         )
     if texts:
         values = [np.searchsorted(found, part) for part in values]
-    numbered, classes, notes = number_classes(name, *values)
-    labels = dict(zip(raw, numbered))
+    notes: tuple[str, ...] = ()
+    classes = len(found) if texts else _highest(name, found) + 1
+    labels = {which: part.astype(np.int32) for which, part in zip(raw, values)}
+    if classes > len(found):  # a net may have outputs for classes that these examples lack
+        notes = (
+            f"{name}: its labels are {ranges(found.tolist())}, {len(found)} of the classes 0 to "
+            f"{classes - 1}",
+        )
     if texts:
         shown = [f"{str(text)!r:.40}" for text in found]
         if len(shown) > SHOWN:
@@ -248,8 +255,18 @@ def _classes(name: str, raw: dict[str, NDArray[Any]]) -> Labels:
             f"{name}: the labels {', '.join(shown)} are taken as the classes 0 to {classes - 1}, "
             "in that order",
         )
-    _check_trained(name, labels, found)
+    _check_trained(name, labels, found if texts else np.arange(classes))
     return Labels(labels, classes, notes)
+
+
+def _highest(name: str, found: NDArray[Any]) -> int:
+    """The highest class among whole numbers, which are those of a net's outputs, as in Keras."""
+    if found[0] < 0 or found[-1] >= MOST_CLASSES:
+        raise DataError(
+            f"{name}: its labels are {ranges(found.tolist())}; expected classes numbered from 0, "
+            f"fewer than {MOST_CLASSES:,}, or floats where they are numbers to predict."
+        )
+    return int(found[-1])
 
 
 def _check_trained(name: str, labels: dict[str, NDArray[Any]], found: NDArray[Any]) -> None:
