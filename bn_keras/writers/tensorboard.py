@@ -129,7 +129,10 @@ def _layout(curves: Iterable[str]) -> Summary:
         content.series.add(value=median, lower=lowest, upper=highest)
         title = curve.partition("/")[0]
         category = categories.setdefault(title, layout_pb2.Category(title=title))
-        category.chart.add(title=f"{curve}: median, lowest, highest over seeds", margin=content)
+        category.chart.add(
+            title=f"{curve}: median, lowest, highest of the seeds (diverged: worst of all arms)",
+            margin=content,
+        )
     return custom_scalar.pb(layout_pb2.Layout(category=categories.values()))
 
 

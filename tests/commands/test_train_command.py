@@ -156,7 +156,8 @@ def test_the_command_ends_well_in_a_plain_terminal_and_a_hostile_folder(tmp_path
         assert rows[0].startswith("step,") and "loss_train" in rows[0] and len(rows) >= 3
         assert list((path / "tensorboard" / name).iterdir())
         assert result["metrics"]["penalty"] is not None
-    assert list((path / "tensorboard" / "comparison").iterdir())
+    for name in ("comparison", "none/over_seeds", "batch/over_seeds"):
+        assert list((path / "tensorboard" / name).iterdir())
     assert (path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
