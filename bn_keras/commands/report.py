@@ -22,13 +22,8 @@ missing, as after Ctrl-C, are named.
 Example:
   bn-keras report runs/mnist_cnn-mnist-sgd-3-af0d3b"""
 
-<<<<<<< HEAD
-# TensorBoard as it starts by itself, without smoothing: the runs in one colour an arm, and what the
-# seeds of each arm have in common.
-=======
 # TensorBoard where it starts by itself, without smoothing: the runs, in one colour an arm, and the
 # charts of every arm's median over seeds.
->>>>>>> 72f453e (The charts of bands say how diverged runs count; the command's test looks for them)
 RUNS = "http://localhost:6006/?runColorGroup=regex%3A(%5E%5B%5E%2F%5D%2B)&smoothing=0#timeseries"
 BANDS = "http://localhost:6006/#custom_scalars&regexInput=over_seeds&_smoothingWeight=0"
 
