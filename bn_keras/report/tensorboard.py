@@ -14,7 +14,9 @@ from bn_keras.report.figures.drawing import by_arm, finite_points, median_curve
 from bn_keras.report.report import Report, panels
 from bn_keras.results import DIVERGED
 from bn_keras.study import Row, Study
+from bn_keras.texts import plain
 
+FLOAT32 = float(np.finfo(np.float32).max)
 FINAL = ("validation_accuracy", "test_accuracy", "validation_loss", "test_loss")
 
 
@@ -50,7 +52,8 @@ def bands(study: Study, results: Sequence[Any]) -> dict[str, dict[str, np.ndarra
     found: dict[str, dict[str, np.ndarray]] = {}
     for name in dict.fromkeys(name for row in rows for name in row.curves):
         for arm, band in _of_curve(name, rows).items():
-            found.setdefault(arm, {})[name] = band
+            # What TensorBoard's files can hold: float32, and names in UTF-8.
+            found.setdefault(arm, {})[plain(name)] = np.clip(band, -FLOAT32, FLOAT32)
     return found
 
 

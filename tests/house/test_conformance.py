@@ -114,7 +114,9 @@ def of_numbers(model):
 
 
 def assert_learns(model, normalizer):
-    run = config(model=model, normalizer=normalizer, learning_rate=1e-4)
+    # Behind a dense layer filter response is little more than a sign: small steps change nothing.
+    rate = 3e-3 if normalizer == "filter_response" else 1e-4
+    run = config(model=model, normalizer=normalizer, learning_rate=rate)
     graph = runner._Graph([run], splits(size=16))
     graph.reset([run])
     batches = np.arange(40).reshape(5, 8, 1)
