@@ -189,8 +189,8 @@ def _deserialized(metrics: Any) -> List[Any]:
         except Exception as error:
             raise ConfigError(
                 f"metrics: {metrics['class_name']}, with which the model was compiled, cannot be "
-                "made again; expected a metric that is registered, "
-                "@keras.saving.register_keras_serializable(), or a model that is not compiled"
+                "made again; expected a metric that is registered by "
+                "keras.saving.register_keras_serializable(), or a model that is not compiled"
             ) from error
     # Keras computes "accuracy" for each kind of labels in its own way, and so do we.
     return [metrics] if isinstance(metrics, str) and metrics not in ("accuracy", "acc") else []

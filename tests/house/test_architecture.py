@@ -27,7 +27,6 @@ MACHINE = ("executors", "experiment", "loop", "plan", "runner")
 PARTS = [part for part in vars(registry).values() if isinstance(part, Registry)]
 # Words of the machine that happen to be a part's name as well.
 HOMONYMS = {
-    ("experiment", "comparison"),  # the folder for TensorBoard of all arms
     ("runner", "evaluation"),  # the moments at which probes are asked
     ("runner", "histograms"),  # the method of a probe
 }
