@@ -103,6 +103,7 @@ ALSO = {
     "moving mean is an exponential average": {AGREES, MASK},
     "moving variance averages the biased variance": {AGREES, MASK},
     "inference leaves the statistics alone": {MASK},
+    "the statistics are not trained": {"center and scale can be left out"},
 }
 
 
