@@ -14,6 +14,7 @@ from typing import Any, Dict
 
 from bn_keras.registry import UnknownName
 
+DIGEST = re.compile(r"@[0-9a-f]{8}$")
 _OBJECTS: Dict[str, Any] = {}
 
 
@@ -55,12 +56,12 @@ def get(name: str) -> Any:
 
 def is_own(name: str) -> bool:
     """Whether a setting names something of the user's own: an object or a file, with its digest."""
-    return "@" in name
+    return DIGEST.search(name) is not None  # a path may have an @ as well
 
 
 def place(name: str) -> str:
     """The name without its digest: a label, or a path with what stands in the file."""
-    return name.rpartition("@")[0] or name
+    return DIGEST.sub("", name)
 
 
 def short(name: str) -> str:
@@ -80,11 +81,11 @@ def source_of(function: Any) -> str:
         return code.co_code.hex() if code is not None else repr(function)
 
 
-def with_digest(path: pathlib.Path, rest: str = "") -> str:
-    """`PATH:REST@DIGEST` of a file, the digest of its bytes.
+def with_digest(path: pathlib.Path) -> str:
+    """`PATH@DIGEST` of a file, the digest of its bytes.
 
     Raises:
         OSError: the file cannot be read.
     """
     digest = hashlib.blake2b(path.read_bytes(), digest_size=4).hexdigest()
-    return f"{path}{rest}@{digest}"
+    return f"{path}@{digest}"

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from bn_keras.__main__ import main
@@ -50,6 +51,18 @@ def test_a_net_and_data_of_ones_own_are_compared_and_repeated_by_the_command_tol
     assert {run["status"] for run in found["runs"]} == {"ok"} and len(found["runs"]) == 4
     assert main([*FLAGS, "--learning_rate=0.01,0.1"]) == 0
     assert "4 of 4 runs are stored" in capsys.readouterr().out
+
+
+def test_a_path_with_an_at_sign_is_a_path(folder, capsys):
+    place = folder / "me@home"
+    place.mkdir()
+    x = np.random.default_rng(0).normal(size=(60, 4, 4, 1)).astype("float32")
+    y = np.arange(60) % 2
+    np.savez(place / "mine@work.npz", x_train=x, y_train=y, x_test=x[:20], y_test=y[:20])
+    (place / "my_net.py").write_text(NET)
+    flags = [*FLAGS[:1], "--model=me@home/my_net.py:build", "--dataset=npz:me@home/mine@work.npz"]
+    assert main([*flags, *FLAGS[3:]]) == 0
+    assert "my_net.py:build" in (next((folder / "runs").iterdir()) / "report.html").read_text()
 
 
 def test_a_changed_net_is_another_one(folder, capsys):
