@@ -108,8 +108,7 @@ def compare(
     overrides = {
         **compiled, **{name: value for name, value in taken.items() if value is not None}, **values,
     }
-    if axes.keys() & overrides.keys():
-        overrides = {name: value for name, value in overrides.items() if name not in axes}
+    overrides = {name: value for name, value in overrides.items() if name not in axes}
     overrides = {
         **_optimizer(overrides.pop("optimizer", None), {*overrides, *axes}), **overrides,
         **_loss(overrides.pop("loss", None)), "model": given,

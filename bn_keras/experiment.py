@@ -127,19 +127,10 @@ def train(
     missing = set(work.missing())
     if not missing:
         return
-    # All of it follows from the plan and not from what is missing, so that a command that goes on
-    # computes the same digits: a stack with a missing run is trained whole.
-    stacks = [
-        [stack for stack in group if missing & set(stack)] for group in groups(work.plan.runs)
-    ]
-    workers = workers_of(work.plan, workers)
-    # One core a run wastes less than all cores on each op of one run after the other.
-    if "tensorflow" not in sys.modules:
-        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, _cores() // workers)))
-    with quiet_native_log():
-        from bn_keras import runner
+    stacks, workers = _to_train(work), workers_of(work.plan, workers)
+    _load_tensorflow(workers)
+    from bn_keras import runner
 
-        runner.start_devices()
     stop = threading.Event()
     train_stack = runner.Runner(work.load, work.store, show, stop)
     for found in executors.in_threads(train_stack, stacks, workers, stop):
@@ -162,13 +153,10 @@ def estimate(work: Work, workers: Optional[int] = None) -> float:
     Raises:
         ConfigError: settings that do not go together, known once the model is built.
     """
-    missing = set(work.missing())
-    stacks = [
-        [stack for stack in group if missing & set(stack)] for group in groups(work.plan.runs)
-    ]
-    stacks = [group for group in stacks if group]
-    with quiet_native_log():
-        from bn_keras import runner
+    stacks, workers = _to_train(work), workers_of(work.plan, workers)
+    _load_tensorflow(workers)
+    from bn_keras import runner
+
     found = []
     for group in stacks[:TIMED]:
         total = group[0][0].total_steps(len(work.load(group[0][0]).train))
@@ -189,7 +177,29 @@ def estimate(work: Work, workers: Optional[int] = None) -> float:
     if not found:
         return 0.0
     mean = sum(found) / len(found)
-    return (sum(found) + mean * (len(stacks) - len(found))) / workers_of(work.plan, workers)
+    return (sum(found) + mean * (len(stacks) - len(found))) / workers
+
+
+def _to_train(work: Work) -> List[List[List[RunConfig]]]:
+    """The groups of stacks that have missing runs.
+
+    All of it follows from the plan and not from what is missing, so that a command that goes on
+    computes the same digits: a stack with a missing run is trained whole.
+    """
+    missing = set(work.missing())
+    found = [[stack for stack in group if missing & set(stack)] for group in groups(work.plan.runs)]
+    return [group for group in found if group]
+
+
+def _load_tensorflow(workers: int) -> None:
+    """Loads what trains, quietly, with threads for that many nets at the same time."""
+    # One core a run wastes less than all cores on each op of one run after the other.
+    if "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(max(1, _cores() // workers)))
+    with quiet_native_log():
+        from bn_keras import runner
+
+        runner.start_devices()
 
 
 def report(store: Store) -> Report:

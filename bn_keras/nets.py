@@ -10,7 +10,7 @@ import functools
 import inspect
 import random
 import threading
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import keras
 import numpy as np
@@ -58,7 +58,7 @@ def build(config: RunConfig, splits: Splits, runs: Optional[int] = None) -> kera
     if not is_own_net(config.model):
         return _ours(config, splits, runs)
     for name in OF_OUR_MODELS:
-        if getattr(config, name, None) != getattr(RUN_FIELDS.get(name), "default", None):
+        if getattr(config, name) != RUN_FIELDS[name].default:
             raise ConfigError(
                 f"{name}={getattr(config, name)!r} with model={own.short(config.model)!r}: only "
                 "the toolkit's own models read that setting; expected it inside the net"
@@ -70,6 +70,8 @@ def build(config: RunConfig, splits: Splits, runs: Optional[int] = None) -> kera
 
             model = _exchanged(source, config)
             (reinitialize if config.weights == "new" else reseed)(model, config.seed)
+        elif config.model.startswith(APPLICATIONS):
+            model = _exchange(_made(source, _of_the_data(splits), config), config)
         else:
             model = _called(source, config, splits)
         outputs = _tried(model, config, splits)
@@ -239,7 +241,7 @@ def _loaded(path: str) -> keras.Model:
 
 
 def _application(name: str) -> Callable[..., keras.Model]:
-    """A function that makes a net of keras.applications and exchanges its normalizers."""
+    """`(input_shape, classes) -> model` of a net of keras.applications, with its normalizers."""
     known = [key for key, value in vars(keras.applications).items()
              if inspect.isfunction(value) and key[0].isupper()]
     if name not in known:
@@ -248,15 +250,9 @@ def _application(name: str) -> Callable[..., keras.Model]:
             f"expected one of {', '.join(sorted(known))}"
         )
 
-    def make(input_shape: Tuple[int, ...], classes: int, replace: Any) -> keras.Model:
-        from bn_keras.surgery.exchange import exchange
-
-        model = getattr(keras.applications, name)(
-            weights=None, input_shape=input_shape, classes=classes, classifier_activation=None
-        )
-        return exchange(model, replace)
-
-    return make
+    return functools.partial(
+        getattr(keras.applications, name), weights=None, classifier_activation=None
+    )
 
 
 def _called(function: Callable[..., Any], config: RunConfig, splits: Splits) -> keras.Model:
@@ -268,23 +264,37 @@ def _called(function: Callable[..., Any], config: RunConfig, splits: Splits) -> 
             "normalizer and returns a keras.Model, or a finished keras.Model"
         )
     normalizer, asked_for = _factory(config)
-    offers: Dict[str, Any] = {
-        "normalizer": normalizer,
-        "input_shape": keras.tree.map_structure(lambda part: part.shape[1:], splits.train.images),
-        "classes": splits.classes,
-        "replace": functools.partial(_replacement, config=config),
-    }
+    offers = {"normalizer": normalizer, **_of_the_data(splits)}
     names = list(inspect.signature(function).parameters)
     if not names:
         raise ConfigError(
             f"model={own.short(config.model)!r} takes no argument; expected build(normalizer), "
             "which puts normalizer() where a normalizer belongs"
         )
-    if "replace" in names and config.model.startswith(APPLICATIONS):
-        asked_for.append(None)
     arguments = {name: offers[name] for name in names if name in offers}
-    if names and names[0] not in offers:  # whatever its name is, the first one is the normalizer
+    if names[0] not in offers:  # whatever its name is, the first one is the normalizer
         arguments[names[0]] = normalizer
+    model = _made(function, arguments, config)
+    inside = {id(layer) for layer in model._flatten_layers()}
+    if not any(id(layer) in inside for layer in asked_for):
+        how = "never called" if not asked_for else "does not use a layer of"
+        raise ConfigError(
+            f"model={own.short(config.model)!r} {how} the normalizer that it was given, so "
+            "that all arms would be the same net; expected normalizer() where a normalizer belongs"
+        )
+    return model
+
+
+def _of_the_data(splits: Splits) -> Dict[str, Any]:
+    """What a function that builds a net may want to know."""
+    shapes = keras.tree.map_structure(lambda part: part.shape[1:], splits.train.images)
+    return {"input_shape": shapes, "classes": splits.classes}
+
+
+def _made(
+    function: Callable[..., Any], arguments: Mapping[str, Any], config: RunConfig
+) -> keras.Model:
+    """The net that a function gives under the run's dtype policy."""
     try:
         with _policy(config.dtype_policy):
             model = function(**arguments)
@@ -296,13 +306,6 @@ def _called(function: Callable[..., Any], config: RunConfig, splits: Splits) -> 
             f"raised {objects.told(error)}"
         ) from error
     _check_model(model, config)
-    inside = {id(layer) for layer in model._flatten_layers()}
-    if not asked_for or not any(layer is None or id(layer) in inside for layer in asked_for):
-        how = "never called" if not asked_for else "does not use a layer of"
-        raise ConfigError(
-            f"model={own.short(config.model)!r} {how} the normalizer that it was given, so "
-            "that all arms would be the same net; expected normalizer() where a normalizer belongs"
-        )
     return model
 
 
@@ -335,14 +338,17 @@ def _replacement(layer: keras.Layer, config: RunConfig) -> Any:
 
 def _exchanged(model: keras.Model, config: RunConfig) -> keras.Model:
     """A copy of a finished net with the run's normalizer in place of its own."""
-    from bn_keras.surgery.exchange import exchange
-
-    _check_model(model, config)
     if config.dtype_policy != RUN_FIELDS["dtype_policy"].default:
         raise ConfigError(
             f"dtype_policy={config.dtype_policy!r} with model={own.short(config.model)!r}: a "
             "finished net has policies of its own; expected a function that builds it"
         )
+    return _exchange(model, config)
+
+
+def _exchange(model: keras.Model, config: RunConfig) -> keras.Model:
+    from bn_keras.surgery.exchange import exchange
+
     try:
         return exchange(model, functools.partial(_replacement, config=config))
     except (TypeError, ValueError) as error:
