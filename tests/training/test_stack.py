@@ -14,9 +14,10 @@ from bn_keras.results import DIVERGED, OK, Store
 from bn_keras.runner import Runner, kernel_digest
 
 STACKABLE = [name for name in MODELS.names() if MODELS.properties(name).get("stacks")]
+WITH_ARGUMENT = ("pitfall_curve", "keras_metric")
 EVERY_PROBE = tuple(
     name for name in PROBES.names()
-    if not PROBES.properties(name).get("always") and name != "pitfall_curve"
+    if not PROBES.properties(name).get("always") and name not in WITH_ARGUMENT
 )
 
 
