@@ -347,10 +347,10 @@ def _exchanged(model: keras.Model, config: RunConfig) -> keras.Model:
 
 
 def _exchange(model: keras.Model, config: RunConfig) -> keras.Model:
-    from bn_keras.surgery.exchange import exchange
+    from bn_keras.surgery.exchange import exchanged
 
     try:
-        return exchange(model, functools.partial(_replacement, config=config))
+        return exchanged(model, functools.partial(_replacement, config=config))[0]
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"model={own.short(config.model)!r}, normalizer={config.normalizer!r}: {error}"

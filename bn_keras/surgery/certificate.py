@@ -1,11 +1,12 @@
-"""What an exchange of layers did to a model: a table of its normalizers, and a measured difference.
+"""What a surgery did to a model: a table of its layers, and a measured difference of the outputs.
 
-`convert` and `exchange` return a `Certificate`; the rest here is how it is filled in.
+Every surgery returns a new model and a `Certificate`; the rest here is how it is filled in.
 """
 
+import collections
 import dataclasses
 import warnings
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 import keras
 import numpy as np
@@ -16,16 +17,21 @@ TRIED = 4  # random examples for the comparison of the outputs
 TRIED_LENGTH = 8  # of an axis whose length the model leaves open
 
 
+class OutputsDiffer(ValueError):
+    """The new model's outputs are further from the given one's than was allowed."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A normalizer, or a layer that could hide one.
+    """A layer that a surgery is about, or one that could hide such a layer.
 
     Attributes:
         path: names of the layers around it and its own, outer ones first.
         before: its class.
-        after: the class in its place; None where it was left.
-        fate: "exchanged", "already" (it is of the wanted kind), "kept" (nobody wanted another one
-            there) or "left" (it could not be exchanged).
+        after: the class in its place; None where there is none.
+        fate: what was done with it: "exchanged", "already" (it is of the wanted kind), "kept"
+            (nobody wanted another one there), "left" (it could not be changed), or another word
+            that the surgery explains.
         note: why it was left, or what else is to be known.
     """
 
@@ -38,22 +44,33 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Certificate:
-    """What `convert` or `exchange` did to a model. `str()` gives a table.
+    """What a surgery did to a model. `str()` gives a table.
 
     Attributes:
-        rows: one for each normalizer, in the order of the layers; a shared one has one row.
+        surgery: its name, such as "convert".
+        rows: one for each layer that it is about, in the order of the layers; a shared one has one
+            row.
         difference: the largest distance of an output of the new model from the given one's, in
             inference mode; None where it could not be measured.
-        measured: over what it was measured, or why it was not.
+        relative: the same, divided by the largest value in that output of the given model.
+        measured: over what they were measured, or why they were not.
+        figures: what else the surgery measured: name → value.
     """
 
+    surgery: str
     rows: tuple[Row, ...]
     difference: Optional[float]
+    relative: Optional[float]
     measured: str
+    figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def count(self, fate: str) -> int:
-        """How many rows have a fate: "exchanged", "already", "kept" or "left"."""
+        """How many rows have a fate."""
         return sum(row.fate == fate for row in self.rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as JSON can hold it."""
+        return {**dataclasses.asdict(self), "figures": dict(self.figures)}
 
     def __str__(self) -> str:
         table = [("layer", "before", "after", "")]
@@ -63,18 +80,46 @@ class Certificate:
             "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
             for line in table
         ]
-        kept = f"{self.count(KEPT)} kept, " if self.count(KEPT) else ""
-        far = "not measured" if self.difference is None else f"differ by {self.difference:.1e}"
-        return "\n".join([
-            *lines,
-            f"{self.count(EXCHANGED)} exchanged, {self.count(ALREADY)} already of the wanted kind, "
-            f"{kept}{self.count(LEFT)} left; outputs {far} ({self.measured})",
-        ])
+        counts = collections.Counter(row.fate for row in self.rows)
+        done = ", ".join(f"{number} {WORDS.get(fate, fate)}" for fate, number in counts.items())
+        far = "not measured" if self.difference is None else (
+            f"differ by {self.difference:.1e}, {self.relative:.1e} of the largest"
+        )
+        lines.append(f"{self.surgery}: {done or 'nothing to do'}; outputs {far} ({self.measured})")
+        return "\n".join([*lines, *(f"{name}: {value}" for name, value in self.figures.items())])
 
 
-def certificate_of(model: keras.Model, copy: keras.Model, rows: Sequence[Row]) -> Certificate:
-    """The certificate of a model's copy, for which both models are called on random inputs."""
-    return Certificate(tuple(rows), *_measured(model, copy))
+WORDS = {ALREADY: "already of the wanted kind"}
+
+
+def certificate_of(
+    surgery: str, model: keras.Model, copy: keras.Model, rows: Sequence[Row], *,
+    inputs: Any = None, tolerance: Optional[float] = None,
+    figures: Optional[Mapping[str, Any]] = None,
+) -> Certificate:
+    """The certificate of a model's copy, for which both models are called.
+
+    Args:
+        surgery: its name.
+        model, copy: the given model and the new one.
+        rows: its table.
+        inputs: what both models are called on; None for random values.
+        tolerance: the largest `relative` that is allowed; None for any.
+        figures: what else was measured.
+
+    Raises:
+        OutputsDiffer: a difference above `tolerance`, one that is not finite, or none that could be
+            measured although there is a tolerance.
+    """
+    found = Certificate(
+        surgery, tuple(rows), *_measured(model, copy, inputs), figures=figures or {}
+    )
+    if tolerance is not None and not (found.relative is not None and found.relative <= tolerance):
+        raise OutputsDiffer(
+            f"{surgery}: the outputs of the new model may differ by {tolerance:g} of the largest; "
+            f"received:\n{found}"
+        )
+    return found
 
 
 def paths(model: keras.Model) -> dict[int, str]:
@@ -114,33 +159,46 @@ def names_in(config: Any, registered: str) -> Iterator[Optional[str]]:
                 yield from names_in(part, registered)
 
 
-def _measured(model: keras.Model, copy: keras.Model) -> tuple[Optional[float], str]:
-    """The largest difference of the outputs, or None; and over what, or why not."""
+def _measured(
+    model: keras.Model, copy: keras.Model, inputs: Any
+) -> tuple[Optional[float], Optional[float], str]:
+    """The largest absolute and relative difference of the outputs; and over what, or why not."""
+    given = "random" if inputs is None else "given"
     try:
-        inputs = random_inputs(model)
+        inputs = random_inputs(model) if inputs is None else inputs
     except ValueError as error:
-        return None, str(error)
+        return None, None, str(error)
     state = [(v, np.array(v.numpy())) for m in (model, copy) for v in m.variables]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             mode = {"training": False} if "training" in model.call_signature_parameters else {}
-            results = [keras.tree.flatten(m(inputs, **mode)) for m in (model, copy)]
-        distances = [
-            np.max(np.abs(one - other), initial=0.0)
-            for one, other in zip(*(map(_wide, outputs) for outputs in results), strict=True)
-        ]
+            results = [
+                [_wide(y) for y in keras.tree.flatten(m(inputs, **mode))] for m in (model, copy)
+            ]
+            pairs = [
+                (np.max(np.abs(one - other), initial=0.0), np.max(np.abs(one), initial=0.0))
+                for one, other in zip(*results, strict=True)
+            ]
+            relative = max(far / size if far else 0.0 for far, size in pairs)
     except Exception as error:
-        return None, f"on random inputs: {type(error).__name__}: {' '.join(str(error).split())}"
+        said = " ".join(str(error).split())
+        return None, None, f"on {given} inputs: {type(error).__name__}: {said}"
     finally:
         for variable, value in state:
             variable.assign(value)
-    shapes = ", ".join(str(tuple(x.shape)) for x in keras.tree.flatten(inputs))
-    return float(max(distances)), f"random inputs of shape {shapes}, in inference mode"
+    shapes = ", ".join(str(tuple(np.shape(x))) for x in keras.tree.flatten(inputs))
+    return (
+        float(max(far for far, _ in pairs)),
+        float(relative),
+        f"{given} inputs of shape {shapes}, in inference mode",
+    )
 
 
 def _wide(outputs: Any) -> NDArray[np.float64]:
-    return keras.ops.convert_to_numpy(keras.ops.cast(outputs, "float32")).astype(np.float64)
+    if keras.backend.standardize_dtype(outputs.dtype) == "bfloat16":  # NumPy has none
+        outputs = keras.ops.cast(outputs, "float32")
+    return keras.ops.convert_to_numpy(outputs).astype(np.float64)
 
 
 def random_inputs(model: keras.Model) -> Any:

@@ -1,7 +1,7 @@
 """Exchanging Keras's BatchNormalization for BatchNorm in a whole model, and back.
 
-`convert(model)` gives the new model; `convert(model, certificate=True)` also a `Certificate`: a
-table of every normalizer that was met, exchanged or not and why, and how far the outputs differ.
+`convert(model)` gives the new model and a `Certificate`: a table of every normalizer that was met,
+exchanged or not and why, and how far the outputs differ.
 """
 
 import warnings
@@ -11,7 +11,7 @@ import keras
 
 from bn_keras.batch_norm.layer import EXTRAS, BatchNorm
 from bn_keras.surgery import copies
-from bn_keras.surgery.certificate import ALREADY, LEFT, certificate_of, paths
+from bn_keras.surgery.certificate import ALREADY, LEFT, Certificate, certificate_of, paths
 from bn_keras.surgery.surgeon import KERAS, Stays, Surgeon, is_batch_normalization, told
 
 # A subclass may have these of its own and still compute what its base does.
@@ -23,9 +23,9 @@ HARMLESS = {
 
 
 def convert(
-    model: keras.Model, to: type[keras.layers.BatchNormalization] = BatchNorm,
-    certificate: bool = False,
-) -> Any:  # a model, or a model and its certificate
+    model: keras.Model, to: type[keras.layers.BatchNormalization] = BatchNorm, *,
+    inputs: Any = None, tolerance: Optional[float] = None,
+) -> tuple[keras.Model, Certificate]:
     """A copy of a model in which every batch normalization is of the other kind.
 
     It reaches normalizers in nested, Sequential and subclassed models, in wrappers, in cells of
@@ -38,20 +38,22 @@ def convert(
             a new optimizer, `copy.compile_from_config(model.get_compile_config())`. The given model
             stays compiled.
         to: `BatchNorm`, or `keras.layers.BatchNormalization` for the way back.
-        certificate: also return what was done.
+        inputs: what both models are called on for the certificate; None for random values.
+        tolerance: the largest relative difference of the outputs that is allowed; None for any.
 
     Returns:
-        A new model of the same class with the same weights, statistics and names; or that and a
-        `Certificate`, which also measures both models on random inputs. Subclasses of Keras's layer
-        are exchanged if they have nothing of their own but `__init__` and `get_config`. Variants of
-        BatchNorm, such as GhostBatchNorm, compute something else and are left on the way back. A
-        layer's own config does not know what was exchanged inside it: it makes Keras's layers again
-        when a file of the model is loaded, and the certificate says where that is so.
+        `(new model, certificate)`. The new model is of the same class, with the same weights,
+        statistics and names. Subclasses of Keras's layer are exchanged if they have nothing of
+        their own but `__init__` and `get_config`. Variants of BatchNorm, such as GhostBatchNorm,
+        compute something else and are left on the way back. A layer's own config does not know what
+        was exchanged inside it: it makes Keras's layers again when a file of the model is loaded,
+        and the certificate says where that is so.
 
     Raises:
         TypeError: not a keras.Model, or a part of it cannot be copied, which is named.
         ValueError: the model is not built; all its normalizers are of the other kind and none could
-            be exchanged; BatchNorm layers have settings that Keras's layer does not know.
+            be exchanged; BatchNorm layers have settings that Keras's layer does not know; or the
+            outputs differ by more than `tolerance` (`OutputsDiffer`).
 
     Warns:
         UserWarning: a normalizer was left, or a layer could not be looked into; with the reason.
@@ -94,7 +96,9 @@ def convert(
             f"convert: {model.name!r} has no batch normalization; this is an equal copy.",
             UserWarning, stacklevel=2,
         )
-    return (copy, certificate_of(model, copy, rows)) if certificate else copy
+    return copy, certificate_of(
+        "convert", model, copy, rows, inputs=inputs, tolerance=tolerance
+    )
 
 
 def _refuse_extras(model: keras.Model) -> None:

@@ -1,8 +1,9 @@
 """Exchanging the normalizers of a whole model for others.
 
-`exchange(model, make)` gives the new model, `replacement` a registered normalizer for a place:
+`exchange(model, make)` gives the new model and a certificate, `replacement` a registered normalizer
+for a place:
 
-    exchange(model, lambda layer: replacement(layer, "group"))
+    new_model, certificate = exchange(model, lambda layer: replacement(layer, "group"))
 """
 
 import warnings
@@ -18,6 +19,8 @@ from bn_keras.surgery.adapted import Adapted
 from bn_keras.surgery.certificate import (
     KEPT,
     LEFT,
+    Certificate,
+    Row,
     certificate_of,
     held_by,
     paths,
@@ -44,8 +47,8 @@ SETTINGS = (
 
 def exchange(
     model: keras.Model, make: Callable[[keras.Layer], Optional[keras.Layer]], *,
-    certificate: bool = False,
-) -> Any:  # a model, or a model and its certificate
+    inputs: Any = None,
+) -> tuple[keras.Model, Certificate]:
     """A copy of a model with other normalizers in it.
 
     Batch normalizers are exchanged, whoever wrote them; in a model without any, its layer, group
@@ -53,7 +56,7 @@ def exchange(
 
     >>> from bn_keras import GhostBatchNorm
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="bn")])
-    >>> ghosts = exchange(model, lambda layer: GhostBatchNorm(virtual_batch_size=2))
+    >>> ghosts, _ = exchange(model, lambda layer: GhostBatchNorm(virtual_batch_size=2))
     >>> ghosts.layers[0].name, type(ghosts.layers[0]).__name__
     ('bn', 'GhostBatchNorm')
 
@@ -63,10 +66,10 @@ def exchange(
             None to keep the layer. The name becomes the old one's, and what was frozen stays so;
             weights and settings such as the axis are those that `make` gives (`replacement` takes
             them from the layer).
-        certificate: also return what was done.
+        inputs: what both models are called on for the certificate; None for random values.
 
     Returns:
-        A new model, not compiled; or that and a `Certificate`. Its outputs are other ones, as the
+        `(new model, certificate)`. The model is not compiled. Its outputs are other ones, as the
         normalizers are. A layer's own config does not know what was exchanged inside it, as
         `convert` says. Where code of the model's own calls a normalizer, a new one that knows no
         `mask` is inside an `Adapted` layer.
@@ -80,6 +83,14 @@ def exchange(
     Warns:
         UserWarning: a layer could not be looked into; with the reason.
     """
+    copy, rows = exchanged(model, make)
+    return copy, certificate_of("exchange", model, copy, rows, inputs=inputs)
+
+
+def exchanged(
+    model: keras.Model, make: Callable[[keras.Layer], Optional[keras.Layer]]
+) -> tuple[keras.Model, list[Row]]:
+    """What `exchange` does, without calling the models: the new one, and the certificate's rows."""
     copies.check_model(model, "exchange")
     in_code = _called_from_code(model)
     adapted: list[str] = []  # paths of normalizers that code of the model's own calls
@@ -120,10 +131,10 @@ def exchange(
             "expected a model with BatchNormalization layers, for example."
         )
     if left:
-        warnings.warn(f"exchange: left as they are in {model.name!r}: {left}.", stacklevel=2)
+        warnings.warn(f"exchange: left as they are in {model.name!r}: {left}.", stacklevel=3)
     if adapted:
         _check_calls(model, copy, adapted)
-    return (copy, certificate_of(model, copy, rows)) if certificate else copy
+    return copy, rows
 
 
 def replacement(

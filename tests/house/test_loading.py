@@ -40,7 +40,7 @@ def stored(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stored")
     model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization()])
     model = keras.Sequential([
-        *convert(model).layers, bn_keras.BatchNorm(debias=True),
+        *convert(model)[0].layers, bn_keras.BatchNorm(debias=True),
         bn_keras.GhostBatchNorm(virtual_batch_size=2), bn_keras.BatchRenorm(),
         bn_keras.ActivatedBatchNorm(activation="relu"), bn_keras.ConditionalBatchNorm(),
         bn_keras.FrozenBatchNorm(freeze="affine"),

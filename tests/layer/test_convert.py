@@ -10,6 +10,7 @@ import tensorflow as tf
 from zoo import NAMES, ZOO, inputs_of, predictions, told, training_call
 
 from bn_keras import BatchNorm, FrozenBatchNorm, GhostBatchNorm
+from bn_keras.surgery.certificate import OutputsDiffer
 from bn_keras.surgery.convert import convert
 
 KERAS = keras.layers.BatchNormalization
@@ -32,7 +33,7 @@ def training_step(model, x):
 def test_a_large_net_predicts_and_trains_alike(name, normalizers):
     keras.utils.set_random_seed(0)
     model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=5)
-    ours = convert(model)
+    ours, _ = convert(model)
     assert len(layers_of(ours, BatchNorm)) == normalizers == len(layers_of(model, KERAS))
     names = [[layer.name for layer in m.layers[1:]] for m in (ours, model)]
     assert names[0] == names[1]
@@ -55,9 +56,9 @@ def test_a_nested_model_goes_there_and_back():
     model = nested()
     x = np.random.default_rng(0).normal(2, 3, (8, 3)).astype("float32")
     model(x, training=True)
-    ours = convert(model)
+    ours, _ = convert(model)
     assert len(layers_of(ours, BatchNorm)) == 2 and not layers_of(ours, KERAS)
-    back = convert(ours, to=KERAS)
+    back, _ = convert(ours, to=KERAS)
     assert len(layers_of(back, KERAS)) == 2 and not layers_of(back, BatchNorm)
     np.testing.assert_allclose(ours(x), model(x), atol=1e-6)
     np.testing.assert_allclose(back(x), model(x), atol=1e-6)
@@ -84,7 +85,7 @@ def test_every_kind_of_model_is_reached_and_trains_as_before(name, make):
     model(x, training=True)
     before = predictions(model, x)
     expected = len(layers_of(model, KERAS))
-    ours, certificate = convert(model, certificate=True)
+    ours, certificate = convert(model)
     assert type(ours) is type(model)
     assert len(layers_of(ours, BatchNorm)) == expected and not layers_of(ours, KERAS)
     hidden = name == "in_a_lambda"  # Keras does not know of that layer
@@ -93,7 +94,7 @@ def test_every_kind_of_model_is_reached_and_trains_as_before(name, make):
     assert told(ours) == told(model)
     tolerance = 0.05 if name == "mixed_precision" else 1e-5
     compare(predictions(ours, x), before, tolerance)
-    back = convert(ours, to=KERAS)
+    back, _ = convert(ours, to=KERAS)
     assert len(layers_of(back, KERAS)) == expected and not layers_of(back, BatchNorm)
     compare(predictions(back, x), before, tolerance)
     if name == "wrapped":  # TimeDistributed gives ours the whole sequence, and the cell is told of
@@ -179,7 +180,7 @@ def quiet(*arguments, **keywords):
 ])
 def test_what_is_left_is_named_with_the_reason(make, reason):
     with pytest.warns(UserWarning, match=f"odd .*{re.escape(reason)}"):
-        model, certificate = convert(stack(KERAS(), make(name="odd")), certificate=True)
+        model, certificate = convert(stack(KERAS(), make(name="odd")))
     assert [type(layer) for layer in model.layers][0] is BatchNorm
     assert [row.fate for row in certificate.rows] == ["exchanged", "left"]
     assert certificate.rows[1].after is None and reason in str(certificate)
@@ -195,14 +196,14 @@ def test_a_layer_whose_call_was_replaced_is_left():
 
 
 def test_a_subclass_with_nothing_of_its_own_is_exchanged_with_its_settings():
-    model = quiet(stack(Renamed(name="bn")))
+    model, _ = quiet(stack(Renamed(name="bn")))
     assert type(model.layers[0]) is BatchNorm and model.layers[0].momentum == 0.8
 
 
 def test_variants_of_ours_are_never_exchanged_for_plain_ones():
     model = stack(BatchNorm(), GhostBatchNorm(virtual_batch_size=2, name="ghost"))
     with pytest.warns(UserWarning, match="ghost .GhostBatchNorm.: GhostBatchNorm overrides"):
-        back = convert(model, to=KERAS)
+        back, _ = convert(model, to=KERAS)
     assert [type(layer) for layer in back.layers] == [KERAS, GhostBatchNorm]
     with pytest.raises(ValueError, match="nothing .*FrozenBatchNorm"):
         convert(stack(FrozenBatchNorm(freeze="affine")), to=KERAS)
@@ -210,25 +211,25 @@ def test_variants_of_ours_are_never_exchanged_for_plain_ones():
 
 def test_what_is_of_the_wanted_kind_already_stays_without_a_warning():
     model = stack(BatchNorm(debias=True), GhostBatchNorm(), KERAS())
-    ours, certificate = quiet(model, certificate=True)
+    ours, certificate = quiet(model)
     assert [row.fate for row in certificate.rows] == ["already", "already", "exchanged"]
     assert [type(layer) for layer in ours.layers] == [BatchNorm, GhostBatchNorm, BatchNorm]
-    assert quiet(ours, certificate=True)[1].count("already") == 3
-    frozen, certificate = quiet(stack(Frozen(), KERAS()), to=KERAS, certificate=True)
+    assert quiet(ours)[1].count("already") == 3
+    frozen, certificate = quiet(stack(Frozen(), KERAS()), to=KERAS)
     assert certificate.count("already") == 2 and type(frozen.layers[0]) is Frozen
 
 
 def test_a_weight_that_was_frozen_by_itself_stays_so():
     model = stack(KERAS())
     model.layers[0].gamma.trainable = False
-    names = [v.name for v in convert(model).trainable_variables]
+    names = [v.name for v in convert(model)[0].trainable_variables]
     assert names == [v.name for v in model.trainable_variables] == ["beta"]
 
 
 def test_a_model_without_normalization_is_copied_with_a_warning():
     model = stack(keras.layers.Dense(2))
     with pytest.warns(UserWarning, match="no batch normalization"):
-        copy, certificate = convert(model, certificate=True)
+        copy, certificate = convert(model)
     assert copy is not model and certificate.rows == () and certificate.difference == 0
 
 
@@ -251,20 +252,20 @@ def test_a_layer_that_was_never_built_is_not_said_to_be_fine():
 def test_time_steps_and_layers_in_no_config_are_noted():
     steps = keras.layers.TimeDistributed(KERAS(name="bn"), name="steps")
     model = keras.Sequential([keras.Input((4, 3)), steps])
-    model_of_ours, certificate = quiet(model, certificate=True)
+    model_of_ours, certificate = quiet(model)
     assert certificate.rows[0].note.startswith("trains over batch and time")
-    back = convert(model_of_ours, to=KERAS, certificate=True)[1]
+    back = convert(model_of_ours, to=KERAS)[1]
     assert "each time step is normalized by itself" in back.rows[0].note
     assert certificate.rows[0].path == "steps/bn"
     composite = dict(zip(NAMES, ZOO))["composite"]()
-    rows = quiet(composite, certificate=True)[1].rows
+    rows = quiet(composite)[1].rows
     assert len(rows) == 4 and all("not in the model's config" in row.note for row in rows)
 
 
 def test_the_certificate_says_why_nothing_was_measured():
     words = keras.layers.StringLookup(vocabulary=["a"], output_mode="multi_hot")
     model = keras.Sequential([keras.Input((2,), dtype="string"), words, KERAS()])
-    certificate = convert(model, certificate=True)[1]
+    certificate = convert(model)[1]
     assert certificate.difference is None and "dtype string" in certificate.measured
     assert "not measured" in str(certificate)
 
@@ -283,7 +284,7 @@ class Counting(keras.layers.Layer):
 def test_measuring_leaves_both_models_as_they_were():
     model = stack(Counting(), KERAS())
     before = [np.array(v.numpy()) for v in model.variables]
-    ours = convert(model, certificate=True)[0]
+    ours = convert(model)[0]
     for was, one, other in zip(before, model.variables, ours.variables, strict=True):
         np.testing.assert_array_equal(one.numpy(), was)
         np.testing.assert_array_equal(other.numpy(), was)
@@ -292,7 +293,7 @@ def test_measuring_leaves_both_models_as_they_were():
 def test_a_compiled_model_stays_so_and_its_copy_is_compiled_by_hand():
     model, x = stack(keras.layers.Dense(2), KERAS()), inputs_of("")
     model.compile("sgd", "mse")
-    ours = convert(model)
+    ours, _ = convert(model)
     assert model.compiled and not ours.compiled
     ours.compile_from_config(model.get_compile_config())
     for net in (model, ours):
@@ -303,7 +304,7 @@ def test_a_compiled_model_stays_so_and_its_copy_is_compiled_by_hand():
 def test_a_converted_model_is_saved_cloned_and_loaded(tmp_path):
     model, x = dict(zip(NAMES, ZOO))["shared"](), inputs_of("shared")
     model(x, training=True)
-    ours = convert(model)
+    ours, _ = convert(model)
     ours.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras")
     clone = keras.models.clone_model(ours)
@@ -321,3 +322,18 @@ def test_a_converted_model_is_saved_cloned_and_loaded(tmp_path):
 def test_what_is_no_built_model_is_refused(thing, error, words):
     with pytest.raises(error, match=f"convert: .*{words}"):
         convert(thing)
+
+
+def test_a_difference_above_the_tolerance_is_refused_with_the_certificate():
+    """Keras's population variance far from zero differs from ours; a tolerance of 0 finds that."""
+    model = keras.Sequential([keras.Input((3,)), KERAS()])
+    model.layers[0].moving_mean.assign([1e3, 1.0, -1.0])
+    x = np.random.default_rng(0).normal(1e3, 1e-2, (8, 3)).astype("float32")
+    _, certificate = convert(model, inputs=x)
+    expected = np.abs(model(x) - convert(model)[0](x)).max()
+    assert certificate.difference == expected and "given inputs of shape (8, 3)" in str(certificate)
+    assert certificate.relative == expected / np.abs(model(x)).max()
+    with pytest.raises(OutputsDiffer, match="may differ by 0 of the largest; received:\nlayer "):
+        convert(model, inputs=x, tolerance=0)
+    with pytest.raises(OutputsDiffer, match="not measured"):
+        convert(model, inputs="x", tolerance=1.0)
