@@ -8,9 +8,8 @@ as they are, so a better score afterwards is the moving averages' fault and not 
 
 import collections
 import contextlib
-import itertools
 import math
-from typing import Any, Callable, Iterable, Iterator, Mapping, Optional
+from typing import Any, Callable, Iterator, Mapping, Optional
 
 import keras
 import numpy as np
@@ -18,13 +17,10 @@ import numpy as np
 from bn_keras.batch_norm import functional
 from bn_keras.surgery import calls, copies, statistics
 from bn_keras.surgery.dependencies import Call, order_of_calls
+from bn_keras.surgery.examples import DATA, Examples
 
 BATCH_SIZE = 1000
 NO_CALL = -1
-DATA = (
-    "an array, a list, tuple or dict of arrays for a model of several inputs, a tf.data.Dataset "
-    "or another iterable of batches x, (x, y) or (x, y, sample_weight)"
-)
 
 
 def recalibrate(model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE) -> keras.Model:
@@ -46,11 +42,9 @@ def recalibrate(model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE) -
 
     Args:
         model: a built keras.Model of any kind; what `copy_model` cannot copy is named.
-        inputs: the training set: an array of examples, (n, ...); a list, tuple or dict of arrays
-            for a model of several inputs; a tf.data.Dataset or another iterable of batches, each x,
-            (x, y) or (x, y, sample_weight), of which x is taken. Each pass must give the same
-            examples, in any order. A generator can be read once only, so it does for a model whose
-            normalizers do not stand behind one another.
+        inputs: the training set, in a form that `Examples` takes; labels do not count. Each pass
+            must give the same examples, in any order. A generator can be read once only, so it does
+            for a model whose normalizers do not stand behind one another.
         batch_size: examples of an array that go through the model at once.
 
     Returns:
@@ -63,9 +57,15 @@ def recalibrate(model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE) -
             different lengths; a generator for several passes; a layer inside a tf.function.
     """
     copy, layers = _start(model, "recalibrate")
-    source = _Source(copy, inputs, batch_size, "recalibrate")
+    source = Examples(copy, inputs, batch_size, "recalibrate")
     passes = order_of_calls(copy, layers, source.first)
-    source.will_be_read(len(passes))
+    if source.once and len(passes) > 1:
+        raise ValueError(
+            f"recalibrate: received a {type(inputs).__name__}, which can be read once; "
+            f"{len(passes)} normalizers of this model stand behind one another, which takes "
+            f"{len(passes)} passes. Expected {DATA} that can be read again, or "
+            "recalibrate_in_one_pass."
+        )
     pooled = {id(layer): _Moments(layer) for layer in layers}
     # Layers that take a pass for each call: all batches must call them as often as the first one.
     limits = collections.Counter(
@@ -73,8 +73,8 @@ def recalibrate(model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE) -
     )
     for now in passes:
         with _measured(copy, layers, pooled, now, limits) as forward:
-            for batch in source:
-                forward(batch)
+            for x, _, _ in source:
+                forward(x)
         for layer in {id(layer): layer for layer, _ in now}.values():
             _assign(layer, pooled[id(layer)])
     return copy
@@ -104,11 +104,11 @@ def recalibrate_in_one_pass(
     """
     name = "recalibrate_in_one_pass"
     copy, layers = _start(model, name)
-    source = _Source(copy, inputs, batch_size, name)
+    source = Examples(copy, inputs, batch_size, name)
     pooled = {id(layer): _Moments(layer) for layer in layers}
     with _measured(copy, layers, pooled, None, {}) as forward:
-        for batch in source:
-            forward(batch)
+        for x, _, _ in source:
+            forward(x)
     for layer in layers:
         _assign(layer, pooled[id(layer)])
     return copy
@@ -214,112 +214,3 @@ class _Moments:
         )
         self.mean = self.mean + share * distance
         self.count = total
-
-
-class _Source:
-    """The inputs of a model in batches, as often as they are asked for.
-
-    Args:
-        model: the model that takes them.
-        inputs, batch_size: as for `recalibrate`.
-        caller: its name, for messages.
-    """
-
-    def __init__(self, model: keras.Model, inputs: Any, batch_size: int, caller: str) -> None:
-        self._caller = caller
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(
-                f"{caller}: batch_size={batch_size!r}; expected a number of examples of at least 1."
-            )
-        self._expected = calls.input_count(model)
-        self._once = False
-        self._batches: Iterable[Any]
-        whole = isinstance(inputs, (list, tuple)) and len(inputs) == self._expected > 1
-        whole = whole and all(map(_is_array, inputs))
-        if whole or isinstance(inputs, dict) or _is_array(inputs):
-            self._batches = _Slices(inputs, batch_size, caller)
-        elif isinstance(inputs, keras.utils.PyDataset):
-            self._batches = _Indexed(inputs)
-        elif isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
-            raise TypeError(f"{caller}: received a {type(inputs).__name__}; expected {DATA}.")
-        else:
-            cardinality = getattr(inputs, "cardinality", None)
-            if cardinality is not None and int(cardinality()) == -1:
-                raise ValueError(
-                    f"{caller}: received a tf.data.Dataset without an end; expected one pass over "
-                    "the examples, such as dataset.take(steps_per_epoch)."
-                )
-            self._batches, self._once = inputs, iter(inputs) is inputs
-        batches = iter(self._batches)
-        self.first = next((batch for batch in map(self._x, batches) if _length(batch)), None)
-        if self.first is None:
-            raise ValueError(f"{caller}: received 0 examples; expected at least 1.")
-        if self._once:
-            self._rest = batches
-
-    def will_be_read(self, times: int) -> None:
-        """Raises if the batches cannot be read that often."""
-        if self._once and times > 1:
-            raise ValueError(
-                f"{self._caller}: received a {type(self._batches).__name__}, which can be read "
-                f"once; {times} normalizers of this model stand behind one another, which takes "
-                f"{times} passes. Expected {DATA} that can be read again, or "
-                "recalibrate_in_one_pass."
-            )
-
-    def __iter__(self) -> Iterator[Any]:
-        read = 0
-        rest = map(self._x, self._rest if self._once else self._batches)
-        for batch in itertools.chain([self.first] if self._once else [], rest):
-            if _length(batch):
-                read += 1
-                yield batch
-        if not read:
-            raise ValueError(
-                f"{self._caller}: the {type(self._batches).__name__} gave no batches when it was "
-                f"read again; expected {DATA} that can be read several times."
-            )
-
-    def _x(self, batch: Any) -> Any:
-        """The inputs in a batch: Keras's convention is x, (x,), (x, y) or (x, y, w)."""
-        if isinstance(self._batches, _Slices) or not isinstance(batch, (tuple, list)):
-            return batch
-        # A batch of several inputs without labels: a single array would not do for the model.
-        if len(batch) == self._expected > 1 and all(map(_is_array, batch)):
-            return batch
-        return keras.utils.unpack_x_y_sample_weight(tuple(batch))[0]
-
-
-class _Slices:
-    """Consecutive batches of arrays."""
-
-    def __init__(self, arrays: Any, size: int, caller: str) -> None:
-        lengths = {len(array) for array in keras.tree.flatten(arrays)}
-        if len(lengths) > 1:
-            raise ValueError(
-                f"{caller}: received arrays of {sorted(lengths)} examples; expected equally many."
-            )
-        self._arrays, self._size, self._length = arrays, size, lengths.pop() if lengths else 0
-
-    def __iter__(self) -> Iterator[Any]:
-        for start in range(0, self._length, self._size):
-            part = slice(start, start + self._size)
-            yield keras.tree.map_structure(lambda array: array[part], self._arrays)
-
-
-class _Indexed:
-    """The batches of a keras.utils.PyDataset."""
-
-    def __init__(self, dataset: keras.utils.PyDataset) -> None:
-        self._dataset = dataset
-
-    def __iter__(self) -> Iterator[Any]:
-        return (self._dataset[number] for number in range(self._dataset.num_batches))
-
-
-def _is_array(x: object) -> bool:
-    return hasattr(x, "shape")
-
-
-def _length(batch: Any) -> int:
-    return len(keras.tree.flatten(batch)[0])

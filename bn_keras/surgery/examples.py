@@ -1,0 +1,147 @@
+"""A user's examples in batches, in every form in which Keras takes them."""
+
+import itertools
+from typing import Any, Iterable, Iterator, NamedTuple
+
+import keras
+
+from bn_keras.surgery import calls
+
+DATA = (
+    "an array, a tuple (x, y) or (x, y, sample_weight) of arrays, a list, tuple or dict of arrays "
+    "for a model of several inputs, a tf.data.Dataset, or another iterable of batches x, (x, y) or "
+    "(x, y, sample_weight)"
+)
+
+
+class Batch(NamedTuple):
+    """A batch of examples; y and sample_weight are None where there are none."""
+
+    x: Any
+    y: Any = None
+    sample_weight: Any = None
+
+
+class Examples:
+    """The examples of a model in batches, as often as they are asked for; no batch is empty.
+
+    >>> import numpy as np
+    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    >>> data = np.zeros((5, 2)), np.arange(5)
+    >>> [(batch.x.shape, batch.y.tolist()) for batch in Examples(model, data, 3, "shown")]
+    [((3, 2), [0, 1, 2]), ((2, 2), [3, 4])]
+
+    Args:
+        model: the model that takes them, built.
+        data: arrays, (n, ...): x alone, or a tuple (x, y) or (x, y, sample_weight); a list, tuple
+            or dict of arrays is the x of a model of several inputs. Or a tf.data.Dataset, a
+            keras.utils.PyDataset or another iterable of batches, each x, (x, y) or
+            (x, y, sample_weight).
+        batch_size: of arrays; other data are batches already.
+        caller: the name of who reads them, for messages.
+
+    Attributes:
+        first: the x of the first batch.
+        once: whether they can be read only once, as a generator can.
+
+    Raises:
+        TypeError: none of these forms.
+        ValueError: 0 examples, infinitely many, or arrays of different lengths.
+    """
+
+    def __init__(self, model: keras.Model, data: Any, batch_size: int, caller: str) -> None:
+        self._caller = caller
+        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+            raise ValueError(
+                f"{caller}: batch_size={batch_size!r}; expected a number of examples of at least 1."
+            )
+        self._expected = calls.input_count(model)
+        self.once = False
+        self._batches: Iterable[Any]
+        if self._is_inputs(data):
+            self._batches = _Slices((data,), batch_size, caller)
+        elif isinstance(data, tuple) and len(data) in (2, 3) and self._is_inputs(data[0]):
+            self._batches = _Slices(data, batch_size, caller)
+        elif isinstance(data, keras.utils.PyDataset):
+            self._batches = _Indexed(data)
+        elif isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
+            raise TypeError(f"{caller}: received a {type(data).__name__}; expected {DATA}.")
+        else:
+            cardinality = getattr(data, "cardinality", None)
+            if cardinality is not None and int(cardinality()) == -1:
+                raise ValueError(
+                    f"{caller}: received a tf.data.Dataset without an end; expected one pass over "
+                    "the examples, such as dataset.take(steps_per_epoch)."
+                )
+            self._batches, self.once = data, iter(data) is data
+        batches = iter(self._batches)
+        first = next((batch for batch in map(self._parts, batches) if _length(batch.x)), None)
+        if first is None:
+            raise ValueError(f"{caller}: received 0 examples; expected at least 1.")
+        self._first, self.first = first, first.x
+        if self.once:
+            self._rest = batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        read = 0
+        rest = map(self._parts, self._rest if self.once else self._batches)
+        for batch in itertools.chain([self._first] if self.once else [], rest):
+            if _length(batch.x):
+                read += 1
+                yield batch
+        if not read:
+            raise ValueError(
+                f"{self._caller}: the {type(self._batches).__name__} gave no batches when it was "
+                f"read again; expected {DATA} that can be read several times."
+            )
+
+    def _is_inputs(self, x: Any) -> bool:
+        """Whether these are the arrays of all inputs of the model."""
+        several = isinstance(x, (list, tuple)) and len(x) == self._expected > 1
+        return isinstance(x, dict) or _is_array(x) or several and all(map(_is_array, x))
+
+    def _parts(self, batch: Any) -> Batch:
+        """What is in a batch: Keras's convention is x, (x,), (x, y) or (x, y, w)."""
+        if not isinstance(batch, (tuple, list)):
+            return Batch(batch)
+        # A batch of several inputs without labels: a single array would not do for the model.
+        if not isinstance(self._batches, _Slices) and self._is_inputs(batch):
+            return Batch(batch)
+        return Batch(*keras.utils.unpack_x_y_sample_weight(tuple(batch)))
+
+
+class _Slices:
+    """Consecutive batches of arrays; a part of them may be None."""
+
+    def __init__(self, arrays: Any, size: int, caller: str) -> None:
+        lengths = {len(array) for array in keras.tree.flatten(arrays) if array is not None}
+        if len(lengths) > 1:
+            raise ValueError(
+                f"{caller}: received arrays of {sorted(lengths)} examples; expected equally many."
+            )
+        self._arrays, self._size, self._length = arrays, size, lengths.pop() if lengths else 0
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, self._length, self._size):
+            part = slice(start, start + self._size)
+            yield keras.tree.map_structure(
+                lambda array: None if array is None else array[part], self._arrays
+            )
+
+
+class _Indexed:
+    """The batches of a keras.utils.PyDataset."""
+
+    def __init__(self, dataset: keras.utils.PyDataset) -> None:
+        self._dataset = dataset
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._dataset[number] for number in range(self._dataset.num_batches))
+
+
+def _is_array(x: object) -> bool:
+    return hasattr(x, "shape")
+
+
+def _length(batch: Any) -> int:
+    return len(keras.tree.flatten(batch)[0])

@@ -1,0 +1,67 @@
+"""Examples in every form that Keras takes, read as batches of inputs, labels and weights."""
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from bn_keras.surgery.examples import Examples
+
+X, Y, W = np.arange(10.0).reshape(5, 2), np.arange(5), np.linspace(0, 1, 5)
+
+
+def model_of(inputs):
+    shapes = [keras.Input((2,), name=f"in_{number}") for number in range(inputs)]
+    joined = shapes[0] if inputs == 1 else keras.layers.Add()(shapes)
+    return keras.Model(shapes[0] if inputs == 1 else shapes, joined)
+
+
+class Indexed(keras.utils.PyDataset):
+    num_batches = 2
+
+    def __getitem__(self, index):
+        part = slice(3 * index, 3 * index + 3)
+        return X[part], Y[part], W[part]
+
+
+ONE_INPUT = {
+    "arrays": (X, Y, W),
+    "a dataset": tf.data.Dataset.from_tensor_slices((X, Y, W)).batch(3),
+    "a PyDataset": Indexed(),
+    "a generator": ((X[i:i + 3], Y[i:i + 3], W[i:i + 3]) for i in (0, 3, 6)),
+    "a list of batches": [(X[:3], Y[:3], W[:3]), (X[3:], Y[3:], W[3:])],
+}
+
+
+@pytest.mark.parametrize("form", ONE_INPUT)
+def test_every_form_gives_the_same_batches(form):
+    batches = [
+        tuple(map(np.asarray, batch)) for batch in Examples(model_of(1), ONE_INPUT[form], 3, "read")
+    ]
+    assert [len(x) for x, _, _ in batches] == [3, 2]
+    for given, parts in zip((X, Y, W), zip(*batches)):
+        np.testing.assert_array_equal(np.concatenate(parts), given)
+
+
+TWO_INPUTS = {
+    "inputs alone": ((X, 2 * X), False),
+    "a list of inputs": ([X, 2 * X], False),
+    "inputs and labels": (((X, 2 * X), Y), True),
+    "a dict and labels": (({"in_0": X, "in_1": 2 * X}, Y), True),
+    "a dict": ({"in_0": X, "in_1": 2 * X}, False),
+}
+
+
+@pytest.mark.parametrize("form", TWO_INPUTS)
+def test_two_inputs_are_not_taken_for_inputs_and_labels(form):
+    data, labelled = TWO_INPUTS[form]
+    for x, y, weight in Examples(model_of(2), data, 4, "read"):
+        one, other = keras.tree.flatten(x)
+        np.testing.assert_array_equal(other, 2 * one)
+        assert (y is not None) == labelled and weight is None
+        assert y is None or y[0] in (0, 4)
+
+
+def test_labels_of_another_number_are_refused():
+    with pytest.raises(ValueError, match=r"read: received arrays of \[4, 5\] examples"):
+        Examples(model_of(1), (X, Y[:4]), 3, "read")
