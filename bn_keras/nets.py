@@ -17,7 +17,7 @@ import numpy as np
 
 from bn_keras import objects, own
 from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig
-from bn_keras.data import Split, Splits
+from bn_keras.data import Splits
 from bn_keras.loop import Task
 from bn_keras.models.blocks import ModelSpec
 from bn_keras.plan import APPLICATIONS, KERAS_FILE, is_own_net, loss_name
@@ -138,7 +138,7 @@ def _ours(config: RunConfig, splits: Splits, runs: Optional[int]) -> keras.Model
         classes=splits.classes,
         normalizer=_normalizer(config),
         activation=config.activation,
-        **pixel_scale(config, splits),
+        **splits.pixel_scale(config.pixels),
         dtype=config.dtype_policy,
         seed=config.seed,
         initializer=config.initializer,
@@ -159,32 +159,13 @@ def _ours(config: RunConfig, splits: Splits, runs: Optional[int]) -> keras.Model
         ) from error
 
 
-def pixel_scale(config: RunConfig, splits: Splits) -> Dict[str, float]:
-    """Scale and offset that map inputs as they are stored to pixels as the run wants them."""
-    offset = -0.5 if config.pixels == "centered" else 0.0
-    return {"scale": 1.0 if config.pixels == "raw" else splits.scale, "offset": offset}
-
-
 def as_it_takes(config: RunConfig, splits: Splits) -> Splits:
     """The data as the run's net takes them.
 
     The toolkit's models scale pixels themselves. For a net of one's own a dataset's are scaled
     here, as `pixels` says; what the user gave stays as it is.
     """
-    if not is_own_net(config.model) or splits.as_given:
-        return splits
-    factors = pixel_scale(config, splits)
-
-    def scaled(split: Split) -> Split:
-        images = split.images.astype(np.float32)
-        images *= np.float32(factors["scale"])
-        images += np.float32(factors["offset"])
-        return Split(images, split.labels)
-
-    return dataclasses.replace(
-        splits, train=scaled(splits.train), validation=scaled(splits.validation),
-        test=scaled(splits.test), as_given=True,
-    )
+    return splits.scaled(config.pixels) if is_own_net(config.model) else splits
 
 
 def _normalizer(config: RunConfig) -> Callable[..., Any]:

@@ -186,7 +186,9 @@ def make_plan(
     """Expands a study into runs.
 
     Args:
-        name: of the study; "comparison" for the plain one.
+        name: of the study; "comparison" for the plain one. A study that climbs a ladder of rates
+            asks the same of any net that the overrides name: it becomes the plain comparison of that
+            net with and without BN at each of its rates, with its other settings.
         overrides: settings by field of RunConfig, in place of the study's own in every arm.
         seeds: how many; None for the study's own number.
         first_seed: seeds count up from here.
@@ -216,6 +218,18 @@ def make_plan(
         if not own.is_own(normalizer):
             NORMALIZERS.check(normalizer)
     axes = checked_axes(axes or {})
+    ladder = None if _takes_normalizers(name) else _study(name).ladder
+    if ladder is not None and "model" in overrides:
+        if arms:
+            raise ConfigError(
+                f"arms={'; '.join(arms)} with model={overrides['model']!r}: the arms of {name!r} "
+                "are nets of its own; expected the one or the other"
+            )
+        settings = {**_study(name).base, **(_study(name).quick if quick else {}), **overrides}
+        if "learning_rate" not in overrides:
+            axes = {"learning_rate": ladder.rates, **axes}
+        plain = next(other for other in STUDIES.names() if _takes_normalizers(other))
+        return make_plan(plain, settings, seeds=seeds, first_seed=first_seed, axes=axes)
     if axes and not _takes_normalizers(name):
         raise ConfigError(
             f"{', '.join(axes)}: several values with the study {name!r}, which has arms of its "

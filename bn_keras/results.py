@@ -40,7 +40,7 @@ class RunResult:
         metrics: name to number; None for what was never reached.
         curves: name to list of [step, value].
         start: digest of the initial kernels; equal in arms that started alike.
-        versions: of the libraries.
+        versions: of the libraries; the machine under "machine".
         data: digest of the examples.
         notes: sentences on what was assumed, such as the loss of a net of one's own.
     """

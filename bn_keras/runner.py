@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import platform
 import shutil
 import threading
@@ -329,13 +330,19 @@ def start_devices() -> None:
 
 
 def versions() -> Dict[str, str]:
-    """Versions of what computes a result."""
+    """Versions of what computes a result, and the machine that does."""
+    cards = [
+        tf.config.experimental.get_device_details(card).get("device_name", "GPU")
+        for card in tf.config.list_physical_devices("GPU")
+    ]
+    system = f"{platform.system()}, {platform.machine()}, {os.cpu_count()} cores"
     return {
         "bn_keras": bn_keras.__version__,
         "tensorflow": tf.__version__,
         "keras": keras.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
+        "machine": ", ".join([system, *cards]),
     }
 
 

@@ -115,6 +115,32 @@ class Splits:
         """
         return 1 / 255 if getattr(self.train.images, "dtype", None) == np.uint8 else 1.0
 
+    def pixel_scale(self, pixels: str) -> dict[str, float]:
+        """Scale and offset that map inputs as they are stored to pixels as a net wants them.
+
+        Args:
+            pixels: "unit" for 0 to 1, "centered" for -0.5 to 0.5, "raw" for those that are stored.
+        """
+        offset = -0.5 if pixels == "centered" else 0.0
+        return {"scale": 1.0 if pixels == "raw" else self.scale, "offset": offset}
+
+    def scaled(self, pixels: str) -> "Splits":
+        """The same with pixels of a kind, see `pixel_scale`, in float32; what is as given stays."""
+        if self.as_given:
+            return self
+        factors = self.pixel_scale(pixels)
+
+        def one(split: Split) -> Split:
+            images = split.images.astype(np.float32)
+            images *= np.float32(factors["scale"])
+            images += np.float32(factors["offset"])
+            return Split(images, split.labels)
+
+        return dataclasses.replace(
+            self, train=one(self.train), validation=one(self.validation), test=one(self.test),
+            as_given=True,
+        )
+
     @property
     def regression(self) -> bool:
         """Whether the labels are numbers to predict and not classes."""

@@ -50,8 +50,8 @@ def frame(report: "Report") -> "pandas.DataFrame":
 
     Returns:
         A pandas.DataFrame, a row for each run: arm, seed, status, outcome (learned, stuck,
-        diverged, finished), a column for each setting that differs between runs, and one for each
-        metric, NaN where a run has no value.
+        diverged, finished), normalizer, a column for each setting that differs between runs, and
+        one for each metric, NaN where a run has no value.
 
     Raises:
         ImportError: pandas is not installed.
@@ -76,8 +76,8 @@ def curves(report: "Report") -> "pandas.DataFrame":
         report: Report.
 
     Returns:
-        A pandas.DataFrame, a row for each point of each curve of each run: arm, seed, a column for
-        each setting that differs between runs, metric, step, value (NaN where it was not finite).
+        A pandas.DataFrame, a row for each point of each curve of each run: arm, seed, normalizer,
+        a column for each setting that differs between runs, metric, step, value (NaN where it was not finite).
 
     Raises:
         ImportError: pandas is not installed.
@@ -212,9 +212,12 @@ def _runs(report: "Report") -> list[Row]:
 
 
 def _varied(results: Sequence[RunResult]) -> list[str]:
-    """The settings in which runs differ, beside arm and seed, which have columns of their own."""
+    """The normalizer, and the settings in which runs differ; arm and seed have their own columns.
+
+    The normalizer always, so that tables of several reports can be put below each other.
+    """
     return [name for name in RUN_FIELDS if name not in ("arm", "seed")
-            and len({getattr(run.config, name) for run in results}) > 1]
+            and (name == "normalizer" or len({getattr(run.config, name) for run in results}) > 1)]
 
 
 def _setting(run: RunResult, name: str) -> Any:

@@ -58,7 +58,8 @@ def dyt(x, dyt_alpha, gamma, beta):
 
 
 def group(x, gamma, beta):
-    groups = x.reshape(len(x), -1, 2, x.shape[-1] // 2)  # 6 channels and 32 groups share 2
+    count = 1 if x.ndim == 2 else 2  # 6 channels and 32 groups share 2, too small behind a dense one
+    groups = x.reshape(len(x), -1, count, x.shape[-1] // count)
     mean, variance = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
     return gamma * ((groups - mean) / np.sqrt(variance + EPSILON)).reshape(x.shape) + beta
 
@@ -206,8 +207,21 @@ def test_a_threshold_of_zero_is_relu_and_none_at_all_is_the_normalization_alone(
 @pytest.mark.parametrize("channels, groups", [(64, 32), (48, 16), (7, 1), (10, 2), (1, 1)])
 def test_groups_are_those_that_the_channels_can_make(channels, groups):
     layer = GroupNorm(groups=32)
-    layer.build((None, channels))
+    layer.build((None, 4, channels))
     assert layer.groups == groups == layer.get_config()["groups"]
+
+
+@pytest.mark.parametrize("channels, groups", [(512, 32), (64, 4), (48, 3), (32, 2), (20, 1)])
+def test_a_group_behind_a_dense_layer_has_enough_values_for_a_variance(channels, groups):
+    """With one value a group, or two, outputs would be constant, or signs."""
+    layer = GroupNorm(groups=32)
+    x = normal((5, channels))
+    outputs = np.asarray(layer(x))
+    assert layer.groups == groups == GroupNorm.from_config(layer.get_config()).groups
+    parts = x.reshape(5, groups, -1)
+    expected = (parts - parts.mean(-1, keepdims=True)) / np.sqrt(
+        parts.var(-1, keepdims=True) + layer.epsilon)
+    np.testing.assert_allclose(outputs, expected.reshape(x.shape), rtol=1e-4, atol=1e-5)
 
 
 # ---------------------------------------------------------------- weight standardization

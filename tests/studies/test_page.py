@@ -46,7 +46,7 @@ def test_the_page_tells_everything_in_order(usual):
     assert found.texts("h1") == [usual.plan.study.question]
     assert found.texts("h2") == [
         "Verdict", "Picture", "Arms", "How to read it", "Curves", "Final values by seed", "Runs",
-        "Versions", "Missing runs", "Do it again",
+        "Versions and machine", "Missing runs", "Do it again",
     ]
     levels = [int(element["tag"][1]) for element in found.elements
               if re.fullmatch("h[1-6]", element["tag"])]

@@ -69,6 +69,29 @@ def test_the_short_version_has_its_own_arms_seeds_and_settings():
     assert [(run.arm, run.steps) for run in one.runs] == [("relu none, He", 3)]
 
 
+def test_a_ladder_of_rates_is_climbed_by_any_net(tmp_path):
+    study = STUDIES.get("learning_rates")()
+    file = tmp_path / "my_net.py"
+    file.write_text("def build(normalizer): ...")
+    plan = make_plan("learning_rates", {"model": f"{file}:build"}, seeds=2)
+    assert plan.name == "comparison" and plan.study.axes == {"learning_rate": study.ladder.rates}
+    assert {(run.normalizer, run.learning_rate, run.seed) for run in plan.runs} == {
+        (normalizer, rate, seed) for normalizer in ("none", "batch")
+        for rate in study.ladder.rates for seed in (0, 1)
+    }
+    assert {(run.steps, run.optimizer, run.momentum) for run in plan.runs} == {(400, "sgd", 0.9)}
+    assert Plan.from_json(plan.to_json()) == plan
+    short = make_plan(
+        "learning_rates", {"model": "deep_mlp", "steps": 7}, quick=True,
+        axes={"learning_rate": [0.1, 1.0]},
+    )
+    assert {(run.steps, run.learning_rate, run.log_interval) for run in short.runs} == {
+        (7, 0.1, 50), (7, 1.0, 50)
+    }
+    with pytest.raises(ConfigError, match="the arms of 'learning_rates' are nets of its own"):
+        make_plan("learning_rates", {"model": "deep_mlp"}, arms=["none at 0.05"])
+
+
 @pytest.mark.parametrize(
     "name, overrides, more, error, message",
     [

@@ -145,7 +145,7 @@ def test_curves_are_long_and_hold_every_point(plain_report):
     assert frame["value"].dtype == "float64"
     run = dataclasses.replace(plain_report.results[0], curves={"loss/train": [[5, None]]})
     lone = dataclasses.replace(plain_report, results=[run]).curves()
-    assert math.isnan(lone["value"][0]) and "normalizer" not in lone
+    assert math.isnan(lone["value"][0]) and lone["normalizer"][0] == run.config.normalizer
 
 
 def test_without_pandas_the_message_names_the_command(plain_report, monkeypatch):

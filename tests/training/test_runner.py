@@ -1,6 +1,7 @@
 """From settings to results: what a run measures, where it ends, what it refuses."""
 
 import dataclasses
+import os
 import re
 import threading
 
@@ -31,7 +32,8 @@ def test_a_result_holds_all_that_a_reader_needs(tmp_path, small_net):
     assert (found.config, found.status, found.steps) == (config, OK, 8)
     assert found.data == splits.digest()
     assert len(found.start) == 12 and found.seconds > 0
-    assert {"bn_keras", "tensorflow", "keras", "numpy", "python"} == set(found.versions)
+    assert {"bn_keras", "tensorflow", "keras", "numpy", "python", "machine"} == set(found.versions)
+    assert f"{os.cpu_count()} cores" in found.versions["machine"]
     logged, evaluated = [2, 4, 6, 8], [4, 8]
     steps = {name: [step for step, _ in points] for name, points in found.curves.items()}
     assert steps == {
