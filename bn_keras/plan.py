@@ -187,8 +187,8 @@ def make_plan(
 
     Args:
         name: of the study; "comparison" for the plain one. A study that climbs a ladder of rates
-            asks the same of any net that the overrides name: it becomes the plain comparison of that
-            net with and without BN at each of its rates, with its other settings.
+            asks the same of any net that the overrides name: it becomes the plain comparison of
+            that net with and without BN at each of its rates, with its other settings.
         overrides: settings by field of RunConfig, in place of the study's own in every arm.
         seeds: how many; None for the study's own number.
         first_seed: seeds count up from here.

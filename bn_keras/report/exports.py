@@ -77,7 +77,8 @@ def curves(report: "Report") -> "pandas.DataFrame":
 
     Returns:
         A pandas.DataFrame, a row for each point of each curve of each run: arm, seed, normalizer,
-        a column for each setting that differs between runs, metric, step, value (NaN where it was not finite).
+        a column for each setting that differs between runs, metric, step, value (NaN where it was
+        not finite).
 
     Raises:
         ImportError: pandas is not installed.

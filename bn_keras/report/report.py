@@ -89,11 +89,11 @@ class Report:
         return exports.to_html(self)
 
     def frame(self) -> "pandas.DataFrame":
-        """A row for each run: arm, seed, status, outcome, normalizer, settings that differ, metrics."""
+        """A row for each run: arm, seed, status, outcome, settings and metrics."""
         return exports.frame(self)
 
     def curves(self) -> "pandas.DataFrame":
-        """A row for each point of a curve: arm, seed, normalizer, settings that differ, metric, …"""
+        """A row for each point of a curve: arm, seed, settings, metric, step and value."""
         return exports.curves(self)
 
     def figure(self) -> "Figure":

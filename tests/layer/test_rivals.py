@@ -58,7 +58,7 @@ def dyt(x, dyt_alpha, gamma, beta):
 
 
 def group(x, gamma, beta):
-    count = 1 if x.ndim == 2 else 2  # 6 channels and 32 groups share 2, too small behind a dense one
+    count = 1 if x.ndim == 2 else 2  # 6 channels and 32 groups share 2
     groups = x.reshape(len(x), -1, count, x.shape[-1] // count)
     mean, variance = groups.mean((1, 3), keepdims=True), groups.var((1, 3), keepdims=True)
     return gamma * ((groups - mean) / np.sqrt(variance + EPSILON)).reshape(x.shape) + beta
