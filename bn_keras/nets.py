@@ -95,6 +95,8 @@ def task(config: RunConfig, model: keras.Model, splits: Splits) -> Told:
     source = _source(config.model) if is_own_net(config.model) else None
     if isinstance(source, keras.Model) and config.weights != "new":
         notes = ("weights: every seed starts from those of the model; weights='new' draws others",)
+    if isinstance(source, keras.Model) or config.model.startswith(APPLICATIONS):
+        notes += _without_offsets(config, model)
     if config.loss is not None and own.is_own(config.loss):
         told = Told(_keras_task(own.get(config.loss), splits))
         _check_loss(told.task, own.short(config.loss), model, splits)
@@ -109,6 +111,23 @@ def task(config: RunConfig, model: keras.Model, splits: Splits) -> Told:
     else:
         told = _guessed(model, splits)
     return dataclasses.replace(told, notes=(*notes, *told.notes))
+
+
+def _without_offsets(config: RunConfig, model: keras.Model) -> Tuple[str, ...]:
+    """A note where a finished net left its offsets to normalizers, and now has none in their place.
+
+    A comparison with a net that has offsets then differs in more than the normalization.
+    """
+    layers = model._flatten_layers()
+    gone = any(type(layer) is keras.layers.Identity for layer in layers)
+    bare = sum(getattr(layer, "use_bias", None) is False for layer in layers)
+    if not (gone and bare):
+        return ()
+    return (
+        f"{own.short(config.normalizer)}: {bare} layers of this net have no bias, as the offset of "
+        "its normalizers stood for it; in this arm nothing does. A function build(normalizer) "
+        "can give them a bias.",
+    )
 
 
 def _check_loss(task: Task, name: str, model: keras.Model, splits: Splits) -> None:

@@ -119,7 +119,8 @@ def told(error: BaseException) -> str:
 
     The place is the last line of the user's own: not one of a library, nor one of bn_keras.
     """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = _BOLD.sub("", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     if lines and lines[0].startswith("Exception encountered when calling"):  # Keras's; then why
         lines = lines[1:] or lines
     text = ": ".join([type(error).__name__, *(line.rstrip(" .")[:300] for line in lines[:1])])
@@ -129,6 +130,7 @@ def told(error: BaseException) -> str:
     return plain(text)
 
 
+_BOLD = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints the core of its messages in bold
 _LIBRARIES = (
     *(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "purelib", "platlib")),
     str(pathlib.Path(__file__).parent) + os.sep,

@@ -141,6 +141,9 @@ def test_an_error_is_told_with_the_last_line_of_the_user_s_own(folder):
         load_object("x.py:f")()
     assert objects.told(error.value).endswith(f"({folder}/x.py, line 4)")
     assert objects.told(KeyError()) == "KeyError"
+    assert objects.told(ValueError("\x1b[1mInput 0\x1b[0m \x1b]0;x")) == (
+        r"ValueError: Input 0 \x1b]0;x"
+    )
 
 
 def test_no_tensorflow_is_loaded(folder):

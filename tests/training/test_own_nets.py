@@ -141,6 +141,19 @@ def test_a_finished_net_keeps_its_weights_but_for_the_normalizer(build):
         np.testing.assert_array_equal(one, two.numpy())
 
 
+def test_an_arm_that_lost_the_offsets_of_a_finished_net_says_so():
+    dense = [keras.layers.Dense(4, use_bias=bias) for bias in (False, True)]
+    model = keras.Sequential([keras.Input((5,)), dense[0], keras.layers.BatchNormalization(),
+                              dense[1]])
+    data = splits()
+    notes = {
+        name: nets.task(settings, nets.build(settings, data), data).notes
+        for name in ("none", "batch") for settings in [config(model, normalizer=name)]
+    }
+    assert "none: 1 layers of this net have no bias" in " ".join(notes["none"])
+    assert "bias" not in " ".join(notes["batch"])
+
+
 def test_new_weights_of_a_finished_net_follow_from_the_seed_and_not_from_the_arm():
     data, model = splits(), functional(keras.layers.BatchNormalization)
     none, batch, other = (
