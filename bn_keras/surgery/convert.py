@@ -5,7 +5,7 @@ exchanged or not and why, and how far the outputs differ.
 """
 
 import warnings
-from typing import Any, Optional, Union
+from typing import Any, Optional, Sequence, Union
 
 import keras
 
@@ -69,7 +69,7 @@ def convert(
     def decide(layer: keras.Layer, path: str) -> Union[keras.Layer, Stays]:
         if isinstance(layer, to) and (to is BatchNorm or not isinstance(layer, BatchNorm)):
             return Stays(ALREADY)
-        reason = _own(layer)
+        reason = own_code(layer, (BatchNorm, KERAS))
         if reason is not None:
             return Stays(LEFT, reason)
         try:
@@ -116,12 +116,17 @@ def _refuse_extras(model: keras.Model) -> None:
         )
 
 
-def _own(layer: keras.Layer) -> Optional[str]:
-    """Why a layer cannot be exchanged: what it computes in its own way; None if it does not."""
+def own_code(layer: keras.Layer, bases: Sequence[type[keras.Layer]]) -> Optional[str]:
+    """What a layer does in another way than the known class that it derives from; None if nothing.
+
+    Args:
+        layer: any.
+        bases: the known classes; of several that it derives from, the first one counts.
+    """
     kind = type(layer)
-    base = next((base for base in (BatchNorm, KERAS) if isinstance(layer, base)), None)
+    base = next((base for base in bases if isinstance(layer, base)), None)
     if base is None:
-        return f"{kind.__name__} does not derive from Keras's BatchNormalization"
+        return f"{kind.__name__} does not derive from Keras's {bases[-1].__name__}"
     patched = sorted({"call", "compute_mask", "__call__"} & set(vars(layer)))
     if patched:
         return f"{', '.join(patched)} of this very layer was replaced"

@@ -95,7 +95,9 @@ def copy_model(model: keras.Model, replace: Optional[Replace] = None) -> keras.M
     return _copied(model, replace)[0]
 
 
-def copy_with_parts(model: keras.Model) -> tuple[keras.Model, list[tuple[Any, Any]]]:
+def copy_with_parts(
+    model: keras.Model, replace: Optional[Replace] = None
+) -> tuple[keras.Model, list[tuple[Any, Any]]]:
     """A copy as `copy_model` makes it, and which part of it stands for which part of the model.
 
     Returns:
@@ -106,7 +108,7 @@ def copy_with_parts(model: keras.Model) -> tuple[keras.Model, list[tuple[Any, An
         TypeError: as `copy_model`.
         ValueError: as `copy_model`.
     """
-    copy, copier = _copied(model, None)
+    copy, copier = _copied(model, replace)
     return copy, copier.pairs((keras.Layer, keras.Variable))
 
 

@@ -78,6 +78,25 @@ def order_of_calls(model: keras.Model, layers: list[keras.Layer], inputs: Any) -
     return passes
 
 
+def graph_of_pass(
+    model: keras.Model, layers: list[keras.Layer], instead: calls.Instead, signature: Any
+) -> Any:
+    """The TensorFlow graph of a forward pass in inference mode, traced with some calls redirected.
+
+    Args:
+        signature: tf.TypeSpec in the structure of the model's inputs.
+
+    Raises:
+        Exception: whatever the model does that no graph can.
+    """
+    import tensorflow as tf
+
+    with _all_redirected(layers, instead):
+        return tf.function(
+            lambda x: calls.infer(model, x), autograph=False
+        ).get_concrete_function(signature).graph
+
+
 def _called(
     model: keras.Model, layers: list[keras.Layer], inputs: Any
 ) -> tuple[list[keras.Layer], list[set[int]]]:
@@ -124,10 +143,7 @@ def _traced(
 
     signature = keras.tree.map_structure(tf.type_spec_from_value, inputs)
     try:
-        with _all_redirected(layers, instead):
-            graph = tf.function(
-                lambda x: calls.infer(model, x), autograph=False
-            ).get_concrete_function(signature).graph
+        graph = graph_of_pass(model, layers, instead, signature)
     except Exception:  # whatever the model does that no graph can
         return [], None
     if any(x.graph is not graph for given in sources for x in given):

@@ -92,7 +92,7 @@ def exchanged(
 ) -> tuple[keras.Model, list[Row]]:
     """What `exchange` does, without calling the models: the new one, and the certificate's rows."""
     copies.check_model(model, "exchange")
-    in_code = _called_from_code(model)
+    in_code = called_from_code(model)
     adapted: list[str] = []  # paths of normalizers that code of the model's own calls
 
     def decide(layer: keras.Layer, path: str) -> Union[keras.Layer, Stays]:
@@ -207,7 +207,7 @@ def _is_normalizer_in(model: keras.Model) -> Callable[[keras.Layer], bool]:
     )
 
 
-def _called_from_code(model: keras.Model) -> set[int]:
+def called_from_code(model: keras.Model) -> set[int]:
     """Ids of the layers that something else than Keras's own models and layers may call."""
     known: set[int] = set()
     other: set[int] = set()

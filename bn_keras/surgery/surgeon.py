@@ -88,8 +88,8 @@ class Surgeon:
             if issubclass(after, BatchNorm) and self._steps[id(layer)] is layer:
                 note = "trains over batch and time, where Keras's layer takes each step by itself"
         self._fates[id(layer)] = Row(
-            self._path(layer), _name(type(layer)), None if after is None else _name(after), fate,
-            note,
+            self._path(layer), class_name(type(layer)),
+            None if after is None else class_name(after), fate, note,
         )
 
     def _not_in_config(self, copy: keras.Model) -> dict[int, str]:
@@ -130,7 +130,7 @@ def _unseen(layer: keras.Layer) -> Optional[str]:
     return None
 
 
-def _name(kind: type[keras.Layer]) -> str:
+def class_name(kind: type[keras.Layer]) -> str:
     """BatchNorm for ours, whose class has the same name as Keras's."""
     return "BatchNorm" if kind is BatchNorm else kind.__name__
 
