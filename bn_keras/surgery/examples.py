@@ -4,6 +4,7 @@ import itertools
 from typing import Any, Iterable, Iterator, NamedTuple
 
 import keras
+import numpy as np
 
 from bn_keras.surgery import calls
 
@@ -39,8 +40,11 @@ class Examples:
             (x, y, sample_weight).
         batch_size: of arrays; other data are batches already.
         caller: the name of who reads them, for messages.
+        shuffle: read arrays in a random order, always the same one: their first batches then are
+            like all others. Other data are read as they come.
 
     Attributes:
+        count: how many examples there are; None where only reading them all would tell.
         first: the x of the first batch.
         once: whether they can be read only once, as a generator can.
 
@@ -49,7 +53,9 @@ class Examples:
         ValueError: 0 examples, infinitely many, or arrays of different lengths.
     """
 
-    def __init__(self, model: keras.Model, data: Any, batch_size: int, caller: str) -> None:
+    def __init__(
+        self, model: keras.Model, data: Any, batch_size: int, caller: str, shuffle: bool = False
+    ) -> None:
         self._caller = caller
         if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(
@@ -59,9 +65,9 @@ class Examples:
         self.once = False
         self._batches: Iterable[Any]
         if self._is_inputs(data):
-            self._batches = _Slices((data,), batch_size, caller)
+            self._batches = _Slices((data,), batch_size, caller, shuffle)
         elif isinstance(data, tuple) and len(data) in (2, 3) and self._is_inputs(data[0]):
-            self._batches = _Slices(data, batch_size, caller)
+            self._batches = _Slices(data, batch_size, caller, shuffle)
         elif isinstance(data, keras.utils.PyDataset):
             self._batches = _Indexed(data)
         elif isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
@@ -74,6 +80,7 @@ class Examples:
                     "the examples, such as dataset.take(steps_per_epoch)."
                 )
             self._batches, self.once = data, iter(data) is data
+        self.count = getattr(self._batches, "length", None)
         batches = iter(self._batches)
         first = next((batch for batch in map(self._parts, batches) if _length(batch.x)), None)
         if first is None:
@@ -113,19 +120,22 @@ class Examples:
 class _Slices:
     """Consecutive batches of arrays; a part of them may be None."""
 
-    def __init__(self, arrays: Any, size: int, caller: str) -> None:
+    def __init__(self, arrays: Any, size: int, caller: str, shuffle: bool) -> None:
         lengths = {len(array) for array in keras.tree.flatten(arrays) if array is not None}
         if len(lengths) > 1:
             raise ValueError(
                 f"{caller}: received arrays of {sorted(lengths)} examples; expected equally many."
             )
-        self._arrays, self._size, self._length = arrays, size, lengths.pop() if lengths else 0
+        self._arrays, self._size, self.length = arrays, size, lengths.pop() if lengths else 0
+        self._order = np.random.default_rng(0).permutation(self.length) if shuffle else None
 
     def __iter__(self) -> Iterator[Any]:
-        for start in range(0, self._length, self._size):
-            part = slice(start, start + self._size)
+        for start in range(0, self.length, self._size):
+            part: Any = slice(start, start + self._size)
+            if self._order is not None:
+                part = np.sort(self._order[part])  # sorted: HDF5 takes no other indices
             yield keras.tree.map_structure(
-                lambda array: None if array is None else array[part], self._arrays
+                lambda array: None if array is None else _rows(array, part), self._arrays
             )
 
 
@@ -137,6 +147,15 @@ class _Indexed:
 
     def __iter__(self) -> Iterator[Any]:
         return (self._dataset[number] for number in range(self._dataset.num_batches))
+
+
+def _rows(array: Any, part: Any) -> Any:
+    """Some rows of an array: a slice, or indices."""
+    if isinstance(part, slice):
+        return array[part]
+    if keras.ops.is_tensor(array):
+        return keras.ops.take(array, part, axis=0)
+    return getattr(array, "iloc", array)[part]  # a frame takes indices for names of columns
 
 
 def _is_array(x: object) -> bool:

@@ -49,7 +49,7 @@ class Surgeon:
     def __call__(self, layer: keras.Layer) -> Optional[keras.Layer]:
         """The new layer, with weights, or None to have the layer copied."""
         if not self._is_normalizer(layer):
-            reason = _unseen(layer)
+            reason = unseen(layer)
             if reason:
                 self._note(layer, None, LEFT, reason)
             return None
@@ -120,7 +120,7 @@ def told(rows: Iterable[Row]) -> str:
     return "; ".join(f"{row.path} ({row.before}): {row.note}" for row in rows)
 
 
-def _unseen(layer: keras.Layer) -> Optional[str]:
+def unseen(layer: keras.Layer) -> Optional[str]:
     """Why a layer may hold a normalizer that nobody sees; None if it does not."""
     kind = type(layer)
     if isinstance(layer, copies.OPAQUE):

@@ -1,0 +1,318 @@
+"""A model's loss on some batches of examples, under averaged, exact and batch statistics."""
+
+import dataclasses
+import functools
+import math
+from typing import Any, Callable, Iterable, NamedTuple, Optional
+
+import keras
+import numpy as np
+from keras.src.trainers.compile_utils import CompileLoss
+from numpy.typing import NDArray
+
+from bn_keras.diagnostics.finding import CannotLook
+from bn_keras.diagnostics.passes import AVERAGED, BATCH, Array, Passes
+from bn_keras.surgery.examples import Batch, Examples
+
+BATCH_SIZE = 32  # Keras's own in `fit`
+EXAMPLES = 512  # enough to find what is grossly wrong, and read in seconds
+CHUNK_BYTES = 32e6  # of inputs that go through the model at once for exact statistics
+PROBABILITY_TOLERANCE = 1e-3  # of the sum of a row, in half precision too
+
+
+class Batches(NamedTuple):
+    """The examples that are looked at, in memory.
+
+    Attributes:
+        batches: of at least one example each.
+        read: how many examples are in these.
+        total: how many there are in the data; None where nobody knows.
+        size: examples of a full batch.
+    """
+
+    batches: list[Batch]
+    read: int
+    total: Optional[int]
+    size: int
+
+    @property
+    def labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.batches[0].y is not None
+
+    def __str__(self) -> str:
+        rest = "" if self.read == self.total else (
+            ", the first of data that may have more" if self.total is None
+            else f", drawn from {self.total}"
+        )
+        return f"{self.read} examples in {len(self.batches)} batches{rest}"
+
+
+def read(
+    model: keras.Model, data: Any, batch_size: int, examples: int, caller: str
+) -> Batches:
+    """Reads as many batches as are looked at: arrays in random order, other data as they come.
+
+    Raises:
+        TypeError: data of another form than `Examples` takes.
+        ValueError: no examples, or a number that is none.
+    """
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 2:
+        raise ValueError(f"{caller}: examples={examples!r}; expected a number of at least 2.")
+    source = Examples(model, data, batch_size, caller, shuffle=True)
+    batches, count, ended = [], 0, True
+    for batch in source:
+        if count >= examples:
+            ended = False
+            break
+        batches.append(batch)
+        count += _length(batch.x)
+    total = count if ended else source.count
+    return Batches(batches, count, total, max(_length(batch.x) for batch in batches))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+    """A model's performance on some batches.
+
+    Attributes:
+        losses: mean loss of each batch, (batches,).
+        sizes: examples of each batch, (batches,).
+        accuracies: share of right classes in each batch; None where there are no classes.
+    """
+
+    losses: Array
+    sizes: Array
+    accuracies: Optional[Array]
+
+    @property
+    def loss(self) -> float:
+        """The mean over examples."""
+        return float(np.average(self.losses, weights=self.sizes))
+
+    @property
+    def accuracy(self) -> Optional[float]:
+        """Share of right classes."""
+        if self.accuracies is None:
+            return None
+        return float(np.average(self.accuracies, weights=self.sizes))
+
+
+class Evaluations:
+    """Runs a model over some examples as often as is needed, each run once.
+
+    Args:
+        passes: of the model.
+        data: the examples.
+        train: training examples, if `data` are others; None if `data` are all there are.
+        loss: as `compile` takes it; None for the compiled one, or the only one that fits the
+            labels.
+
+    Attributes:
+        passes: as given.
+        data: as given.
+        train: `train`, or else `data`.
+        has_train: whether there was a `train`.
+
+    Raises:
+        ValueError: a layer is called inside a tf.function.
+    """
+
+    def __init__(
+        self, passes: Passes, data: Batches, train: Optional[Batches] = None, loss: Any = None
+    ) -> None:
+        self.passes, self.data, self.has_train = passes, data, train is not None
+        self.train = data if train is None else train
+        self._loss = loss
+        passes.survey(data.batches[0].x, fit=True)
+        self._scored: dict[tuple[Any, ...], Scored] = {}
+
+    @functools.cached_property
+    def exact(self) -> list[dict[str, Array]]:
+        """Exact statistics of the training examples, as `Passes.exact` gives them."""
+        return self.passes.exact(_chunks(self.train))
+
+    @functools.cached_property
+    def exact_of_data(self) -> list[dict[str, Array]]:
+        """Exact statistics of `data`."""
+        return self.passes.exact(_chunks(self.data)) if self.has_train else self.exact
+
+    @functools.cached_property
+    def scorer(self) -> "Scorer":
+        """The loss.
+
+        Raises:
+            CannotLook: there is none; the message says why.
+        """
+        if not self.data.labelled:
+            raise CannotLook("no labels: give data as (x, y)")
+        first = self.data.batches[0]
+        return _scorer(self.passes.source, self._loss, first, self.passes.outputs(first.x))
+
+    def scored(
+        self, on: str, kind: str, layer: Optional[int] = None
+    ) -> Scored:
+        """The losses under some statistics.
+
+        Args:
+            on: "data" or "train".
+            kind: AVERAGED, EXACT (of the training examples) or BATCH statistics; "own" for the
+                exact ones of what it is evaluated on.
+            layer: None for all; else the index of the only layer that has the statistics of this
+                kind, AVERAGED or BATCH, where all others have exact ones.
+
+        Raises:
+            CannotLook: there is no loss.
+        """
+        on = on if self.has_train else "data"
+        key = on, kind, layer
+        if key not in self._scored:
+            batches = self.data if on == "data" else self.train
+            exact = self.exact_of_data if kind == "own" and on == "data" else self.exact
+            indices: Iterable[int] = range(len(self.passes.layers)) if layer is None else [layer]
+            if kind == AVERAGED:
+                if layer is None:
+                    exact = self.passes.averaged
+                else:
+                    exact = [*exact[:layer], self.passes.averaged[layer], *exact[layer + 1:]]
+            if kind == BATCH and layer is None:
+                exact = self.passes.averaged  # of layers that are in inference mode in `fit`
+            with self.passes.having(exact):
+                self._scored[key] = self._score(batches, indices if kind == BATCH else ())
+        return self._scored[key]
+
+    def _score(self, batches: Batches, batch_mode: Iterable[int]) -> Scored:
+        scorer, indices, found = self.scorer, list(batch_mode), []
+        for x, y, weight in batches.batches:
+            outputs = self.passes.outputs(x, indices)
+            found.append((scorer.loss(y, outputs, weight), _length(x), scorer.accuracy(y, outputs)))
+        losses, sizes, accuracies = zip(*found)
+        return Scored(
+            np.array(losses, np.float64), np.array(sizes, np.float64),
+            None if None in accuracies else np.array(accuracies, np.float64),
+        )
+
+
+class Scorer(NamedTuple):
+    """How outputs are judged.
+
+    Attributes:
+        name: of the loss, and where it was taken from.
+        loss: `(y, outputs, sample_weight) -> mean loss`.
+        accuracy: `(y, outputs) -> share of right classes`, or None where there are no classes.
+    """
+
+    name: str
+    loss: Callable[[Any, Any, Any], float]
+    accuracy: Callable[[Any, Any], Optional[float]]
+
+
+def _scorer(model: keras.Model, loss: Any, batch: Batch, outputs: Any) -> Scorer:
+    weights = None
+    if loss is not None:
+        origin = "given"
+    elif getattr(model, "_compile_loss", None) is not None:
+        if type(model).compute_loss is not keras.Model.compute_loss:
+            raise CannotLook(
+                f"{type(model).__name__} has a compute_loss of its own: give loss=… as "
+                "model.compile takes it"
+            )
+        loss, weights, origin = (
+            model._compile_loss._user_loss, model._compile_loss._user_loss_weights, "compiled"
+        )
+    else:
+        loss, origin = _guessed(batch.y, outputs), "guessed from the labels: loss=… takes another"
+    compiled = CompileLoss(loss, weights, output_names=getattr(model, "output_names", None))
+    return Scorer(
+        f"{_loss_name(loss)} ({origin})",
+        lambda y, predicted, weight: float(
+            keras.ops.convert_to_numpy(compiled(y, predicted, weight))
+        ),
+        _accuracy,
+    )
+
+
+def _guessed(y: Any, outputs: Any) -> keras.losses.Loss:
+    """The loss that labels and outputs allow, if it is the only one.
+
+    Raises:
+        CannotLook: there are several, or none.
+    """
+    refused = (
+        "the model is not compiled, and {}: compile it, or give loss=… as model.compile takes it"
+    )
+    if keras.tree.is_nested(y) or keras.tree.is_nested(outputs):
+        raise CannotLook(refused.format("has several outputs or labels"))
+    labels, values = _numpy(y), _numpy(outputs)
+    whole = bool(np.all(labels == np.round(labels)))
+    rows = labels.reshape(-1, labels.shape[-1]) if labels.shape == values.shape else None
+    classes = values.shape[-1] if values.ndim > 1 else 1
+    sums = np.abs(values.sum(-1) - 1) if values.ndim > 1 else np.array([math.inf])
+    logits = not (
+        (values >= 0).all() and (values <= 1).all() and (sums < PROBABILITY_TOLERANCE).all()
+    )
+    if classes > 1 and rows is not None and whole and (rows.sum(-1) == 1).all():
+        return keras.losses.CategoricalCrossentropy(from_logits=logits)
+    if classes > 1 and whole and labels.shape in (values.shape[:-1], (*values.shape[:-1], 1)):
+        if labels.min() >= 0 and labels.max() < classes:
+            return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
+    if not whole and labels.shape == values.shape and not 0 <= labels.min() <= labels.max() <= 1:
+        return keras.losses.MeanSquaredError()
+    raise CannotLook(refused.format(
+        f"labels of shape {labels.shape} and outputs of shape {values.shape} go with several losses"
+    ))
+
+
+def _accuracy(y: Any, outputs: Any) -> Optional[float]:
+    """Share of right classes, where labels are classes or one-hot rows of some outputs."""
+    if keras.tree.is_nested(y) or keras.tree.is_nested(outputs):
+        return None
+    labels, values = _numpy(y), _numpy(outputs)
+    if values.ndim < 2 or values.shape[-1] < 2:
+        return None
+    classes = values.argmax(-1)
+    if labels.shape == values.shape:
+        if not ((labels >= 0).all() and np.allclose(labels.sum(-1), 1, atol=1e-3)):
+            return None
+        labels = labels.argmax(-1)
+    if labels.size != classes.size or not (labels == np.round(labels)).all():
+        return None
+    return float((labels.reshape(classes.shape) == classes).mean())
+
+
+def _chunks(batches: Batches) -> list[Any]:
+    """The x of batches, joined to as large ones as go through a model at once."""
+    xs = [batch.x for batch in batches.batches]
+    size = sum(_bytes(leaf) for leaf in keras.tree.flatten(xs[0]))
+    each = max(1, int(CHUNK_BYTES // max(size, 1)))
+    return [chunk for start in range(0, len(xs), each) for chunk in _joined(xs[start:start + each])]
+
+
+def _joined(xs: list[Any]) -> list[Any]:
+    """One x of several; these themselves where their shapes do not fit together."""
+    shapes = {tuple(tuple(leaf.shape[1:]) for leaf in keras.tree.flatten(x)) for x in xs}
+    if len(xs) == 1 or len(shapes) > 1:
+        return xs
+    return [keras.tree.map_structure(lambda *parts: np.concatenate([*map(_plain, parts)]), *xs)]
+
+
+def _plain(x: Any) -> NDArray[Any]:
+    return np.asarray(x if isinstance(x, np.ndarray) else keras.ops.convert_to_numpy(x))
+
+
+def _numpy(x: Any) -> Array:
+    return _plain(keras.ops.cast(x, "float32")).astype(np.float64)
+
+
+def _bytes(x: Any) -> int:
+    return int(np.prod(x.shape)) * 4
+
+
+def _length(x: Any) -> int:
+    return len(keras.tree.flatten(x)[0])
+
+
+def _loss_name(loss: Any) -> str:
+    if isinstance(loss, (list, tuple, dict)):
+        return "the sum of several losses"
+    return str(getattr(loss, "name", None) or getattr(loss, "__name__", None) or loss)

@@ -1,0 +1,1 @@
+"""What the doctor can find in a model, a function each: `(Examination) -> findings`."""
