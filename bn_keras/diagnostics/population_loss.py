@@ -4,7 +4,7 @@ import numpy as np
 
 from bn_keras.diagnostics.probe import Probe, Values
 from bn_keras.registry import PROBES
-from bn_keras.surgery.recalibrate import recalibrate
+from bn_keras.surgery.recalibrate import recalibrated
 from bn_keras.surgery.statistics import batch_normalizers
 
 
@@ -18,7 +18,7 @@ class PopulationLoss(Probe):
         nets, test = self.nets, self.nets.splits.test
         if not batch_normalizers(nets.net):
             return {}
-        exact = recalibrate(nets.net, nets.inputs(nets.splits.train.images))
+        exact = recalibrated(nets.net, nets.inputs(nets.splits.train.images))
         forward = nets.as_stack(lambda inputs: exact(inputs, training=False))
         outputs = nets.predict(test.images, forward)
         labels = np.repeat(test.labels[:, None], nets.runs, axis=1)

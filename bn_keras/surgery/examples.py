@@ -46,7 +46,9 @@ class Examples:
     Attributes:
         count: how many examples there are; None where only reading them all would tell.
         first: the x of the first batch.
+        first_batch: all of it.
         once: whether they can be read only once, as a generator can.
+        kind: the type of the data, for messages.
 
     Raises:
         TypeError: none of these forms.
@@ -62,6 +64,7 @@ class Examples:
                 f"{caller}: batch_size={batch_size!r}; expected a number of examples of at least 1."
             )
         self._expected = calls.input_count(model)
+        self.kind = type(data).__name__
         self.once = False
         self._batches: Iterable[Any]
         if self._is_inputs(data):
@@ -85,14 +88,14 @@ class Examples:
         first = next((batch for batch in map(self._parts, batches) if _length(batch.x)), None)
         if first is None:
             raise ValueError(f"{caller}: received 0 examples; expected at least 1.")
-        self._first, self.first = first, first.x
+        self.first_batch, self.first = first, first.x
         if self.once:
             self._rest = batches
 
     def __iter__(self) -> Iterator[Batch]:
         read = 0
         rest = map(self._parts, self._rest if self.once else self._batches)
-        for batch in itertools.chain([self._first] if self.once else [], rest):
+        for batch in itertools.chain([self.first_batch] if self.once else [], rest):
             if _length(batch.x):
                 read += 1
                 yield batch

@@ -3,27 +3,35 @@
 A reader recalibrates a trained model to see how it would do with right statistics: the weights stay
 as they are, so a better score afterwards is the moving averages' fault and not the training's.
 `recalibrate` is exact, and reads the examples as often as normalizers stand behind one another;
-`recalibrate_in_one_pass` is the usual approximation.
+`recalibrate_in_one_pass` is the usual approximation. `recalibrate_in_place` is for the middle of a
+training run.
 """
 
 import collections
 import contextlib
 import math
-from typing import Any, Callable, Iterator, Mapping, Optional
+import warnings
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Optional
 
 import keras
 import numpy as np
 
 from bn_keras.batch_norm import functional
-from bn_keras.surgery import calls, copies, statistics
+from bn_keras.surgery import calls, copies, scores, statistics
+from bn_keras.surgery.certificate import LEFT, Certificate, Row, certificate_of, paths
 from bn_keras.surgery.dependencies import Call, order_of_calls
 from bn_keras.surgery.examples import DATA, Examples
+from bn_keras.surgery.surgeon import class_name, unseen
 
 BATCH_SIZE = 1000
 NO_CALL = -1
+RECALIBRATED = "recalibrated"
+CLOSE = 0.05  # standard deviations: statistics this far off change no output that anyone sees
 
 
-def recalibrate(model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE) -> keras.Model:
+def recalibrate(
+    model: keras.Model, data: Any, batch_size: int = BATCH_SIZE
+) -> tuple[keras.Model, Certificate]:
     """A copy of a model whose population statistics are those of the given examples.
 
     Each layer behind layers that are done already: its moving mean and (biased) moving variance
@@ -42,47 +50,39 @@ def recalibrate(model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE) -
 
     Args:
         model: a built keras.Model of any kind; what `copy_model` cannot copy is named.
-        inputs: the training set, in a form that `Examples` takes; labels do not count. Each pass
-            must give the same examples, in any order. A generator can be read once only, so it does
-            for a model whose normalizers do not stand behind one another.
+        data: the training set, in a form that `Examples` takes; labels are for the certificate
+            only. Each pass must give the same examples, in any order. A generator can be read once
+            only, so it does for a model whose normalizers do not stand behind one another.
         batch_size: examples of an array that go through the model at once.
 
     Returns:
-        A new model with the same weights and names, not compiled; equal to the given one where that
-        has no batch normalization.
+        `(new model, certificate)`. The model has the same weights and names, and is not compiled;
+        it equals the given one where that has no batch normalization. A row of the certificate
+        says how far the statistics of a layer moved: its mean in old standard deviations, its
+        variance as a factor, each in the channel where that is most. The figures are
+
+        - `before`, `after`: loss and metrics over the examples, with their labels;
+        - `judged by`: which loss that is, or why there is none;
+        - `error after batches`: how far the statistics of the first 1, 2, 4, … batches are from
+          those of all, in the worst channel of all layers: the shift of the mean in standard
+          deviations, or the relative error of the standard deviation where that is larger. Each
+          layer stands behind layers with final statistics;
+        - `batches enough`: the smallest of these numbers from which on that error is below .05.
 
     Raises:
         TypeError: no model or no examples of these kinds, or the model cannot be copied.
         ValueError: the model is not built; there are no examples, infinitely many, or arrays of
             different lengths; a generator for several passes; a layer inside a tf.function.
+
+    Warns:
+        UserWarning: no statistics were computed, because all layers are frozen for example.
     """
-    copy, layers = _start(model, "recalibrate")
-    source = Examples(copy, inputs, batch_size, "recalibrate")
-    passes = order_of_calls(copy, layers, source.first)
-    if source.once and len(passes) > 1:
-        raise ValueError(
-            f"recalibrate: received a {type(inputs).__name__}, which can be read once; "
-            f"{len(passes)} normalizers of this model stand behind one another, which takes "
-            f"{len(passes)} passes. Expected {DATA} that can be read again, or "
-            "recalibrate_in_one_pass."
-        )
-    pooled = {id(layer): _Moments(layer) for layer in layers}
-    # Layers that take a pass for each call: all batches must call them as often as the first one.
-    limits = collections.Counter(
-        id(layer) for now in passes for layer, number in now if number is not None
-    )
-    for now in passes:
-        with _measured(copy, layers, pooled, now, limits) as forward:
-            for x, _, _ in source:
-                forward(x)
-        for layer in {id(layer): layer for layer, _ in now}.values():
-            _assign(layer, pooled[id(layer)])
-    return copy
+    return _certified("recalibrate", _exactly, model, data, batch_size)
 
 
 def recalibrate_in_one_pass(
-    model: keras.Model, inputs: Any, batch_size: int = BATCH_SIZE
-) -> keras.Model:
+    model: keras.Model, data: Any, batch_size: int = BATCH_SIZE
+) -> tuple[keras.Model, Certificate]:
     """A copy of a model whose population statistics are pooled from batches in training mode.
 
     The usual approximation (`update_bn` of stochastic weight averaging): every normalizer uses the
@@ -102,25 +102,193 @@ def recalibrate_in_one_pass(
         TypeError: as `recalibrate`.
         ValueError: as `recalibrate`.
     """
-    name = "recalibrate_in_one_pass"
-    copy, layers = _start(model, name)
-    source = Examples(copy, inputs, batch_size, name)
-    pooled = {id(layer): _Moments(layer) for layer in layers}
-    with _measured(copy, layers, pooled, None, {}) as forward:
-        for x, _, _ in source:
-            forward(x)
-    for layer in layers:
-        _assign(layer, pooled[id(layer)])
-    return copy
+    return _certified("recalibrate_in_one_pass", _in_one_pass, model, data, batch_size)
 
 
-def _start(model: keras.Model, caller: str) -> tuple[keras.Model, list[keras.Layer]]:
-    """The copy, and its layers whose statistics are to be computed."""
+def recalibrated(
+    model: keras.Model, data: Any, batch_size: int = BATCH_SIZE
+) -> keras.Model:
+    """The new model of `recalibrate` alone, without what a certificate costs."""
+    source = _examples(model, data, batch_size, "recalibrate")
+    work = _work_on(model)
+    _exactly(work, source, "recalibrate")
+    return work.copy
+
+
+def recalibrate_in_place(
+    model: keras.Model, data: Any, batch_size: int = BATCH_SIZE
+) -> statistics.Snapshot:
+    """Gives a model the statistics that `recalibrate` computes, and returns the old ones.
+
+    For a model in the middle of training, whose weights were exchanged for their averages, as
+    `keras.callbacks.SwapEMAWeights` does for an evaluation: `statistics.restore` puts the old
+    statistics back afterwards. Elsewhere take `recalibrate`, which leaves the model alone.
+
+    Returns:
+        The old statistics of all layers, for `statistics.restore`.
+
+    Raises:
+        TypeError: as `recalibrate`; the model has its old statistics then.
+        ValueError: as `recalibrate`; the model has its old statistics then.
+    """
+    new = recalibrated(model, data, batch_size)
+    old = statistics.snapshot(model)
+    statistics.restore(model, statistics.snapshot(new))
+    return old
+
+
+class _Work(NamedTuple):
+    """The copy, its layers whose statistics are to be computed, and all normalizers.
+
+    Attributes:
+        pairs: each batch normalization of the model and the one in the copy, those that Keras does
+            not track included.
+    """
+
+    copy: keras.Model
+    layers: list[keras.Layer]
+    pairs: list[tuple[keras.Layer, keras.Layer]]
+
+
+# `(work, examples, caller) -> moments of each layer, by its id`; the copy has them.
+Surgery = Callable[[_Work, Examples, str], dict[int, "_Moments"]]
+
+
+def _examples(model: keras.Model, data: Any, batch_size: int, caller: str) -> Examples:
     copies.check_model(model, caller)
-    copy = copies.copy_model(model)
-    return copy, [
-        layer for layer in copy._flatten_layers() if statistics.moves_statistics(layer)
-    ]
+    return Examples(model, data, batch_size, caller)
+
+
+def _work_on(model: keras.Model) -> _Work:
+    copy, parts = copies.copy_with_parts(model)
+    order = {id(layer): number for number, layer in enumerate(model._flatten_layers())}
+    pairs = [(old, new) for old, new in parts if statistics.is_batch_normalizer(old)]
+    pairs.sort(key=lambda pair: order.get(id(pair[0]), len(order)))
+    layers = [new for _, new in pairs if statistics.moves_statistics(new)]
+    return _Work(copy, layers, pairs)
+
+
+def _exactly(work: _Work, source: Examples, caller: str) -> dict[int, "_Moments"]:
+    """Layer by layer, each behind layers that are done."""
+    copy, layers, _ = work
+    passes = order_of_calls(copy, layers, source.first)
+    if source.once and len(passes) > 1:
+        raise ValueError(
+            f"{caller}: received a {source.kind}, which can be read once; {len(passes)} "
+            f"normalizers of this model stand behind one another, which takes {len(passes)} "
+            f"passes. Expected {DATA} that can be read again, or recalibrate_in_one_pass."
+        )
+    pooled = {id(layer): _Moments(layer) for layer in layers}
+    # Layers that take a pass for each call: all batches must call them as often as the first one.
+    limits = collections.Counter(
+        id(layer) for now in passes for layer, number in now if number is not None
+    )
+    for now in passes:
+        whole = [pooled[id(layer)] for layer, number in now if number is None]
+        with _measured(copy, layers, pooled, now, limits) as forward:
+            _read(source, forward, whole)
+        for layer in {id(layer): layer for layer, _ in now}.values():
+            _assign(layer, pooled[id(layer)])
+    return pooled
+
+
+def _in_one_pass(work: _Work, source: Examples, caller: str) -> dict[int, "_Moments"]:
+    """All layers at once, in training mode."""
+    pooled = {id(layer): _Moments(layer) for layer in work.layers}
+    with _measured(work.copy, work.layers, pooled, None, {}) as forward:
+        _read(source, forward, list(pooled.values()))
+    for layer in work.layers:
+        _assign(layer, pooled[id(layer)])
+    return pooled
+
+
+def _read(source: Examples, forward: Callable[[Any], None], whole: list["_Moments"]) -> None:
+    """One pass; moments that are computed in it alone note where they stand after 1, 2, 4, …."""
+    for number, (x, _, _) in enumerate(source, 1):
+        forward(x)
+        for moments in whole:
+            moments.note(number)
+
+
+def _certified(
+    caller: str, surgery: Surgery, model: keras.Model, data: Any, batch_size: int
+) -> tuple[keras.Model, Certificate]:
+    source = _examples(model, data, batch_size, caller)
+    work = _work_on(model)
+    pooled = surgery(work, source, caller)
+    rows = _rows(model, work, pooled)
+    if not any(row.fate == RECALIBRATED for row in rows):
+        reasons = "; ".join(f"{row.path}: {row.note}" for row in rows)
+        warnings.warn(
+            f"{caller}: no statistics were computed in {model.name!r}, "
+            f"{reasons or 'which has no batch normalization'}.", UserWarning, stacklevel=3,
+        )
+    figures = {**_judged(model, work.copy, source), **_enough(list(pooled.values()))}
+    return work.copy, certificate_of(
+        caller, model, work.copy, rows, inputs=source.first, figures=figures
+    )
+
+
+def _rows(model: keras.Model, work: _Work, pooled: dict[int, "_Moments"]) -> list[Row]:
+    names, rows = paths(model), []
+    for old, new in work.pairs:
+        kind, fate = class_name(type(old)), LEFT
+        if id(new) not in pooled:
+            note = "frozen: its statistics are not those of training"
+        elif not np.any(pooled[id(new)].count):
+            note = "the examples never reach it"
+        else:
+            fate = RECALIBRATED
+            (shift, factor), = statistics.difference(
+                statistics.snapshot(old), statistics.snapshot(new)
+            ).values()
+            note = f"mean by {shift:.2g} standard deviations, variance by a factor {factor:.2g}"
+            if not math.isfinite(shift + factor):
+                note = "the old statistics were not finite"
+            note += f"; {int(np.max(pooled[id(new)].count))} values a channel"
+        if id(old) not in names:
+            note += "; not tracked by Keras, in no file"
+        rows.append(Row(names.get(id(old), old.path or old.name), kind, kind, fate, note))
+    seen = {id(old) for old, _ in work.pairs}
+    for layer in model._flatten_layers():
+        reason = None if id(layer) in seen else unseen(layer)
+        if reason is not None:
+            rows.append(Row(names[id(layer)], class_name(type(layer)), None, LEFT, reason))
+    return rows
+
+
+def _judged(model: keras.Model, copy: keras.Model, source: Examples) -> dict[str, Any]:
+    """Loss and metrics before and after, and by which loss; or why not."""
+    try:
+        loss = scores.loss_of(model, source.first_batch)
+        before = scores.score(model, loss, source)
+        after = scores.score(copy, loss, source)
+    except scores.Unclear as reason:
+        return {"judged by": f"not measured: {reason}"}
+    return {"before": before, "after": after, "judged by": f"{loss.said}, over all examples given"}
+
+
+def _enough(pooled: list["_Moments"]) -> dict[str, Any]:
+    """How far the statistics of the first batches are from those of all, and how many do."""
+    trails = [moments.trail for moments in pooled if moments.trail]
+    last = max((max(trail) for trail in trails), default=0)
+    if last < 2:
+        return {"batches enough": "not measured: " + (
+            "there is one batch only" if last else "no layer was computed in a single pass"
+        )}
+    errors: dict[int, float] = {}
+    for moments in pooled:
+        for number in moments.trail:
+            errors[number] = max(errors.get(number, 0.0), moments.error(number))
+    total = max(moments.batches for moments in pooled)
+    numbers = sorted(errors)
+    good = [n for n in numbers if all(errors[m] <= CLOSE for m in numbers if m >= n)]
+    return {
+        "error after batches": {str(number): round(errors[number], 4) for number in numbers},
+        "batches enough": f"{good[0]} of {total}, for an error below {CLOSE}" if good else (
+            f"more than {numbers[-1]}: all {total} were read, and nobody knows whether they do"
+        ),
+    }
 
 
 @contextlib.contextmanager
@@ -198,6 +366,22 @@ class _Moments:
     def __init__(self, layer: keras.Layer) -> None:
         self._layer = layer
         self.count, self.mean, self.variance = np.zeros(()), np.zeros(()), np.zeros(())
+        self.batches = 0  # of the pass in which they were computed, if it was a single one
+        self.trail: dict[int, tuple[Any, Any]] = {}  # number of batches → mean, variance
+
+    def note(self, batches: int) -> None:
+        """Keeps a note of the moments of the first batches, where that is a power of two."""
+        self.batches = batches
+        if batches & (batches - 1) == 0 and np.any(self.count):
+            self.trail[batches] = self.mean, self.variance
+
+    def error(self, batches: int) -> float:
+        """How far the moments of the first batches are from those of all, in the worst channel."""
+        mean, variance = self.trail[batches]
+        epsilon = getattr(self._layer, "epsilon", 1e-12)
+        scale = np.sqrt(self.variance + epsilon)
+        shift = np.abs(mean - self.mean) / scale
+        return float(np.max(np.maximum(shift, np.abs(np.sqrt(variance + epsilon) / scale - 1))))
 
     def add(self, inputs: functional.Tensor, mask: Optional[functional.Tensor] = None) -> None:
         """Takes in the values of a batch."""

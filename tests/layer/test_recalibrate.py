@@ -16,8 +16,13 @@ from bn_keras.normalizers.frozen import FrozenBatchNorm
 from bn_keras.normalizers.ghost import GhostBatchNorm
 from bn_keras.normalizers.renorm import BatchRenorm
 from bn_keras.surgery.dependencies import order_of_calls
-from bn_keras.surgery.recalibrate import recalibrate, recalibrate_in_one_pass
-from bn_keras.surgery.statistics import batch_normalizers, snapshot
+from bn_keras.surgery.recalibrate import (
+    recalibrate,
+    recalibrate_in_one_pass,
+    recalibrate_in_place,
+    recalibrated,
+)
+from bn_keras.surgery.statistics import batch_normalizers, restore, snapshot
 
 KINDS = [BatchNorm, keras.layers.BatchNormalization]
 
@@ -42,7 +47,7 @@ def net(kind, inner=None):
 def test_statistics_are_those_that_numpy_gives_layer_by_layer(kind, batch_size):
     x = data(23, 3)
     model = net(kind)
-    copy = recalibrate(model, x, batch_size)
+    copy = recalibrated(model, x, batch_size)
     dense = [w.astype(np.float64) for w in model.get_weights()]
     (w1, b1, gamma, beta), (w2, b2) = dense[:4], dense[6:8]
     z = x @ w1 + b1
@@ -57,7 +62,7 @@ def test_statistics_are_those_that_numpy_gives_layer_by_layer(kind, batch_size):
 def test_the_given_model_and_all_trainable_weights_stay_as_they_were():
     model = net(BatchNorm)
     before = [weight.copy() for weight in model.get_weights()]
-    copy = recalibrate(model, data(9, 3))
+    copy = recalibrated(model, data(9, 3))
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     for old, new in zip(model.trainable_weights, copy.trainable_weights, strict=True):
@@ -71,7 +76,7 @@ def test_images_have_one_statistic_a_channel_and_nested_models_are_reached():
     model = keras.Sequential([keras.Input((6, 6, 1)), inner, keras.layers.Flatten()])
     x = data(5, 6, 6, 1)
     before = inner.layers[0](x).numpy()
-    layer, = batch_normalizers(recalibrate(model, x, batch_size=2))
+    layer, = batch_normalizers(recalibrated(model, x, batch_size=2))
     np.testing.assert_allclose(layer.moving_mean.numpy(), before.mean((0, 1, 2)), rtol=1e-4)
     np.testing.assert_allclose(layer.moving_variance.numpy(), before.var((0, 1, 2)), rtol=1e-4)
 
@@ -81,19 +86,19 @@ def test_masked_positions_do_not_count():
     model = keras.Model(inputs, BatchNorm()(keras.layers.Masking(0.0)(inputs)))
     x = data(6, 4, 2)
     x[:, 2:] = 0
-    layer, = batch_normalizers(recalibrate(model, x, batch_size=4))
+    layer, = batch_normalizers(recalibrated(model, x, batch_size=4))
     np.testing.assert_allclose(layer.moving_mean.numpy(), x[:, :2].mean((0, 1)), rtol=1e-5)
 
 
 def test_a_model_without_normalization_comes_back_as_it_is():
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
     x = data(4, 3)
-    np.testing.assert_array_equal(recalibrate(model, x)(x), model(x))
+    np.testing.assert_array_equal(recalibrated(model, x)(x), model(x))
 
 
 def test_no_examples_are_refused():
     with pytest.raises(ValueError, match="received 0 examples"):
-        recalibrate(net(BatchNorm), data(0, 3))
+        recalibrated(net(BatchNorm), data(0, 3))
 
 
 # ---------------------------------------------------------------- any kind of model
@@ -136,7 +141,7 @@ OWN_TESTS = {"shared", "wrapped", "in_a_lambda"}
 def test_what_a_layer_holds_is_what_goes_into_it_in_any_kind_of_model(name):
     model, x = shaken(KINDS_OF_MODEL[name]()), inputs_of(name)
     kept = [layer for layer in batch_normalizers(model) if not layer.trainable]
-    copy = recalibrate(model, x, batch_size=4)
+    copy = recalibrated(model, x, batch_size=4)
     assert type(copy) is type(model)
     with recorded(copy) as found:
         copy(x, training=False)
@@ -158,12 +163,12 @@ SLOW = {name: pytest.param(name, marks=pytest.mark.slow) for name in ("wrapped",
 @pytest.mark.parametrize("name", [SLOW.get(n, n) for n in NAMES if n != "in_a_lambda"])
 def test_neither_batches_nor_old_statistics_nor_a_second_time_make_a_difference(name):
     model, x = shaken(KINDS_OF_MODEL[name]()), inputs_of(name)
-    exact = snapshot(recalibrate(model, x))
+    exact = snapshot(recalibrated(model, x))
     for layer in batch_normalizers(model):
         if layer.trainable:
             layer.moving_mean.assign(layer.moving_mean * -3.0)
             layer.moving_variance.assign(layer.moving_variance * 9.0)
-    again = snapshot(recalibrate(model, x, batch_size=2))
+    again = snapshot(recalibrated(model, x, batch_size=2))
     for path, value in exact.items():
         np.testing.assert_allclose(again[path], value, rtol=1e-4, atol=1e-4, err_msg=path)
 
@@ -175,7 +180,7 @@ def test_a_layer_that_is_called_on_two_inputs_gets_the_statistics_of_both(kind):
     model = shaken(keras.Model([inputs, others], [norm(inputs), norm(others)]))
     x, y = data(10, 3), data(10, 3, seed=1) + 7
     batches = Counted([[x[:4], y[:4]], [x[4:], y[4:]]])
-    layer, = batch_normalizers(recalibrate(model, batches))
+    layer, = batch_normalizers(recalibrated(model, batches))
     both = np.concatenate([x, y]).astype(np.float64)
     np.testing.assert_allclose(layer.moving_mean, both.mean(0), rtol=1e-5)
     np.testing.assert_allclose(layer.moving_variance, both.var(0), rtol=1e-5)
@@ -193,7 +198,7 @@ def test_calls_behind_one_another_are_taken_in_turn():
     )
     first = (x - x.mean(0)) / np.sqrt(x.var(0) + norm.epsilon) * gamma + beta
     both = np.concatenate([x, first @ kernel + bias])
-    layer, = batch_normalizers(recalibrate(model, x.astype(np.float32), batch_size=4))
+    layer, = batch_normalizers(recalibrated(model, x.astype(np.float32), batch_size=4))
     np.testing.assert_allclose(layer.moving_mean, both.mean(0), rtol=1e-4)
     np.testing.assert_allclose(layer.moving_variance, both.var(0), rtol=1e-4)
 
@@ -219,19 +224,19 @@ def test_the_cell_of_a_recurrent_layer_gets_the_statistics_of_all_time_steps():
                 state = (inputs - rows.mean(0)) / np.sqrt(rows.var(0) + 1e-3) * gamma + beta
         seen += [inputs] * (2 if step == 0 else 1)  # Keras calls the cell once more for its shape
     rows = np.concatenate(seen)
-    layer, = batch_normalizers(recalibrate(model, x.astype(np.float32), batch_size=4))
+    layer, = batch_normalizers(recalibrated(model, x.astype(np.float32), batch_size=4))
     np.testing.assert_allclose(layer.moving_mean, rows.mean(0), rtol=1e-3)
     np.testing.assert_allclose(layer.moving_variance, rows.var(0), rtol=1e-3)
     with pytest.raises(ValueError, match="stands behind itself, and was called more often"):
         open_steps = keras.Sequential([keras.Input((None, 2)), keras.layers.RNN(Cell())])
-        recalibrate(open_steps, [data(4, 2, 2), data(4, 3, 2)])
+        recalibrated(open_steps, [data(4, 2, 2), data(4, 3, 2)])
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_wrapper_over_time_steps_gets_the_statistics_of_all_of_them(kind):
     model = keras.Sequential([keras.Input((4, 3)), keras.layers.TimeDistributed(kind())])
     x = data(7, 4, 3)
-    layer, = batch_normalizers(recalibrate(shaken(model), x, batch_size=3))
+    layer, = batch_normalizers(recalibrated(shaken(model), x, batch_size=3))
     np.testing.assert_allclose(layer.moving_mean, x.mean((0, 1)), rtol=1e-4)
     np.testing.assert_allclose(layer.moving_variance, x.var((0, 1)), rtol=1e-4)
 
@@ -267,7 +272,7 @@ def branches(width, depth):
 def test_there_are_as_many_passes_as_the_longest_chain_has_layers():
     model, x = shaken(branches(width=3, depth=2)), data(8, 3)
     batches = Counted([x[:5], x[5:]])
-    copy = recalibrate(model, batches)
+    copy = recalibrated(model, batches)
     assert len(batch_normalizers(model)) == 13 and batches.passes == 5
     with recorded(copy) as found:
         copy(x, training=False)
@@ -312,7 +317,7 @@ class Eager(keras.Model):
 def test_a_model_that_has_no_graph_is_taken_in_the_order_of_its_calls():
     model, x = Eager(), data(8, 3)
     model(x)
-    copy = recalibrate(shaken(model), x)
+    copy = recalibrated(shaken(model), x)
     with recorded(copy) as found:
         copy(x)
     for number, layer in enumerate(batch_normalizers(copy)):
@@ -378,8 +383,8 @@ FORMS = {
 @pytest.mark.parametrize("surgery", [recalibrate, recalibrate_in_one_pass])
 def test_examples_come_in_any_form(form, surgery):
     x, model = data(12, 3), net(BatchNorm)
-    first, second = batch_normalizers(surgery(model, FORMS[form](x)))
-    one, other = batch_normalizers(recalibrate(model, x))
+    first, second = batch_normalizers(surgery(model, FORMS[form](x))[0])
+    one, other = batch_normalizers(recalibrated(model, x))
     np.testing.assert_allclose(first.moving_variance, one.moving_variance, rtol=1e-4)
     if surgery is recalibrate:
         np.testing.assert_allclose(second.moving_variance, other.moving_variance, rtol=1e-4)
@@ -425,7 +430,7 @@ def test_two_inputs_come_in_any_form(form, graph):
     else:
         model = Two()
         model({"one": x, "other": y} if is_dict else [x, y])
-    layer, = batch_normalizers(recalibrate(model, PAIRS[form](x, y), batch_size=5))
+    layer, = batch_normalizers(recalibrated(model, PAIRS[form](x, y), batch_size=5))
     np.testing.assert_allclose(layer.moving_mean, (x + 2 * y).mean(0), rtol=1e-4)
     np.testing.assert_allclose(layer.moving_variance, (x + 2 * y).var(0), rtol=1e-4)
 
@@ -433,12 +438,12 @@ def test_two_inputs_come_in_any_form(form, graph):
 def test_a_generator_does_for_one_pass_and_is_refused_for_more():
     x = data(8, 3)
     flat = keras.Sequential([keras.Input((3,)), BatchNorm()])
-    layer, = batch_normalizers(recalibrate(flat, (x[i:i + 4] for i in range(0, 8, 4))))
+    layer, = batch_normalizers(recalibrated(flat, (x[i:i + 4] for i in range(0, 8, 4))))
     np.testing.assert_allclose(layer.moving_variance, x.var(0), rtol=1e-4)
     with pytest.raises(ValueError, match="a generator, which can be read once; 2 normalizers"):
-        recalibrate(net(BatchNorm), (x[i:i + 4] for i in range(0, 8, 4)))
+        recalibrated(net(BatchNorm), (x[i:i + 4] for i in range(0, 8, 4)))
     first, _ = batch_normalizers(
-        recalibrate_in_one_pass(net(BatchNorm), (x[i:i + 4] for i in range(0, 8, 4)))
+        recalibrate_in_one_pass(net(BatchNorm), (x[i:i + 4] for i in range(0, 8, 4)))[0]
     )
     kernel, bias = net(BatchNorm).get_weights()[:2]
     np.testing.assert_allclose(first.moving_variance, (x @ kernel + bias).var(0), rtol=1e-4)
@@ -451,7 +456,7 @@ def test_a_generator_does_for_one_pass_and_is_refused_for_more():
             return self.batches
 
     with pytest.raises(ValueError, match="the Once gave no batches when it was read again"):
-        recalibrate(net(BatchNorm), Once())
+        recalibrated(net(BatchNorm), Once())
 
 
 BAD = {
@@ -476,11 +481,11 @@ def test_arrays_of_different_lengths_and_models_that_are_none_are_named():
     one, other = keras.Input((3,)), keras.Input((3,))
     model = keras.Model([one, other], BatchNorm()(one + other))
     with pytest.raises(ValueError, match=r"received arrays of \[4, 5\] examples"):
-        recalibrate(model, [data(4, 3), data(5, 3)])
+        recalibrated(model, [data(4, 3), data(5, 3)])
     with pytest.raises(TypeError, match="recalibrate: received a BatchNormalization"):
-        recalibrate(BatchNorm(), data(4, 3))
+        recalibrated(BatchNorm(), data(4, 3))
     with pytest.raises(ValueError, match="recalibrate: .* is not built"):
-        recalibrate(keras.Sequential([BatchNorm()]), data(4, 3))
+        recalibrated(keras.Sequential([BatchNorm()]), data(4, 3))
 
 
 # ---------------------------------------------------------------- kinds of layers
@@ -494,7 +499,7 @@ def test_renorm_goes_on_from_the_new_statistics(make):
     """Set alone, the moving variance would be lost to the next update, made of moving_stddev."""
     model = shaken(keras.Sequential([keras.Input((3,)), make(momentum=1.0, renorm_momentum=1.0)]))
     x = data(20, 3)
-    layer, = batch_normalizers(recalibrate(model, x))
+    layer, = batch_normalizers(recalibrated(model, x))
     stddev = np.sqrt(x.var(0) + layer.epsilon)
     for name, value in (("moving_mean", x.mean(0)), ("moving_variance", x.var(0)),
                         ("moving_stddev", stddev), ("renorm_mean", x.mean(0)),
@@ -518,7 +523,7 @@ VARIANTS = {
 def test_every_variant_gets_the_statistics_of_its_channels(make):
     model = shaken(keras.Sequential([keras.Input((3, 3)), make()]))
     x = data(20, 3, 3)
-    layer, = batch_normalizers(recalibrate(model, x, batch_size=7))
+    layer, = batch_normalizers(recalibrated(model, x, batch_size=7))
     axes = (0, 2) if layer.axis == 1 else (0, 1)
     np.testing.assert_allclose(layer.moving_mean, x.mean(axes), rtol=1e-4)
     np.testing.assert_allclose(layer.moving_variance, x.var(axes), rtol=1e-4)
@@ -532,7 +537,7 @@ def test_layers_whose_statistics_training_leaves_alone_are_left_alone():
     ])
     frozen.trainable = False
     shaken(model)
-    copy, x = recalibrate(model, data(9, 4)), data(9, 4)
+    copy, x = recalibrated(model, data(9, 4)), data(9, 4)
     for old, new in zip(model.layers[:-1], copy.layers[:-1], strict=True):
         for one, other in zip(old.weights, new.weights, strict=True):
             np.testing.assert_array_equal(one, other, err_msg=one.path)
@@ -547,7 +552,7 @@ def test_layers_whose_statistics_training_leaves_alone_are_left_alone():
 def test_one_pass_pools_what_batches_in_training_mode_give(kind):
     model, x = net(kind), data(23, 3)
     batches = Counted([x[:8], x[8:]])
-    copy = recalibrate_in_one_pass(model, batches)
+    copy = recalibrate_in_one_pass(model, batches)[0]
     assert batches.passes == 1
     first, second = batch_normalizers(copy)
     dense = [layer for layer in model.layers if isinstance(layer, keras.layers.Dense)]
@@ -569,6 +574,164 @@ def test_one_pass_pools_what_batches_in_training_mode_give(kind):
 def test_one_pass_leaves_out_dropout_and_comes_close_with_large_batches():
     model = net(BatchNorm, inner=lambda x: keras.layers.Dropout(0.5)(keras.ops.tanh(x)))
     x = data(600, 3)
-    exact, near = snapshot(recalibrate(model, x)), snapshot(recalibrate_in_one_pass(model, x, 200))
+    near = snapshot(recalibrate_in_one_pass(model, x, 200)[0])
+    exact = snapshot(recalibrated(model, x))
     for path, value in exact.items():
         np.testing.assert_allclose(near[path], value, rtol=0.02, atol=0.02, err_msg=path)
+
+
+# ---------------------------------------------------------------- certificates
+
+
+def test_a_certificate_says_how_far_statistics_moved_and_how_many_batches_do():
+    model = shaken(keras.Sequential([keras.Input((3,)), BatchNorm(name="bn")]))
+    layer, x = model.layers[0], np.sort(data(40, 3), 0)  # sorted: the first batches mislead
+    copy, certificate = recalibrate(model, x, batch_size=4)
+    assert snapshot(copy).keys() == snapshot(model).keys() and not copy.compiled
+    old_mean, old_variance = layer.moving_mean.numpy(), layer.moving_variance.numpy()
+    shift = np.max(np.abs(x.mean(0) - old_mean) / np.sqrt(old_variance))
+    factor = np.max(np.exp(np.abs(np.log(x.var(0) / old_variance))))
+    row, = certificate.rows
+    assert (row.path, row.before, row.after, row.fate) == (
+        "bn", "BatchNorm", "BatchNorm", "recalibrated",
+    )
+    assert row.note == (
+        f"mean by {shift:.2g} standard deviations, variance by a factor {factor:.2g}; "
+        "40 values a channel"
+    )
+    errors, scale = {}, np.sqrt(x.var(0) + layer.epsilon)
+    for batches in (1, 2, 4, 8):
+        part = x[:4 * batches]
+        errors[str(batches)] = max(
+            np.max(np.abs(part.mean(0) - x.mean(0)) / scale),
+            np.max(np.abs(np.sqrt(part.var(0) + layer.epsilon) / scale - 1)),
+        )
+    assert certificate.figures["error after batches"] == pytest.approx(errors, abs=1e-3)
+    assert certificate.figures["batches enough"].startswith("more than 8: all 10 were read")
+    even = np.tile(data(4, 3), (10, 1))  # each batch is like all others
+    figures = recalibrate(model, even, batch_size=4)[1].figures
+    assert figures["batches enough"] == "1 of 10, for an error below 0.05"
+    figures = recalibrate(model, even)[1].figures
+    assert figures["batches enough"] == "not measured: there is one batch only"
+    assert figures["judged by"] == "not measured: the data have no labels"
+
+
+class Doubled(keras.metrics.Metric):
+    """Twice the mean error; has a state."""
+
+    def __init__(self, name="doubled", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.total, self.n = self.add_variable((), "zeros"), self.add_variable((), "zeros")
+
+    def update_state(self, y, outputs, sample_weight=None):
+        self.total.assign_add(2 * keras.ops.sum(keras.ops.abs(y - outputs[:, 0])))
+        self.n.assign_add(keras.ops.sum(keras.ops.ones_like(y)))
+
+    def result(self):
+        return self.total / self.n
+
+
+def test_a_compiled_model_is_judged_by_its_own_loss_and_stays_as_it_is():
+    model, x = net(BatchNorm), data(20, 3)
+    y = x[:, 0]
+    model.compile("sgd", lambda y, outputs: keras.ops.mean((y - outputs[:, 0]) ** 2),
+                  metrics=[Doubled()])
+    model.evaluate(x, y, verbose=0)
+    before = [v.numpy() for v in [*model.variables, *model.metrics_variables]]
+    copy, certificate = recalibrate(model, (x, y), batch_size=7)
+    for judged, one in (("before", model), ("after", copy)):
+        outputs = as_array(one(x))[:, 0]
+        assert certificate.figures[judged] == pytest.approx(
+            {"loss": np.mean((y - outputs) ** 2), "doubled": 2 * np.mean(np.abs(y - outputs))},
+            rel=1e-4,
+        )
+    assert certificate.figures["before"]["loss"] != certificate.figures["after"]["loss"]
+    assert certificate.figures["judged by"].startswith("as the model is compiled")
+    for variable, value in zip([*model.variables, *model.metrics_variables], before, strict=True):
+        np.testing.assert_array_equal(variable.numpy(), value)
+
+
+def classes(softmax):
+    model = keras.Sequential([keras.Input((3,)), BatchNorm(), keras.layers.Dense(4)])
+    if softmax:
+        model.add(keras.layers.Softmax())
+    return shaken(model)
+
+
+def crossentropy(outputs, y, softmax):
+    if not softmax:
+        outputs = np.exp(outputs) / np.exp(outputs).sum(1, keepdims=True)
+    return -np.mean(np.log(outputs[np.arange(len(y)), y]))
+
+
+def test_a_loss_is_guessed_where_labels_and_outputs_allow_one_reading_only():
+    x, y = data(12, 3), np.arange(12) % 4
+    for softmax, labels in ((True, y), (False, y[:, None]), (True, np.eye(4)[y])):
+        model = classes(softmax)
+        copy, certificate = recalibrate(model, (x, labels))
+        outputs = as_array(copy(x))
+        assert certificate.figures["after"] == pytest.approx({
+            "loss": crossentropy(outputs, y, softmax), "accuracy": np.mean(outputs.argmax(1) == y),
+        }, rel=1e-4)
+        assert "guessed from labels and outputs: the model is not" in (
+            certificate.figures["judged by"])
+    figures = recalibrate(net(BatchNorm), (x, x[:, :2]))[1].figures
+    assert figures["judged by"].startswith("mean squared error, guessed")
+    for labels in (x[:, 0], y.astype(float), np.ones((12, 2)), y + 1):
+        judged = recalibrate(net(BatchNorm), (x, labels))[1].figures
+        assert "before" not in judged and "can be read in several ways" in judged["judged by"]
+    flat = keras.Sequential([keras.Input((3,)), BatchNorm()])
+    judged = recalibrate(flat, ((x[i:i + 4], x[i:i + 4]) for i in (0, 4)))[1].figures["judged by"]
+    assert judged == "not measured: the examples can be read once only"
+
+
+def test_a_model_in_which_nothing_could_be_done_is_told_of():
+    frozen = keras.Sequential([keras.Input((3,)), BatchNorm(name="bn", trainable=False)])
+    with pytest.warns(UserWarning, match="recalibrate: no statistics were computed .*bn: frozen"):
+        _, certificate = recalibrate(frozen, data(5, 3))
+    assert certificate.count("left") == 1
+    bare = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    with pytest.warns(UserWarning, match="which has no batch normalization"):
+        recalibrate(bare, data(5, 3))
+
+
+def test_a_layer_that_keras_does_not_track_is_recalibrated_too():
+    model, x = KINDS_OF_MODEL["in_a_lambda"](), inputs_of("in_a_lambda")
+    before = as_array(model(x))
+    copy, certificate = recalibrate(model, x)
+    assert "not tracked by Keras, in no file" in certificate.rows[0].note
+    np.testing.assert_allclose(
+        copy(x), 2 * (x - x.mean(0)) / np.sqrt(x.var(0) + 1e-3), rtol=1e-4, atol=1e-4
+    )
+    np.testing.assert_array_equal(model(x), before)
+
+
+def test_averaged_weights_are_evaluated_in_the_middle_of_fit_with_statistics_of_their_own():
+    """Keras's SwapEMAWeights exchanges the weights and leaves the statistics of the old ones."""
+    x = data(64, 3)
+    y = (x @ [1.0, -2.0, 0.5]).astype("float32")
+    inputs = keras.Input((3,))
+    outputs = keras.layers.Dense(1)(BatchNorm(momentum=0.5)(keras.layers.Dense(4)(inputs)))
+    model = keras.Model(inputs, outputs)
+    optimizer = keras.optimizers.SGD(0.02, use_ema=True, ema_momentum=0.9)
+    model.compile(optimizer, "mse")
+    old, seen = [], []
+
+    def before_test(logs=None):
+        kernel, bias = model.layers[1].get_weights()
+        old.append(recalibrate_in_place(model, x))
+        seen.append((x @ kernel + bias, snapshot(model)))
+
+    mend = keras.callbacks.LambdaCallback()
+    mend.on_test_begin, mend.on_test_end = before_test, lambda logs=None: restored(model, old)
+    model.fit(x, y, validation_data=(x, y), epochs=2, batch_size=16, verbose=0, shuffle=False,
+              callbacks=[keras.callbacks.SwapEMAWeights(), mend])
+    for hidden, held in seen:
+        mean, variance = (held[path] for path in held)
+        np.testing.assert_allclose(mean, hidden.mean(0), atol=1e-4)
+        np.testing.assert_allclose(variance, hidden.var(0), rtol=1e-3)
+    assert len(seen) == 2 and not old
+
+
+def restored(model, old):
+    restore(model, old.pop())
