@@ -173,17 +173,21 @@ class Diagnosis:
         ]
         return [head, *([plain(cell) for cell in row] for row in rows)]
 
+    def table_text(self) -> str:
+        """The table, a line for each batch normalization."""
+        cells = self._cells()
+        widths = [max(map(len, column)) for column in zip(*cells)]
+        return "\n".join(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
+            for row in cells
+        )
+
     def __str__(self) -> str:
         lines = self.words()
         if self.gap:
             lines += ["", str(self.gap)]
         if self.table:
-            cells = self._cells()
-            widths = [max(map(len, column)) for column in zip(*cells)]
-            lines += [""] + [
-                "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-                for row in cells
-            ]
+            lines += ["", self.table_text()]
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -5,8 +5,8 @@ from typing import Any, Sequence
 from bn_keras.commands.models import make_parser, operate, some_inputs
 from bn_keras.registry import COMMANDS
 
-DOES = """Folds batch normalization into the layers next to it: same outputs in inference mode, fewer
-layers. The new model is for predictions; it cannot be trained as the given one can.
+DOES = """Folds batch normalization into the layers next to it: same outputs in inference mode, but
+fewer layers. The new model is for predictions; it cannot be trained as the given one can.
 
 With --dataset the outputs of both models are compared on examples of it, else on random inputs.
 The certificate lists every normalizer, folded or left, and why.

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence
 
 from bn_keras import data, objects
 from bn_keras.commands.console import INTERRUPTED, refuse, say
-from bn_keras.data import DataError, Splits
+from bn_keras.data import Splits
 from bn_keras.native_log import quiet_native_log
-from bn_keras.registry import UnknownName
 from bn_keras.texts import plain
 
 if TYPE_CHECKING:
@@ -183,15 +182,25 @@ def write_model(model: "keras.Model", path: pathlib.Path) -> None:
         raise
 
 
-def run(verb: str, work: Callable[[], int]) -> int:
-    """Does a verb's work; returns the exit status, 2 for what was refused."""
-    program = f"bn-keras {verb}"
+def inspect(
+    parser: argparse.ArgumentParser, arguments: Sequence[str],
+    work: Callable[[argparse.Namespace], int],
+) -> int:
+    """A verb's work for parsed arguments.
+
+    Returns:
+        The exit status: what `work` returns, 1 for a full disk, 2 for what was refused.
+    """
     try:
-        return work()
+        options = parser.parse_args(arguments)
+    except SystemExit as end:
+        return int(end.code or 0)
+    try:
+        return work(options)
     except OSError as error:
-        return refuse(program, error, 1)
-    except (Refused, DataError, UnknownName, ValueError, TypeError) as error:
-        return refuse(program, error, lines=True)
+        return refuse(parser.prog, error, 1)
+    except (ValueError, TypeError) as error:  # Refused, DataError and UnknownName among them
+        return refuse(parser.prog, error, lines=True)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -211,12 +220,7 @@ def operate(
     Returns:
         The exit status.
     """
-    try:
-        options = parser.parse_args(arguments)
-    except SystemExit as end:
-        return int(end.code or 0)
-
-    def work() -> int:
+    def work(options: argparse.Namespace) -> int:
         path = output_path(options, verb)
         splits = read_data(options) if hasattr(options, "dataset") else None
         new, certificate = surgery(read_model(options.model), splits, options)
@@ -228,7 +232,7 @@ def operate(
             say(f"written to {plain(str(path))}")
         return 0
 
-    return run(verb, work)
+    return inspect(parser, arguments, work)
 
 
 def _made(name: str) -> Any:

@@ -126,8 +126,9 @@ class Linear:
     def _with(self, kernels: list[Array], bias: Array) -> Union["Linear", str]:
         dtypes = [kernel.dtype for kernel in _kernels(self.layer)]
         for values, dtype in zip([*kernels, bias], [*dtypes, dtypes[-1]]):
+            largest: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
             # Half precision may have no number as large.
-            if not np.abs(values).max(initial=0.0) <= float(ml_dtypes.finfo(dtype).max):
+            if not np.abs(values).max(initial=0.0) <= float(largest.max):
                 return f"{self.layer.name!r} would have weights that {dtype} cannot hold"
         new = copy.copy(self)
         new._kernels, new._bias = kernels, bias

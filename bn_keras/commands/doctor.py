@@ -1,0 +1,61 @@
+"""`bn-keras doctor MODEL --dataset=DATA`: what is wrong with BN in a model, and what mends it."""
+
+import argparse
+from typing import Sequence
+
+from bn_keras.commands.console import say
+from bn_keras.commands.models import inspect, make_parser, read_data, read_model
+from bn_keras.registry import COMMANDS
+from bn_keras.results import write_atomically
+from bn_keras.texts import plain
+
+DOES = """Looks for faults of batch normalization in a trained model: what is wrong, where, what it
+costs in loss or accuracy, and the line of code that mends it. The validation set of DATA is what it
+looks at, and its training set tells late averages from other data. Without --dataset only weights
+and settings are looked at; what could not be looked at is listed.
+
+Exit status: 0 nothing wrong, 1 wrong results or lost accuracy, 2 it could not look.
+
+Example:
+  bn-keras doctor net.keras --dataset=my_data.py:load
+"""
+
+
+@COMMANDS.register(
+    "doctor", usage="doctor MODEL [--dataset=DATA] [flags]",
+    does="what is wrong with batch normalization in a model, what it costs, what mends it",
+)
+def main(arguments: Sequence[str]) -> int:
+    """Examines the model that the arguments name; returns the exit status."""
+    parser = make_parser("doctor", DOES, with_data=True, writes=False)
+    parser.add_argument(
+        "--only", metavar="NAMES", default="", help="only these findings, with commas between")
+    parser.add_argument(
+        "--picture", metavar="FILE.png", help="draw how far the averages of each layer are off")
+
+    def work(options: argparse.Namespace) -> int:
+        splits = read_data(options)
+        model = read_model(options.model)
+        from bn_keras.diagnosis import doctor
+
+        data = train = None
+        if splits is not None:
+            data, train = (
+                (split.images, split.labels) for split in (splits.validation, splits.train)
+            )
+        found = doctor(
+            model, data, train=train, batch_size=options.batch_size,
+            only=[name.strip() for name in options.only.split(",") if name.strip()],
+        )
+        say(found.to_json() if options.json else str(found))
+        if options.picture:
+            import io
+
+            stream = io.BytesIO()
+            found.figure().savefig(stream, format="png", dpi=150)
+            write_atomically(options.picture, stream.getvalue())
+            if not options.json:
+                say(f"picture      {plain(options.picture)}")
+        return found.exit_status
+
+    return inspect(parser, arguments, work)
