@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # editors and type checkers see the names where they are
     from bn_keras.checking import check
     from bn_keras.comparison import compare
     from bn_keras.config import ConfigError, RunConfig
+    from bn_keras.diagnosis import doctor
+    from bn_keras.diagnostics.gap import gap
     from bn_keras.normalizers.activated import ActivatedBatchNorm
     from bn_keras.normalizers.conditional import ConditionalBatchNorm
     from bn_keras.normalizers.frozen import FrozenBatchNorm
@@ -23,6 +25,10 @@ if TYPE_CHECKING:  # editors and type checkers see the names where they are
     from bn_keras.normalizers.renorm import BatchRenorm, Ramp
     from bn_keras.results import RunResult, Store
     from bn_keras.surgery import statistics
+    from bn_keras.surgery.convert import convert
+    from bn_keras.surgery.exchange import exchange
+    from bn_keras.surgery.fold import fold
+    from bn_keras.surgery.recalibrate import recalibrate
 
 __version__ = "0.3.0"
 
@@ -41,7 +47,13 @@ __all__ = [
     "__version__",
     "check",
     "compare",
+    "convert",
+    "doctor",
+    "exchange",
+    "fold",
+    "gap",
     "load",
+    "recalibrate",
     "run",
     "statistics",
 ]
@@ -53,6 +65,12 @@ _HOMES = {
     "ConditionalBatchNorm": "bn_keras.normalizers.conditional",
     "ConfigError": "bn_keras.config",
     "compare": "bn_keras.comparison",
+    "convert": "bn_keras.surgery.convert",
+    "doctor": "bn_keras.diagnosis",
+    "exchange": "bn_keras.surgery.exchange",
+    "fold": "bn_keras.surgery.fold",
+    "gap": "bn_keras.diagnostics.gap",
+    "recalibrate": "bn_keras.surgery.recalibrate",
     "FrozenBatchNorm": "bn_keras.normalizers.frozen",
     "GhostBatchNorm": "bn_keras.normalizers.ghost",
     "Ramp": "bn_keras.normalizers.renorm",
@@ -72,7 +90,7 @@ if not TYPE_CHECKING:  # where it stands, a type checker takes every name for on
         if name not in _HOMES:
             raise AttributeError(f"module 'bn_keras' has no attribute {name!r}")
         home = importlib.import_module(_HOMES[name])
-        return home if home.__name__.endswith(f".{name}") else getattr(home, name)
+        return getattr(home, name, home)  # `statistics` is a module
 
 
 def __dir__() -> List[str]:
