@@ -1,7 +1,10 @@
 """`bn-keras doctor MODEL --dataset=DATA`: what is wrong with BN in a model, and what mends it."""
 
 import argparse
-from typing import Sequence
+import io
+import re
+import shlex
+from typing import TYPE_CHECKING, Iterator, Sequence
 
 from bn_keras.commands.console import say
 from bn_keras.commands.models import inspect, make_parser, read_data, read_model
@@ -9,6 +12,11 @@ from bn_keras.registry import COMMANDS
 from bn_keras.results import write_atomically
 from bn_keras.texts import plain
 
+if TYPE_CHECKING:
+    from bn_keras.diagnosis import Diagnosis
+
+CALL = re.compile(r"(\w+)\(model\b")  # what a remedy calls
+DATA_FLAGS = ("dataset", "data_dir", "image_size", "pixels")
 DOES = """Looks for faults of batch normalization in a trained model: what is wrong, where, what it
 costs in loss or accuracy, and the line of code that mends it. The validation set of DATA is what it
 looks at, and its training set tells late averages from other data. Without --dataset only weights
@@ -48,9 +56,10 @@ def main(arguments: Sequence[str]) -> int:
             only=[name.strip() for name in options.only.split(",") if name.strip()],
         )
         say(found.to_json() if options.json else str(found))
+        if not options.json:
+            for command in _commands(found, options):
+                say(f"as a command: {command}")
         if options.picture:
-            import io
-
             stream = io.BytesIO()
             found.figure().savefig(stream, format="png", dpi=150)
             write_atomically(options.picture, stream.getvalue())
@@ -59,3 +68,12 @@ def main(arguments: Sequence[str]) -> int:
         return found.exit_status
 
     return inspect(parser, arguments, work)
+
+
+def _commands(found: "Diagnosis", options: argparse.Namespace) -> Iterator[str]:
+    """The verbs that do what remedies say, for the same model and data."""
+    called = {name for one in found.findings for name in CALL.findall(one.remedy)}
+    for verb in sorted(called & set(COMMANDS.names())):
+        given = [f"--{name}={getattr(options, name)}" for name in DATA_FLAGS
+                 if getattr(options, name) not in (None, "unit")]
+        yield shlex.join(["bn-keras", verb, options.model, *given])
