@@ -5,12 +5,15 @@ traced, with the calls of the layers in question marked in its graph, and the gr
 """
 
 import dataclasses
-from typing import Any, Callable, Optional
+from typing import Any, Callable, NamedTuple, Optional
 
 import keras
 
 from bn_keras.surgery import dependencies
 from bn_keras.surgery.certificate import random_inputs
+
+
+READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
 
 
 @dataclasses.dataclass(eq=False)
@@ -38,8 +41,23 @@ class Call:
     others: list[str] = dataclasses.field(default_factory=list)
 
 
-def calls_of(model: keras.Model, layers: list[keras.Layer], inputs: Any, caller: str) -> list[Call]:
-    """The calls of some layers in a forward pass in inference mode, in order.
+class Pass(NamedTuple):
+    """What a forward pass does with some layers.
+
+    Attributes:
+        calls: of these layers, in order.
+        read_elsewhere: ids of those whose weights something else than their own calls reads, such
+            as a decoder with the transposed kernel of its encoder.
+    """
+
+    calls: list[Call]
+    read_elsewhere: set[int]
+
+
+def forward_pass(
+    model: keras.Model, layers: list[keras.Layer], inputs: Any, caller: str
+) -> Pass:
+    """What a forward pass in inference mode does with some layers.
 
     Layers that hand on their inputs as they are, such as Dropout in inference mode, do not stand
     between two calls. Everything else does: an activation, a reshape, a cast.
@@ -69,6 +87,8 @@ def calls_of(model: keras.Model, layers: list[keras.Layer], inputs: Any, caller:
     made: list[tuple[Call, Any, Any]] = []  # call, its input and its output as marked
     within: list[keras.Layer] = []  # layers of wrappers that are being called
     ranks: dict[int, Optional[int]] = {}
+    # Operations of a call have the name of its layer's scope in their names.
+    scopes = {id(layer): f"call.{number}." for number, layer in enumerate(layers)}
 
     def instead(
         layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
@@ -83,16 +103,19 @@ def calls_of(model: keras.Model, layers: list[keras.Layer], inputs: Any, caller:
         mark = tf.identity(x) if isinstance(x, tf.Tensor) else None
         if mark is not None:
             bound.arguments[name] = mark
+        core = layer if inner is None else inner
         within.append(inner)
         try:
-            y = call(*bound.args, **bound.kwargs)
+            with tf.name_scope(scopes[id(core)]):
+                y = call(*bound.args, **bound.kwargs)
         finally:
             within.pop()
-        core = layer if inner is None else inner
         dtype = keras.backend.standardize_dtype(x.dtype) if mark is not None else "?"
         is_training = training is not None and training is not False
         found = Call(core, ranks.get(id(core)), dtype, is_training)
-        y = tf.identity(y) if isinstance(y, tf.Tensor) else y
+        if isinstance(y, tf.Tensor):
+            with tf.name_scope(scopes[id(core)]):
+                y = tf.identity(y)
         made.append((found, mark, y))
         return y
 
@@ -107,7 +130,11 @@ def calls_of(model: keras.Model, layers: list[keras.Layer], inputs: Any, caller:
             "and inputs= where it does not know their shapes."
         ) from error
     _connect(made, graph)
-    return [call for call, _, _ in made]
+    read_elsewhere = {
+        id(layer) for layer in layers
+        if _is_read_outside(layer, scopes[id(layer)], graph, [y for _, _, y in made])
+    }
+    return Pass([call for call, _, _ in made], read_elsewhere)
 
 
 def _connect(made: list[tuple[Call, Any, Any]], graph: Any) -> None:
@@ -131,6 +158,31 @@ def _connect(made: list[tuple[Call, Any, Any]], graph: Any) -> None:
         # An inner graph, of a loop for example, may give it back without a further operation.
         if any(y is output for output in y.graph.outputs) or not y.consumers():
             call.others.append("what is outside of its graph")
+
+
+def _is_read_outside(layer: keras.Layer, scope: str, graph: Any, marks: list[Any]) -> bool:
+    """Whether a graph reads a variable of a layer otherwise than in calls of the layer."""
+    graphs = {id(graph): graph, **{id(y.graph): y.graph for y in marks if hasattr(y, "graph")}}
+    values = [variable.value for variable in layer.variables]
+    # Under tf.distribute, a variable has a part for each replica.
+    handles = {id(part.handle) for value in values for part in getattr(value, "values", [value])}
+    inner_calls = any(
+        scope in y.op.name and y.graph is not graph for y in marks if hasattr(y, "op")
+    )
+    while True:  # an inner graph has the handles of the one around it under names of its own
+        known = len(handles)
+        for one in graphs.values():
+            handles |= {id(own) for given, own in one.captures if id(given) in handles}
+        if len(handles) == known:
+            break
+    for one in graphs.values():
+        for _, own in one.captures:
+            for reader in own.consumers() if id(own) in handles else []:
+                # Graphs of loops and branches are handed the handle, for a call within.
+                passes_on = reader.type not in READS and inner_calls
+                if scope not in reader.name and not passes_on:
+                    return True
+    return False
 
 
 def _key(operation: Any) -> tuple[int, str]:

@@ -11,6 +11,7 @@ from typing import Any, Callable, Optional, Union
 
 import keras
 import numpy as np
+from keras.src.models.functional import Functional
 from numpy.typing import NDArray
 
 from bn_keras.batch_norm.layer import BatchNorm
@@ -30,8 +31,8 @@ from bn_keras.surgery.certificate import (
 )
 from bn_keras.surgery.convert import own_code
 from bn_keras.surgery.exchange import called_from_code
-from bn_keras.surgery.feeds import Call, calls_of
-from bn_keras.surgery.linear import LINEAR, Linear
+from bn_keras.surgery.feeds import Call, forward_pass
+from bn_keras.surgery.linear import LINEAR, Linear, wide
 from bn_keras.surgery.removal import remove_layers
 from bn_keras.surgery.statistics import moves_statistics
 from bn_keras.surgery.surgeon import (
@@ -115,6 +116,7 @@ def fold(
     if tolerance is None:
         tolerance = max(
             TOLERANCES.get(layer.compute_dtype, 0.0) for layer in model._flatten_layers()
+            if not isinstance(layer, (Functional, keras.Sequential, keras.layers.InputLayer))
         )
     return copy, _certificate(model, copy, rows, inputs, tolerance)
 
@@ -162,8 +164,11 @@ class _Folding:
         self._linears = {id(layer): Linear(layer) for layer in every if isinstance(layer, LINEAR)}
         watched = [*self.norms, *(linear.layer for linear in self._linears.values())]
         self._calls: dict[int, list[Call]] = collections.defaultdict(list)
-        for call in calls_of(model, watched, inputs, "fold") if self.norms else []:
-            self._calls[id(call.layer)].append(call)
+        self._tied: set[int] = set()
+        if self.norms:
+            calls, self._tied = forward_pass(model, watched, inputs, "fold")
+            for call in calls:
+                self._calls[id(call.layer)].append(call)
         self._unfit = {id(norm): self._reason(norm) for norm in self.norms}
 
     def run(self) -> None:
@@ -241,8 +246,9 @@ class _Folding:
             linear = self._linears.get(id(source.layer))
             if linear is None:
                 return f"{self._told(source.layer)} stands in front of it"
-            if linear.problem:
-                return linear.problem
+            problem = self._problem(linear)
+            if problem is not None:
+                return problem
             name = self._told(linear.layer)
             if linear.is_activated:
                 return f"{name} in front of it has an activation"
@@ -272,8 +278,9 @@ class _Folding:
                 name = self._told(use.layer)
                 if linear is None:
                     return f"{name} takes its output"
-                if linear.problem:
-                    return linear.problem
+                problem = self._problem(linear)
+                if problem is not None:
+                    return problem
                 if _from_end(norm.axis, call) != _from_end(linear.axis, use):
                     return f"its axis {norm.axis} is not the channel axis of {name} behind it"
                 if linear.pads and np.any(shift):
@@ -286,6 +293,12 @@ class _Folding:
             if any(use.source is None or use.source.layer is not norm for use in self._calls[key]):
                 return f"{self._told(linear.layer)} behind it takes something else, too"
         return _all([linear.scaled_inputs(scale, shift) for linear in linears.values()])
+
+    def _problem(self, linear: Linear) -> Optional[str]:
+        """Why the weights of a layer cannot be changed; None if they can."""
+        if linear.problem is None and id(linear.layer) in self._tied:
+            return f"the weights of {self._told(linear.layer)} are also used outside of it"
+        return linear.problem
 
     def _skip(self, norm: keras.Layer) -> None:
         """Connects what stands in front of a normalization to what stands behind it."""
@@ -328,9 +341,6 @@ class _Folding:
 
 def _affine(norm: keras.Layer) -> tuple[Array, Array]:
     """What a normalization does in inference mode: scale and shift, (channels,) each."""
-    def wide(values: Any) -> Array:
-        return keras.ops.convert_to_numpy(values).astype(np.float64)
-
     with np.errstate(all="ignore"):  # a variance of training gone wrong
         scale = 1 / np.sqrt(wide(norm.moving_variance) + norm.epsilon)
         if norm.scale:

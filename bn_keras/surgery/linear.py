@@ -5,7 +5,7 @@ once; `write` puts them into a copy of the layer.
 """
 
 import copy
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import keras
 import ml_dtypes
@@ -47,8 +47,8 @@ class Linear:
         self.axis = -1 if last else 1
         self.pads = _pads(layer)
         if self.problem is None:
-            self._kernels = [_wide(kernel) for kernel in _kernels(layer)]
-            self._bias = _wide(layer.bias) if layer.use_bias else np.zeros(self._outputs())
+            self._kernels = [wide(kernel) for kernel in _kernels(layer)]
+            self._bias = wide(layer.bias) if layer.use_bias else np.zeros(self._outputs())
 
     def scaled_outputs(self, scale: Array, shift: Array) -> Union["Linear", str]:
         """The same layer, giving scale * y + shift where it gave y.
@@ -165,8 +165,9 @@ def _kernels(layer: keras.Layer) -> list[keras.Variable]:
     return [layer.kernel]
 
 
-def _wide(values: Union[keras.Variable, Any]) -> Array:
-    return keras.ops.convert_to_numpy(values).astype(np.float64)
+def wide(variable: keras.Variable) -> Array:
+    """The values of a variable in float64."""
+    return variable.numpy().astype(np.float64)
 
 
 def _add_bias(layer: keras.Layer, kernel: keras.Variable, size: int) -> None:

@@ -53,6 +53,8 @@ def remove_layers(model: keras.Model, gone: list[keras.Layer]) -> None:
     }
     removed -= kept
     for node in nodes.values():
+        if id(node.operation) in kept:  # it need not know the arguments of the layer before it
+            node.arguments = SymbolicArguments(node.input_tensors[0])
         if id(node.operation) not in removed:
             _rewire(node, swap)
     for graph in graphs:
