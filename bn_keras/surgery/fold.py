@@ -296,9 +296,10 @@ class _Folding:
 
     def _problem(self, linear: Linear) -> Optional[str]:
         """Why the weights of a layer cannot be changed; None if they can."""
-        if linear.problem is None and id(linear.layer) in self._tied:
-            return f"the weights of {self._told(linear.layer)} are also used outside of it"
-        return linear.problem
+        problem = linear.problem
+        if problem is None and id(linear.layer) in self._tied:
+            problem = "has weights that are also used outside of it"
+        return None if problem is None else f"{self._told(linear.layer)} {problem}"
 
     def _skip(self, norm: keras.Layer) -> None:
         """Connects what stands in front of a normalization to what stands behind it."""

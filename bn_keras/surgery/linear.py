@@ -32,7 +32,7 @@ class Linear:
 
     Attributes:
         layer: that layer; it stays as it is.
-        problem: why its weights cannot be changed, for a message; None if they can be.
+        problem: why its weights cannot be changed, as the end of a sentence; None if they can be.
         is_activated: whether it computes an activation behind the linear map.
         axis: the channel axis of its inputs and outputs, as the layer counts it.
         pads: whether some of its outputs do not depend on as many inputs as others, so that a
@@ -137,16 +137,15 @@ class Linear:
 
 def _problem(layer: keras.Layer) -> Optional[str]:
     """Why the weights of a layer cannot be changed; None if they can."""
-    name = f"{layer.name!r} ({type(layer).__name__})"
     own = own_code(layer, LINEAR)
     if own is not None:
-        return f"{name} is of a class of its own: {own}"
+        return f"computes something of its own, as far as anyone knows: {own}"
     if not layer.built:
-        return f"{name} is not built"
+        return "is not built"
     if getattr(layer, "lora_enabled", False):
-        return f"{name} has LoRA weights"
+        return "has LoRA weights"
     if getattr(layer, "quantization_mode", None) is not None:
-        return f"{name} is quantized ({layer.quantization_mode})"
+        return f"is quantized ({layer.quantization_mode})"
     return None
 
 
