@@ -134,6 +134,7 @@ def random(shapes, count=3, seed=1):
     return keras.tree.map_shape_structure(lambda shape: rng.normal(size=(count, *shape)), shapes)
 
 
+@pytest.mark.slow
 def test_every_linear_layer_takes_in_the_normalization_behind_it_or_in_front_of_it(float64):
     model, x = net_of_pairs(), random(SHAPES)
     before = {v.path: v.numpy() for v in model.variables}
@@ -242,6 +243,7 @@ def left_cases(flat, line, image):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*called by a TimeDistributed")
 def test_what_cannot_be_folded_is_left_with_the_reason(float64):
     inputs = {name: keras.Input(SHAPES[name], name=name) for name in ("flat", "line", "image")}
@@ -391,6 +393,7 @@ def nets_of_several_parts():
     yield "residual", keras.Model(x, layers.add([x, BN()(layers.Dense(3)(x))])), 1, 0
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fold. nothing", "ignore:.*called by an RNN cell")
 def test_shared_nested_and_hidden_layers_are_folded_where_it_is_right(float64, tmp_path):
     number = 0
@@ -517,3 +520,64 @@ def test_a_file_that_cannot_hold_a_fold_is_not_loaded_as_if_it_did(tmp_path):
     folded.save(tmp_path / "model.keras")
     with pytest.raises(Exception):
         keras.saving.load_model(tmp_path / "model.keras")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:fold. nothing")
+def test_every_kind_of_model_has_a_row_for_each_normalization_and_predicts_as_before():
+    for name, make in zip(NAMES, ZOO):
+        keras.utils.set_random_seed(0)
+        model, x = make(), inputs_of(name)
+        model(x)
+        stirred(model)
+        folded, certificate = fold(model, inputs=x)
+        norms = [layer for layer in model._flatten_layers() if isinstance(layer, BN)]
+        hidden = name == "in_a_lambda"  # Keras does not know of that layer
+        assert len(certificate.rows) == len(norms) + hidden, name
+        stay = [layer for layer in folded._flatten_layers() if isinstance(layer, BN)]
+        assert len(stay) + certificate.count("folded") == len(norms), name
+        assert certificate.relative <= (0.05 if name == "mixed_precision" else 1e-5), name
+
+
+def lite(model, x, folder):
+    """What an exported model predicts, and a TFLite model made of that."""
+    model.export(folder, verbose=False)
+    loaded = tf.saved_model.load(str(folder))
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], x.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given["index"], x)
+    interpreter.invoke()
+    return loaded.serve(x), interpreter.get_tensor(wanted["index"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated:UserWarning")
+@pytest.mark.parametrize("name, folds, left", [
+    ("MobileNetV2", 52, 0), ("DenseNet121", 59, 62), ("coded", 3, 0),
+])
+def test_a_folded_net_is_saved_loaded_and_exported(name, folds, left, tmp_path):
+    keras.utils.set_random_seed(0)
+    if name == "coded":
+        x = random((3,)).astype("float32")
+        model = called(Coded(), x)
+    else:
+        x = random((32, 32, 3)).astype("float32")
+        net = getattr(keras.applications, name)
+        model = stirred(net(weights=None, input_shape=(32, 32, 3), classes=5))
+    folded, certificate = quiet(model, inputs=x)
+    assert (certificate.count("folded"), certificate.count("left")) == (folds, left)
+    expected = np.asarray(model(x))
+    if name == "DenseNet121":  # BN → relu → convolution, behind a concatenation
+        reasons = [row.note for row in certificate.rows if row.fate == "left"]
+        assert sum("ConcatV2 stands in front" in reason for reason in reasons) == 58
+        assert all("operation Relu takes its output" in reason for reason in reasons)
+        return  # exporting takes two minutes
+    for actual in lite(folded, x, tmp_path / "saved"):
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4)
+    if name != "coded":
+        folded.save(tmp_path / "net.keras")
+        loaded = keras.saving.load_model(tmp_path / "net.keras")
+        np.testing.assert_allclose(loaded(x), expected, rtol=1e-4, atol=1e-5)
