@@ -1,6 +1,6 @@
 """Half a freeze: the population statistics, or gamma and beta. `trainable=False` freezes both."""
 
-from typing import Any
+from typing import Any, Optional
 
 import keras
 
@@ -22,20 +22,25 @@ class FrozenBatchNorm(BatchNorm):
 
     Args:
         freeze: "statistics" or "affine".
+        replaces: the layer in whose place this one stands, as
+            `keras.saving.serialize_keras_object` writes it; `surgery.freeze` notes it, so that
+            `unfreeze` can make it again, also from a file. None for a BatchNorm.
         *args, **kwargs: as for BatchNorm.
 
     Raises:
         ValueError: another word.
     """
 
-    def __init__(self, *args: Any, freeze: str, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, freeze: str, replaces: Optional[dict[str, Any]] = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         if freeze not in PARTS:
             raise ValueError(
                 f"FrozenBatchNorm: freeze={freeze!r}; expected one of {', '.join(PARTS)} "
                 "(trainable=False freezes both)."
             )
-        self.freeze = freeze
+        self.freeze, self.replaces = freeze, replaces
         self.trains_affine = freeze != "affine"
         self.moves_statistics = freeze != "statistics"  # asked by `surgery.statistics`
 
@@ -48,7 +53,8 @@ class FrozenBatchNorm(BatchNorm):
         return super().call(inputs, training, mask, update_statistics)
 
     def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "freeze": self.freeze}
+        noted = {} if self.replaces is None else {"replaces": dict(self.replaces)}
+        return {**super().get_config(), "freeze": self.freeze, **noted}
 
 
 @NORMALIZERS.register("frozen_statistics", channelwise=True)

@@ -69,7 +69,7 @@ def convert(
     def decide(layer: keras.Layer, path: str) -> Union[keras.Layer, Stays]:
         if isinstance(layer, to) and (to is BatchNorm or not isinstance(layer, BatchNorm)):
             return Stays(ALREADY)
-        reason = own_code(layer, (BatchNorm, KERAS))
+        reason = own_code(layer)
         if reason is not None:
             return Stays(LEFT, reason)
         try:
@@ -116,7 +116,9 @@ def _refuse_extras(model: keras.Model) -> None:
         )
 
 
-def own_code(layer: keras.Layer, bases: Sequence[type[keras.Layer]]) -> Optional[str]:
+def own_code(
+    layer: keras.Layer, bases: Sequence[type[keras.Layer]] = (BatchNorm, KERAS)
+) -> Optional[str]:
     """What a layer does in another way than the known class that it derives from; None if nothing.
 
     Args:

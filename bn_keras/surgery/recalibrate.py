@@ -161,7 +161,7 @@ def _examples(model: keras.Model, data: Any, batch_size: int, caller: str) -> Ex
 
 def _work_on(model: keras.Model) -> _Work:
     copy, parts = copies.copy_with_parts(model)
-    order = {id(layer): number for number, layer in enumerate(model._flatten_layers())}
+    order = {key: number for number, key in enumerate(paths(model))}
     pairs = [(old, new) for old, new in parts if statistics.is_batch_normalizer(old)]
     pairs.sort(key=lambda pair: order.get(id(pair[0]), len(order)))
     layers = [new for _, new in pairs if statistics.moves_statistics(new)]
