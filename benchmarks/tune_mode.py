@@ -6,8 +6,9 @@ it can take into its kernel: one pass over the activations less in each directio
 activation less to keep. Gradients reach kernel, gamma and beta all the same (the "tune mode" of You
 et al. 2024, arXiv:2305.11624). Here a small ResNet trains with `FrozenBatchNorm` behind each
 convolution, and with one layer that computes both. Steps of the two alternate in one process; the
-ratio is the median over the rounds, with the lowest and highest. Peak memory is the resident set's
-high-water mark of one process for each net, above what was there before the first step.
+ratio is the median over the rounds, with the lowest and highest. Peak memory is how far a step
+raises the resident set's high-water mark, in processes of their own (oneDNN off and freed arrays
+given back, as `benchmarks/memory.py` explains): the median of three.
 """
 
 import os
@@ -15,12 +16,16 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import argparse
-import resource
+import pathlib
 import statistics
 import subprocess
 import sys
 import time
 
+PLAIN = {
+    "TF_ENABLE_ONEDNN_OPTS": "0", "MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_MMAP_MAX_": "1000000", "MALLOC_TRIM_THRESHOLD_": "65536",
+}
 BATCH, SIZE, WIDTHS = 64, 32, (16, 32, 64)
 KINDS = ("frozen", "folded", "trainable=False", "none")
 
@@ -103,17 +108,22 @@ def seconds(steps, rounds, repeats):
 
 
 def peak(kind, jit):
-    """MB by which steps raise the high-water mark of the resident set, in a process of its own."""
-    import keras  # noqa: F401  # its memory is not the net's
+    """MB by which a step raises the high-water mark of the resident set over what was there.
 
-    def high():
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-    before = high()
+    What the first steps take for tracing and compiling does not count.
+    """
     step = step_of(kind, jit)
+    step()
+    pathlib.Path("/proc/self/clear_refs").write_text("5")  # the mark goes back to what is resident
+
+    def read(name):
+        text = pathlib.Path("/proc/self/status").read_text()
+        return int(text.split(f"{name}:")[1].split()[0]) / 1024
+
+    before = read("VmRSS")
     for _ in range(3):
         step()
-    return high() - before
+    return read("VmHWM") - before
 
 
 def main():
@@ -135,8 +145,10 @@ def main():
             ratios = [one / base for one, base in zip(found[kind], found["frozen"])]
             command = [sys.executable, __file__, f"--peak={kind}", *(["--jit"] if jit else [])]
             memory = [
-                float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-                for _ in range(3)
+                float(subprocess.run(
+                    command, capture_output=True, text=True, check=True,
+                    env={**os.environ, **PLAIN},
+                ).stdout) for _ in range(3)
             ]
             print(f"{kind + (', XLA' if jit else ''):24s}"
                   f"{1000 * statistics.median(found[kind]):8.1f}{statistics.median(ratios):11.2f}"

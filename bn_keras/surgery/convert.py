@@ -73,13 +73,9 @@ def convert(
         if reason is not None:
             return Stays(LEFT, reason)
         try:
-            new = to.from_config(layer.get_config())
-            new.autocast = layer.autocast
-            if layer.built:
-                copies.weights_by_name(layer, new)
+            return converted(layer, to)
         except (TypeError, ValueError, NotImplementedError) as error:
             return Stays(LEFT, " ".join(str(error).split()))
-        return new
 
     surgeon = Surgeon(model, is_batch_normalization, decide)
     copy = copies.copy_model(model, surgeon)
@@ -99,6 +95,27 @@ def convert(
     return copy, certificate_of(
         "convert", model, copy, rows, inputs=inputs, tolerance=tolerance
     )
+
+
+def converted(
+    layer: keras.Layer, to: type[keras.layers.BatchNormalization], **settings: Any
+) -> keras.layers.BatchNormalization:
+    """A layer of the other kind with the settings, the weights and the place of a given one.
+
+    Args:
+        layer: of either kind, without ways of its own (`own_ways`).
+        to: as for `convert`.
+        **settings: of the new layer, in place of those of the given one.
+
+    Raises:
+        TypeError: the other kind does not know a setting.
+        ValueError: a setting is out of range, or the weights differ.
+    """
+    new = to.from_config({**layer.get_config(), **settings})
+    new.autocast = layer.autocast
+    if layer.built:
+        copies.weights_by_name(layer, new)
+    return new
 
 
 def _refuse_extras(model: keras.Model) -> None:

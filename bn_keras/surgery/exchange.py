@@ -1,22 +1,30 @@
 """Exchanging the normalizers of a whole model for others.
 
-`exchange(model, make)` gives the new model and a certificate, `replacement` a registered normalizer
-for a place:
+`exchange(model, to)` gives the new model and a certificate:
 
-    new_model, certificate = exchange(model, lambda layer: replacement(layer, "group"))
+    new_model, certificate = exchange(model, "group", groups=8)
+    new_model, certificate = exchange(model, "batch", synchronized=True)
+
+`to` may also be a function of a layer; `replacement` gives it a registered normalizer for a place:
+
+    exchange(model, lambda layer: replacement(layer, "ghost") if "late" in layer.name else None)
 """
 
+import inspect
 import warnings
 from typing import Any, Callable, Optional, Union
 
 import keras
+import numpy as np
 from keras.src import backend
 from keras.src.models.functional import Functional
 
-from bn_keras.registry import NORMALIZERS
+from bn_keras.batch_norm.layer import EXTRAS, BatchNorm
+from bn_keras.registry import NORMALIZERS, did_you_mean
 from bn_keras.surgery import copies
 from bn_keras.surgery.adapted import Adapted
 from bn_keras.surgery.certificate import (
+    ALREADY,
     KEPT,
     LEFT,
     Certificate,
@@ -26,13 +34,18 @@ from bn_keras.surgery.certificate import (
     paths,
     random_inputs,
 )
+from bn_keras.surgery.convert import converted
 from bn_keras.surgery.statistics import is_batch_normalizer
-from bn_keras.surgery.surgeon import Stays, Surgeon, is_batch_normalization, told
+from bn_keras.surgery.surgeon import KERAS, Stays, Surgeon, is_batch_normalization, told
 
 OTHERS = (
     keras.layers.LayerNormalization, keras.layers.GroupNormalization,
     keras.layers.RMSNormalization,
 )
+# What takes the place of a normalizer; None keeps the layer.
+Make = Callable[[keras.Layer], Optional[keras.Layer]]
+# Kinds of batch normalization between which `convert` goes without loss.
+CONVERTED = {"batch": BatchNorm, "keras_batch": KERAS}
 # Properties of registered normalizers which a finished model cannot be given.
 OF_THE_MODEL = ("standardizes_kernels", "scales_branches")
 # Of a layer that has no momentum or epsilon, such as LayerNormalization; Keras's defaults.
@@ -46,50 +59,66 @@ SETTINGS = (
 
 
 def exchange(
-    model: keras.Model, make: Callable[[keras.Layer], Optional[keras.Layer]], *,
-    inputs: Any = None,
+    model: keras.Model, to: Union[str, Make], *, inputs: Any = None, **settings: Any
 ) -> tuple[keras.Model, Certificate]:
     """A copy of a model with other normalizers in it.
 
     Batch normalizers are exchanged, whoever wrote them; in a model without any, its layer, group
     and RMS normalizations. All else stays as `copies.copy_model` says, and the given model, too.
 
-    >>> from bn_keras import GhostBatchNorm
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(name="bn")])
-    >>> ghosts, _ = exchange(model, lambda layer: GhostBatchNorm(virtual_batch_size=2))
-    >>> ghosts.layers[0].name, type(ghosts.layers[0]).__name__
-    ('bn', 'GhostBatchNorm')
+    >>> ghosts, _ = exchange(model, "ghost", virtual_batch_size=2)
+    >>> ghosts.layers[0].name, type(ghosts.layers[0]).__name__, ghosts.layers[0].virtual_batch_size
+    ('bn', 'GhostBatchNorm', 2)
 
     Args:
         model: a keras.Model, built.
-        make: called once for each normalizer with the layer; gives the new one, built or not, or
-            None to keep the layer. The name becomes the old one's, and what was frozen stays so;
-            weights and settings such as the axis are those that `make` gives (`replacement` takes
-            them from the layer).
+        to: the name of a registered normalizer, such as "group", "layer", "ghost", "none", "batch"
+            or "keras_batch"; each place gets what `replacement` gives for it. Or a function, called
+            once for each normalizer with the layer: it gives the new one, built or not, or None to
+            keep the layer. The name becomes the old one's, and what was frozen stays so; weights
+            and settings such as the axis are those that the function gives.
         inputs: what both models are called on for the certificate; None for random values.
+        **settings: of the named normalizer, such as `groups` of "group" or `synchronized` of
+            "batch" and "keras_batch"; all others are those of the place, or as registered.
 
     Returns:
         `(new model, certificate)`. The model is not compiled. Its outputs are other ones, as the
-        normalizers are. A layer's own config does not know what was exchanged inside it, as
-        `convert` says. Where code of the model's own calls a normalizer, a new one that knows no
-        `mask` is inside an `Adapted` layer.
+        normalizers are. Exchanged for "batch" or "keras_batch", Keras's layers and ours keep all of
+        their settings, as `convert` does it; a layer that is so already stays. A layer's own config
+        does not know what was exchanged inside it, as `convert` says. Where code of the model's own
+        calls a normalizer, a new one that knows no `mask` is inside an `Adapted` layer.
 
     Raises:
-        TypeError: not a keras.Model, a part of it cannot be copied, or `make` gives no layer.
-        ValueError: the model is not built or has no normalizers; a new layer does not fit its
-            place; or the new model cannot be called because its code asks a normalizer for
-            something that the new one does not have. The layer is named.
+        TypeError: not a keras.Model, a part of it cannot be copied, or `to` is or gives nothing of
+            the kind.
+        ValueError: the model is not built or has no normalizers; an unknown name or setting; a new
+            layer does not fit its place; or the new model cannot be called because its code asks a
+            normalizer for something that the new one does not have. The layer is named.
 
     Warns:
         UserWarning: a layer could not be looked into; with the reason.
     """
-    copy, rows = exchanged(model, make)
+    if isinstance(to, str):
+        _check_settings(to, settings)
+        name = to
+        copy, rows = exchanged(model, lambda layer: replacement(layer, name, **settings))
+    elif not callable(to) or isinstance(to, type):
+        raise TypeError(
+            f"exchange: to={to!r}; expected the name of a normalizer, such as 'group', or a "
+            "function of a layer."
+        )
+    elif settings:
+        raise ValueError(
+            f"exchange: the settings {sorted(settings)} with a function; expected a function that "
+            "gives layers with these settings, or the name of a normalizer."
+        )
+    else:
+        copy, rows = exchanged(model, to)
     return copy, certificate_of("exchange", model, copy, rows, inputs=inputs)
 
 
-def exchanged(
-    model: keras.Model, make: Callable[[keras.Layer], Optional[keras.Layer]]
-) -> tuple[keras.Model, list[Row]]:
+def exchanged(model: keras.Model, make: Make) -> tuple[keras.Model, list[Row]]:
     """What `exchange` does, without calling the models: the new one, and the certificate's rows."""
     copies.check_model(model, "exchange")
     in_code = called_from_code(model)
@@ -99,6 +128,8 @@ def exchanged(
         new = make(layer)
         if new is None:
             return Stays(KEPT)
+        if new is not layer and type(new) is type(layer) and _is_alike(layer, new):
+            return Stays(ALREADY)
         if not isinstance(new, keras.Layer):
             raise TypeError(
                 f"exchange: make gave {new!r} for {path!r}; expected a keras.Layer, or None to "
@@ -139,7 +170,7 @@ def exchanged(
 
 def replacement(
     layer: keras.Layer, normalizer: str, *, momentum: Optional[float] = None,
-    epsilon: Optional[float] = None,
+    epsilon: Optional[float] = None, **settings: Any,
 ) -> keras.Layer:
     """A registered normalizer for the place of another layer.
 
@@ -149,19 +180,23 @@ def replacement(
     ('bn', 1, False, 1e-05)
 
     Args:
-        layer: a normalizer, as `exchange` calls `make` with it.
+        layer: a normalizer, as `exchange` calls a function with it.
         normalizer: its name in the registry, such as "ghost".
-        momentum, epsilon: None for those of the layer, or Keras's defaults if it has none.
+        momentum, epsilon: None for those of the layer, or Keras's defaults if it has none. A
+            normalizer that has no such setting ignores it.
+        **settings: other settings of the new layer.
 
     Returns:
         A layer with the name, dtype policy, axis, offset and scale, their initializers and
         penalties, and `trainable` of the old one, as far as it knows such settings. If the old one
         is built, the new one is too, and has what both have: gamma, beta and the statistics.
-        All else is as it is registered.
+        All else is as it is registered; but between Keras's BatchNormalization and BatchNorm every
+        setting goes along.
 
     Raises:
         UnknownName: no such normalizer.
-        ValueError: it does not go with the axis or the settings of the layer, which is named.
+        ValueError: it does not go with the axis or the settings of the layer, which is named; or it
+            does not know a setting.
     """
     factory = NORMALIZERS.get(normalizer)
     asked = [name for name in OF_THE_MODEL if NORMALIZERS.properties(normalizer).get(name)]
@@ -170,12 +205,17 @@ def replacement(
             f"replacement: {normalizer!r} is more than a layer ({', '.join(asked)}: it changes "
             "others of the model, too); expected a normalizer for a model of bn_keras, or another."
         )
+    _check_settings(normalizer, settings)
+    given = {name: value for name, value in (("momentum", momentum), ("epsilon", epsilon))
+             if value is not None}
     try:
+        if normalizer in CONVERTED and type(layer) in (BatchNorm, KERAS):
+            return converted(layer, CONVERTED[normalizer], **given, **settings)
         axis, _ = _channel_axis(layer)
         made = factory(
             layer.name,
-            momentum=getattr(layer, "momentum", MOMENTUM) if momentum is None else momentum,
-            epsilon=getattr(layer, "epsilon", EPSILON) if epsilon is None else epsilon,
+            momentum=given.get("momentum", getattr(layer, "momentum", MOMENTUM)),
+            epsilon=given.get("epsilon", getattr(layer, "epsilon", EPSILON)),
             dtype=_policy(layer),
         )
         config, old = made.get_config(), _config(layer)
@@ -184,7 +224,7 @@ def replacement(
             config["axis"] = axis
         elif not isinstance(made, keras.layers.Identity) and not _is_last(axis, layer):
             raise ValueError(f"it knows no axis, and the channels are on axis {axis}")
-        new = type(made).from_config(config)
+        new = type(made).from_config({**config, **settings})
         new.trainable = layer.trainable
         if layer.built:
             _build(layer, new)
@@ -195,6 +235,37 @@ def replacement(
             f"({type(layer).__name__}): {_one_line(error)}"
         ) from error
     return new
+
+
+def _check_settings(normalizer: str, settings: dict[str, Any]) -> None:
+    """Raises for settings that a registered normalizer does not have."""
+    factory = NORMALIZERS.get(normalizer)
+    if not settings:
+        return
+    made = factory("any", momentum=MOMENTUM, epsilon=EPSILON, dtype="float32")
+    known: set[str] = set()
+    for kind in type(made).__mro__:
+        if issubclass(kind, keras.Layer) and kind is not keras.Layer:
+            known |= set(inspect.signature(kind).parameters)
+    # What is the place's and no setting of a normalizer.
+    known -= {"axis", "name", "dtype", "trainable"}
+    known &= set(made.get_config()) | set(EXTRAS)
+    unknown = [name for name in settings if name not in known]
+    if unknown:
+        raise ValueError(
+            f"exchange: {normalizer!r} ({type(made).__name__}) has no setting {unknown[0]!r}; "
+            f"known: {', '.join(sorted(known)) or 'none'}{did_you_mean(unknown[0], known)}"
+        )
+
+
+def _is_alike(layer: keras.Layer, new: keras.Layer) -> bool:
+    """Whether a new layer has the settings of the old one, and its weights."""
+    ones, others = (
+        [keras.ops.convert_to_numpy(weight) for weight in one.weights] for one in (layer, new)
+    )
+    return len(ones) == len(others) and layer.get_config() == new.get_config() and all(
+        np.array_equal(one, other, equal_nan=True) for one, other in zip(ones, others)
+    )
 
 
 def _is_normalizer_in(model: keras.Model) -> Callable[[keras.Layer], bool]:

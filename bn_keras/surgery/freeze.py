@@ -83,8 +83,8 @@ and beta')
         `(new model, certificate)`. A row for each batch normalization says what it does in `fit`,
         as `modes` measures it. `unfreeze` gives the layers back as they were, from a file as well:
         a FrozenBatchNorm knows what it replaces, and Keras's `trainable` cannot thaw it, while
-        setting that of a model to False and to True again undoes "both". Inside a layer without a config of its own, what was frozen thaws when a
-        file is loaded; the row says so.
+        setting that of a model to False and to True again undoes "both". Inside a layer without a
+        config of its own, what was frozen thaws when a file is loaded; the row says so.
 
     Raises:
         TypeError: not a keras.Model, or a part of it cannot be copied.

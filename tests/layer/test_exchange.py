@@ -489,3 +489,64 @@ def test_a_normalizer_without_an_axis_is_refused_where_channels_are_not_last(mon
         exchanged(model, "no_axis")
     last = keras.Sequential([keras.Input((4, 3)), KERAS(axis=2)])
     assert type(exchanged(last, "no_axis").layers[0]) is NoAxis
+
+
+# -------------------------------------------------------------------------- by name
+
+
+def two():
+    return shaken(keras.Sequential([
+        keras.Input((4, 6)), KERAS(momentum=0.7, epsilon=0.1, name="a"),
+        BatchNorm(debias=True, name="b"),
+    ]))
+
+
+@pytest.mark.parametrize("name, settings, kind", [
+    ("group", {"groups": 2}, "GroupNorm"), ("layer", {}, "LayerNormalization"),
+    ("ghost", {"virtual_batch_size": 3, "momentum": 0.5}, "GhostBatchNorm"),
+    ("none", {}, "Identity"), ("batch", {"synchronized": True}, "BatchNorm"),
+    ("renorm", {"rmax": 2.0}, "BatchRenorm"), ("frozen_statistics", {}, "FrozenBatchNorm"),
+    ("keras_batch", {"synchronized": True, "epsilon": 0.2}, "BatchNormalization"),
+])
+def test_a_name_and_its_settings_stand_for_a_function(name, settings, kind):
+    model = two()
+    if name == "keras_batch":
+        model = keras.Sequential([keras.Input((4, 6)), KERAS(), BatchNorm()])
+    new, certificate = exchange(model, name, **settings)
+    assert [row.after for row in certificate.rows] == [kind] * 2
+    for old, layer in zip(model.layers, new.layers, strict=True):
+        assert {key: getattr(layer, key) for key in settings} == settings
+        for weight in ("gamma", "beta", "moving_mean"):
+            if getattr(layer, weight, None) is not None:
+                close([getattr(layer, weight).numpy()], [getattr(old, weight).numpy()], 0)
+
+
+def test_between_keras_and_ours_every_setting_goes_along_and_equal_layers_stay():
+    model = keras.Sequential([
+        keras.Input((3,)), KERAS(synchronized=True, name="a"), BatchNorm(debias=True, name="b"),
+    ])
+    new, certificate = exchange(model, "batch")
+    assert new.layers[0].synchronized and new.layers[1].debias
+    assert [(row.path, row.fate) for row in certificate.rows] == [
+        ("a", "exchanged"), ("b", "already"),
+    ]
+    assert certificate.difference == 0
+    with pytest.raises(ValueError, match="'keras_batch' does not fit the place of 'b'.*debias"):
+        exchange(model, "keras_batch")
+
+
+def test_names_and_settings_that_do_not_exist_are_refused():
+    model = two()
+    with pytest.raises(ValueError, match="unknown normalizer 'gropu'; known: .*mean 'group'"):
+        exchange(model, "gropu")
+    with pytest.raises(ValueError, match="'group' .GroupNorm. has no setting 'group'; .*'groups'"):
+        exchange(model, "group", group=2)
+    with pytest.raises(ValueError, match="'none' .Identity. has no setting 'momentum'; .*: none"):
+        exchange(model, "none", momentum=0.5)
+    with pytest.raises(ValueError, match="has no setting 'axis'"):
+        exchange(model, "batch", axis=1)
+    with pytest.raises(ValueError, match="the settings .'groups'. with a function"):
+        exchange(model, lambda layer: None, groups=2)
+    for to in (BatchNorm, 3):
+        with pytest.raises(TypeError, match="exchange: to=.*; expected the name of a normalizer"):
+            exchange(model, to)
