@@ -54,7 +54,7 @@ class LayerRow:
             or "not compared".
         values: per channel in a batch of the data, the fewest of its calls; None without data.
         shift: of the moving mean from the exact one, in exact standard deviations (root mean square
-            over channels); None if not measured.
+            over channels); None if not measured, as for frozen layers.
         factor: by which the moving variance is off, at least 1 (likewise, of logarithms).
     """
 
@@ -280,7 +280,10 @@ def _looked(name: str, examined: Examination) -> tuple[list[Finding], list[NotLo
 
 def _rows(examined: Examination) -> Iterator[LayerRow]:
     try:
-        lags: Sequence[tuple[Optional[float], Optional[float]]] = examined.lags
+        lags: Sequence[tuple[Optional[float], Optional[float]]] = [
+            lag if one.moves else (None, None)
+            for one, lag in zip(examined.normalizers, examined.lags, strict=True)
+        ]
     except CannotLook:
         lags = [(None, None)] * len(examined.normalizers)
     for one, (shift, factor) in zip(examined.normalizers, lags, strict=True):
@@ -288,7 +291,7 @@ def _rows(examined: Examination) -> Iterator[LayerRow]:
             state = "not finite"
         elif one.initial:
             state = "initial"
-        elif shift is None or factor is None or not one.moves:
+        elif shift is None or factor is None:
             state = "not compared"
         else:
             late = shift > LAG_DEVIATIONS or factor > LAG_FACTOR

@@ -27,7 +27,7 @@ class Batches(NamedTuple):
         batches: of at least one example each.
         read: how many examples are in these.
         total: how many there are in the data; None where nobody knows.
-        size: examples of a full batch.
+        size: examples of a full batch; arrays may have fewer.
     """
 
     batches: list[Batch]
@@ -36,9 +36,14 @@ class Batches(NamedTuple):
     size: int
 
     @property
+    def first(self) -> Batch:
+        """The first batch."""
+        return self.batches[0]
+
+    @property
     def labelled(self) -> bool:
         """Whether there are labels."""
-        return self.batches[0].y is not None
+        return self.first.y is not None
 
     def __str__(self) -> str:
         rest = "" if self.read == self.total else (
@@ -68,7 +73,8 @@ def read(
         batches.append(batch)
         count += _length(batch.x)
     total = count if ended else source.count
-    return Batches(batches, count, total, max(_length(batch.x) for batch in batches))
+    size = batch_size if source.count else max(_length(batch.x) for batch in batches)
+    return Batches(batches, count, total, size)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +130,7 @@ class Evaluations:
         self.passes, self.data, self.has_train = passes, data, train is not None
         self.train = data if train is None else train
         self._loss = loss
-        passes.survey(data.batches[0].x, fit=True)
+        passes.survey(data.first.x, training=True)
         self._scored: dict[tuple[Any, ...], Scored] = {}
 
     @functools.cached_property
@@ -146,7 +152,7 @@ class Evaluations:
         """
         if not self.data.labelled:
             raise CannotLook("no labels: give data as (x, y)")
-        first = self.data.batches[0]
+        first = self.data.first
         return _scorer(self.passes.source, self._loss, first, self.passes.outputs(first.x))
 
     def scored(
@@ -278,6 +284,11 @@ def _accuracy(y: Any, outputs: Any) -> Optional[float]:
     if labels.size != classes.size or not (labels == np.round(labels)).all():
         return None
     return float((labels.reshape(classes.shape) == classes).mean())
+
+
+def rows(x: Any, start: int, end: int) -> Any:
+    """Some examples of the x of a batch."""
+    return keras.tree.map_structure(lambda leaf: leaf[start:end], x)
 
 
 def _chunks(batches: Batches) -> list[Any]:

@@ -214,6 +214,15 @@ class Examination:
         """
         return self._measured("calls in inference", lambda: self._survey(False))
 
+    @functools.cached_property
+    def in_a_call(self) -> tuple[tuple[Call, ...], ...]:
+        """The calls of each normalizer in `model(x)`, which names no mode.
+
+        Raises:
+            CannotLook: there was no forward pass.
+        """
+        return self._measured("calls without a mode", lambda: self._survey(None))
+
     def mode(self, index: int) -> str:
         """How a normalizer normalizes in `fit`: a word for its calls together."""
         try:
@@ -319,15 +328,15 @@ class Examination:
             )
             raise self._failed[what] from error
 
-    def _survey(self, fit: bool) -> tuple[tuple[Call, ...], ...]:
+    def _survey(self, training: Optional[bool]) -> tuple[tuple[Call, ...], ...]:
         if self.data is not None:
-            x = self.data.batches[0].x
+            x = self.data.first.x
         else:
             try:
                 x = certificate.random_inputs(self.model)
             except ValueError as error:
                 raise CannotLook(f"no data, and {error}") from error
-        found = self.passes.survey(x, fit)
+        found = self.passes.survey(x, training)
         return tuple(tuple(found[one.index]) for one in self.normalizers)
 
     def _observe(self) -> tuple[Optional[Observed], ...]:
@@ -350,7 +359,7 @@ class Examination:
         )
 
     def _change(self) -> float:
-        x = self.batches.batches[0].x
+        x = self.batches.first.x
         averaged = _flat(self.passes.outputs(x))
         with self.passes.having(self.exact):
             exact = _flat(self.passes.outputs(x))

@@ -188,12 +188,12 @@ def gap_of(found: Evaluations, layers: int = 0) -> Gap:
     """
     averaged, exact = found.scored("data", AVERAGED), found.scored("data", EXACT)
     own, batch = found.scored("train", EXACT), found.scored("train", BATCH)
-    terms = {"lag": _paired(averaged, exact)}
+    terms = {"lag": difference(averaged, exact)}
     if found.has_train:
         best = found.scored("data", OWN)
-        terms |= {"shift": _paired(exact, best), "data": _unpaired([(best, 1)], [(own, -1)])}
-    terms["noise"] = _paired(own, batch)
-    terms["total"] = _unpaired([(averaged, 1)], [(batch, -1)]) if found.has_train else _paired(
+        terms |= {"shift": difference(exact, best), "data": _unpaired([(best, 1)], [(own, -1)])}
+    terms["noise"] = difference(own, batch)
+    terms["total"] = _unpaired([(averaged, 1)], [(batch, -1)]) if found.has_train else difference(
         averaged, batch
     )
     accuracies = averaged.accuracy, exact.accuracy, batch.accuracy
@@ -243,12 +243,12 @@ def _of_layer(found: Evaluations, index: int) -> LayerGap:
     exact, batch = found.scored("train", EXACT), found.scored("train", BATCH, index)
     return LayerGap(
         found.passes.paths[index],
-        _paired(found.scored("data", AVERAGED, index), found.scored("data", EXACT)),
-        _paired(exact, batch),
+        difference(found.scored("data", AVERAGED, index), found.scored("data", EXACT)),
+        difference(exact, batch),
     )
 
 
-def _paired(one: Scored, other: Scored) -> Term:
+def difference(one: Scored, other: Scored) -> Term:
     """The difference on the same batches."""
     return _unpaired([(one, 1), (other, -1)])
 

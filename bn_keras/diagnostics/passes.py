@@ -97,12 +97,13 @@ class Passes:
         ]
         self._fit: Mapping[int, Sequence[Call]] = {}
 
-    def survey(self, x: Any, fit: bool) -> dict[int, list[Call]]:
-        """How each batch normalization is called in `fit`, or in inference mode.
+    def survey(self, x: Any, training: Optional[bool]) -> dict[int, list[Call]]:
+        """How each batch normalization is called when the model is called in some mode.
 
         Args:
             x: a batch.
-            fit: as `fit` calls the model, dropout included; or as `predict` does.
+            training: True, as `fit` calls the model, dropout included; False, as `predict` does;
+                None, as in `model(x)`: a mode that a graph of layers has by itself counts then.
 
         Returns:
             Index of a layer → its calls, in order; () where there was none.
@@ -140,8 +141,8 @@ class Passes:
                 stack.enter_context(calls.redirected(layer, other))
             for layer in self.layers:
                 stack.enter_context(calls.redirected(layer, normalizer))
-            self._run(x, fit)
-        if fit:
+            self._run(x, training)
+        if training:
             self._fit = found
         return found
 
@@ -226,9 +227,10 @@ class Passes:
         made = self._fit[index]
         return bool(made) and made[min(number, len(made) - 1)].batch_mode
 
-    def _run(self, x: Any, training: bool) -> Any:
+    def _run(self, x: Any, training: Optional[bool]) -> Any:
         # As Keras's own steps: a model whose `call` has no such argument is not told.
-        mode = {"training": training} if self.model._call_has_training_arg else {}
+        told = training is not None and self.model._call_has_training_arg
+        mode = {"training": training} if told else {}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of batches of one, which are asked for on purpose
             return self.model(x, **mode)

@@ -1,22 +1,19 @@
-"""Findings on moving statistics: never updated, late, not finite."""
+"""Findings on moving statistics: initial, never updated, late, not finite."""
 
 import math
 from typing import Iterator, Optional
 
+import numpy as np
+
 from bn_keras.diagnostics.examination import (
+    BY_AVERAGES,
     LAG_DEVIATIONS,
     LAG_FACTOR,
+    NOT_CALLED,
     Examination,
     Normalizer,
 )
-from bn_keras.diagnostics.finding import (
-    RISK,
-    WRONG_RESULTS,
-    CannotLook,
-    Cost,
-    Finding,
-    named,
-)
+from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, CannotLook, Cost, Finding, named
 from bn_keras.diagnostics.passes import AVERAGED, EXACT
 from bn_keras.registry import FINDINGS
 
@@ -25,7 +22,8 @@ RECALIBRATE = (
 )
 OUTPUTS_CHANGED = 0.05  # of their root mean square: less is lost in the noise of training
 LOSS_CHANGED = 0.02  # of the loss
-EXPLODED = 1e12  # a variance above it: float32 squares overflow from 1e38 on, half a batch earlier
+EXPLODED = 1e15  # of a variance: products of a few such values leave float32's range of 1e38
+STOP_AT_NAN = "callback = keras.callbacks.TerminateOnNaN()"
 
 
 @FINDINGS.register(
@@ -34,14 +32,10 @@ EXPLODED = 1e12  # a variance above it: float32 squares overflow from 1e38 on, h
 def statistics_initial(examined: Examination) -> Iterator[Finding]:
     """Moving means and variances have their initial values, such as 0 and 1.
 
-    Of a model that was never trained nothing else can be expected, which is then a risk. Silent
-    where the data show that the initial values happen to be right.
+    A risk, if nothing shows that the model was ever trained. Silent where the data show that the
+    initial values happen to be right.
     """
-    initial = [one for one in examined.normalizers if one.initial]
-    try:
-        initial = [one for one in initial if is_late(*examined.lags[one.index])]
-    except CannotLook:
-        pass
+    initial = [one for one in initial_ones(examined) if not _right(one, examined)]
     if not initial:
         return
     trained = examined.weights_moved()
@@ -53,8 +47,51 @@ def statistics_initial(examined: Examination) -> Iterator[Finding]:
             f"though the model was trained: {trained}." if trained
             else "and nothing shows that the model was ever trained."
         ),
-        remedy(examined), tuple(one.path for one in initial),
+        exact_statistics(examined), tuple(one.path for one in initial),
         {"layers": len(initial), "of": len(examined.normalizers), "trained": trained},
+        cost, note, WRONG_RESULTS if trained or cost else RISK,
+    )
+
+
+@FINDINGS.register(
+    "never_updated", title="weights were trained, statistics were not", severity="wrong results",
+    needs=(),
+)
+def never_updated(examined: Examination) -> Iterator[Finding]:
+    """Training moved weights and left statistics alone, or would do so.
+
+    Either they are initial while gamma, beta or the optimizer's counter have moved: training=True
+    was forgotten in a loop of one's own, or a file lost them. Or the model's own code never hands
+    `training` on, so that `fit` runs trainable layers in inference mode.
+    """
+    trained = examined.weights_moved()
+    left = [
+        one for one in initial_ones(examined)
+        if trained and (one.learned or one.learned is None or not _right(one, examined))
+    ]
+    deaf = [one for one in examined.normalizers if one.moves and examined.mode(
+        one.index) == BY_AVERAGES]
+    if not left and not deaf:
+        return
+    about = deaf or left
+    cost, note, _ = cost_of_averages(examined)
+    paths = [one.path for one in about]
+    told = named(paths, len(examined.normalizers))
+    if deaf:
+        own = "" if examined.model._call_has_training_arg else (
+            f": {type(examined.model).__name__}.call has no argument `training`, and Keras then "
+            "tells its layers nothing"
+        )
+        symptom = f"`fit` runs {told} in inference mode though they are trainable{own}."
+    else:
+        symptom = (
+            f"{told} have their initial statistics while the weights have moved ({trained}): "
+            "training=True was forgotten in the loop, or a file lost the statistics."
+        )
+    yield Finding(
+        symptom, exact_statistics(examined), tuple(paths),
+        {"trained": trained, "initial": [one.path for one in left],
+         "inference_mode_in_fit": [one.path for one in deaf]},
         cost, note, WRONG_RESULTS if trained or cost else RISK,
     )
 
@@ -68,7 +105,7 @@ def averages_lag(examined: Examination) -> Iterator[Finding]:
     lags = examined.lags
     late = [
         one for one in examined.normalizers
-        if one.moves and one.finite and not one.initial and is_late(*lags[one.index])
+        if one.moves and one.finite and not one.initial and _is_late(*lags[one.index])
     ]
     if not late:
         return
@@ -78,12 +115,13 @@ def averages_lag(examined: Examination) -> Iterator[Finding]:
     late.sort(key=lambda one: -lags[one.index][0])
     shift, factor = lags[late[0].index]
     whose = "training" if examined.has_train else "these"
+    window = late[0].window
+    reach = f" (they reach back over {window:.0f} steps)" if window else ""
     yield Finding(
         f"The moving averages of {named([one.path for one in late], len(examined.normalizers))} "
         f"are not the statistics of {whose} examples: in {late[0].path} the mean is off by "
-        f"{shift:.2g} standard deviations and the variance by a factor of {factor:.2g}"
-        f"{_reason(late[0])}.",
-        remedy(examined), tuple(one.path for one in late),
+        f"{shift:.2g} standard deviations and the variance by a factor of {factor:.2g}{reach}.",
+        exact_statistics(examined), tuple(one.path for one in late),
         {
             "shift": {one.path: lags[one.index][0] for one in late},
             "factor": {one.path: lags[one.index][1] for one in late},
@@ -95,14 +133,59 @@ def averages_lag(examined: Examination) -> Iterator[Finding]:
     )
 
 
-def remedy(examined: Examination) -> str:
-    """Exact statistics, of the training examples where they are known."""
+@FINDINGS.register(
+    "not_finite", title="statistics or weights are not finite", severity="wrong results", needs=(),
+)
+def not_finite(examined: Examination) -> Iterator[Finding]:
+    """NaN or inf in statistics, gamma or beta; a variance that is negative or has exploded."""
+    bad: dict[str, str] = {}
+    weights_too = False
+    for one in examined.normalizers:
+        lost = [
+            f"{name}: {int((~np.isfinite(value)).sum())} of {value.size} channels not finite"
+            for name, value in (("gamma", one.gamma), ("beta", one.beta), ("mean", one.mean),
+                                ("variance", one.variance))
+            if value is not None and not np.isfinite(value).all()
+        ]
+        weights_too = weights_too or any(
+            value is not None and not np.isfinite(value).all() for value in (one.gamma, one.beta)
+        )
+        if (one.variance < 0).any():
+            lost.append(f"variance: {one.variance[one.variance < 0].min():g}")
+        if (one.variance > EXPLODED).any():
+            lost.append(f"variance: up to {np.nanmax(one.variance):.2g}")
+        if lost:
+            bad[one.path] = "; ".join(lost)
+    if not bad:
+        return
+    first = next(iter(bad))
+    cost, note, _ = cost_of_averages(examined)
+    if weights_too:
+        cost, note = None, "not measured: gamma or beta are lost, too; go back to an earlier file"
+    yield Finding(
+        f"{named(list(bad), len(examined.normalizers))} have statistics or weights that are no "
+        f"usable numbers: {first} has {bad[first]}.",
+        STOP_AT_NAN if weights_too else exact_statistics(examined), tuple(bad), {"where": bad},
+        cost, note,
+    )
+
+
+def exact_statistics(examined: Examination) -> str:
+    """The remedy: exact statistics, of the training examples where they are known."""
     return RECALIBRATE.format("train" if examined.has_train else "data")
 
 
-def is_late(shift: float, factor: float) -> bool:
-    """Whether averages are further from exact statistics than training leaves them."""
-    return not (shift <= LAG_DEVIATIONS and factor <= LAG_FACTOR)
+def initial_ones(examined: Examination) -> list[Normalizer]:
+    """The layers with initial statistics that the model uses.
+
+    A frozen layer may have had them from the start, on purpose; if its gamma or beta are learned,
+    they are lost ones.
+    """
+    return [
+        one for one in examined.normalizers
+        if one.initial and examined.mode(one.index) != NOT_CALLED
+        and (one.moves or (not one.trainable and one.learned))
+    ]
 
 
 def cost_of_averages(examined: Examination) -> tuple[Optional[Cost], str, bool]:
@@ -127,12 +210,21 @@ def cost_of_averages(examined: Examination) -> tuple[Optional[Cost], str, bool]:
         term.value > LOSS_CHANGED * abs(exact.loss) and (term.is_clear or term.low is None)
     )
     if not costs:
-        return None, f"loss changes by {term} only", changed
+        return None, f"exact statistics lower the loss by {term} only", changed
     accuracies = averaged.accuracy, exact.accuracy
     if None not in accuracies and accuracies[0] < accuracies[1]:  # type: ignore[operator]
         return Cost("accuracy", *accuracies), "", True  # type: ignore[arg-type]
     return Cost("loss", averaged.loss, exact.loss), "", True
 
 
-def _reason(one: Normalizer) -> str:
-    return "" if one.window is None else f" (they reach back over {one.window:.0f} steps)"
+def _is_late(shift: float, factor: float) -> bool:
+    """Whether averages are further from exact statistics than training leaves them."""
+    return not (shift <= LAG_DEVIATIONS and factor <= LAG_FACTOR)
+
+
+def _right(one: Normalizer, examined: Examination) -> bool:
+    """Whether the data show that a layer's statistics are right."""
+    try:
+        return one.moves and not _is_late(*examined.lags[one.index])
+    except CannotLook:
+        return False

@@ -1,0 +1,188 @@
+"""Findings on what goes into batch normalization: too few values, far from zero, single steps."""
+
+from typing import Any, Iterator
+
+import keras
+import numpy as np
+
+from bn_keras.diagnostics import passes
+from bn_keras.diagnostics.examination import Examination, Normalizer
+from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, Finding, NotLooked, named
+from bn_keras.registry import FINDINGS
+from bn_keras.surgery import calls
+
+FEW = 8  # values of a channel: the variance's own relative deviation, sqrt(2 / (n - 1)), is .53
+FAR = 30.0  # deviations from zero from which on rounding is measured
+LOST = 0.01  # of a standard deviation, by rounding: less is far under the noise of a batch
+HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative rounding error
+FREEZE = "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, 'statistics')"
+CONVERT = "from bn_keras.surgery.convert import convert; model, _ = convert(model)"
+
+
+@FINDINGS.register(
+    "few_values", title="batches have too few values per channel", severity="costs accuracy",
+    needs=("data",),
+)
+def few_values(examined: Examination) -> Iterator[Finding]:
+    """Statistics of a batch that are taken over a handful of values, or over one.
+
+    Of one value the output is beta, whatever the input, and Keras's moving variance moves towards
+    0. Where the size of the data is known, its last batch is looked at as well.
+    """
+    size, examples = examined.batches.size, len(keras.tree.flatten(examined.batches.first.x)[0])
+    values = {  # in a full batch, of which there may be none in the data
+        one.path: size * min(
+            call.values for call in examined.in_fit[one.index] if call.batch_mode
+        ) // examples
+        for one in examined.normalizers
+        if any(call.batch_mode for call in examined.in_fit[one.index])
+    }
+    few = sorted((path for path in values if values[path] < FEW), key=lambda path: values[path])
+    if few:
+        least = values[few[0]]
+        told = "1 value" if least == 1 else f"{least} values"
+        follows = "its output is beta, whatever the input" if least == 1 else (
+            f"the variance of so few is off by {np.sqrt(2 / (least - 1)):.0%} from batch to batch"
+        )
+        yield Finding(
+            f"A batch of {size} has fewer than {FEW} values per channel in "
+            f"{named(few, len(examined.normalizers))}: {few[0]} has {told}, and {follows}.",
+            FREEZE, tuple(few), {"values": {path: values[path] for path in few}}, None,
+            "in training, and not in inference",
+            WRONG_RESULTS if least == 1 else "",
+        )
+    train = examined.train or examined.batches
+    last = (train.total or 0) % train.size
+    alone = [
+        path for path, count in values.items()
+        if path not in few and last and count * last // size <= 1
+    ]
+    if alone:
+        name = "train" if examined.has_train else "data"
+        yield Finding(
+            f"{train.total} examples in batches of {train.size} leave a last batch of {last}, in "
+            f"which {named(alone, len(examined.normalizers))} have one value per channel: their "
+            "output is beta there, and the moving variance moves towards 0 once an epoch.",
+            f"{name} = tuple(part[:len(part) // {train.size} * {train.size}] for part in {name})",
+            tuple(alone), {"last_batch": last, "examples": train.total, "batch_size": train.size},
+            None, "a step in an epoch", RISK,
+        )
+
+
+@FINDINGS.register(
+    "far_from_zero", title="inputs so far from zero that rounding shows", severity="wrong results",
+    needs=("data",),
+)
+def far_from_zero(examined: Examination) -> Iterator[Finding | NotLooked]:
+    """Channels whose mean is many deviations from 0, in a layer that loses their digits.
+
+    The layer is run on its own inputs and compared with float64. Keras's synchronized variance,
+    E[x²] - E[x]², is computed as its replicas would.
+    """
+    worst: dict[str, tuple[float, float, str]] = {}  # path → lost, distance, how
+    for one, observed in zip(examined.normalizers, examined.observed, strict=True):
+        if observed is None:
+            continue
+        deviation = np.sqrt(observed.inputs.variance + one.epsilon)
+        with np.errstate(all="ignore"):
+            distance = np.abs(observed.inputs.mean) / deviation
+        if not np.isfinite(distance).all() or distance.max(initial=0) < FAR:
+            continue
+        try:
+            lost, how = _lost(one, examined, float(distance.max()))
+        except Exception as error:  # a layer that takes more than inputs, such as a conditional one
+            yield NotLooked("", f"it cannot be run alone: {error}", one.path)
+            continue
+        if lost > LOST:
+            worst[one.path] = lost, float(distance.max()), how
+    if not worst:
+        return
+    order = sorted(worst, key=lambda path: -worst[path][0])
+    lost, far, how = worst[order[0]]
+    yield Finding(
+        f"{named(order, len(examined.normalizers))} get inputs far from zero: in {order[0]} a "
+        f"channel's mean is {far:.3g} standard deviations from 0, and {how} is off by "
+        f"{lost:.2g} standard deviations.",
+        CONVERT, tuple(order),
+        {"lost": {path: worst[path][0] for path in order},
+         "distance": {path: worst[path][1] for path in order},
+         "how": {path: worst[path][2] for path in order}},
+        None, "rounding errors differ from batch to batch", "" if lost > 10 * LOST else RISK,
+    )
+
+
+@FINDINGS.register(
+    "inside_wrapper", title="normalizes each time step by itself", severity="risk", needs=(),
+)
+def inside_wrapper(examined: Examination) -> Iterator[Finding]:
+    """A batch normalization that `TimeDistributed` or an RNN cell gives one time step at a time."""
+    for giver in ("a TimeDistributed wrapper", "an RNN cell"):
+        found = [
+            one for one in examined.normalizers
+            if one.moves and any(call.giver == giver for call in examined.in_fit[one.index])
+        ]
+        if not found:
+            continue
+        cell = giver == "an RNN cell"
+        steps = max(len(examined.in_fit[one.index]) for one in found)
+        yield Finding(
+            f"{named([one.path for one in found], len(examined.normalizers))} get one time step at "
+            f"a time from {giver}: each of the {steps} calls is normalized by itself and moves the "
+            "moving statistics by itself, while inference uses the same for all steps.",
+            "from bn_keras.surgery.exchange import exchange, replacement; model, _ = exchange("
+            "model, lambda layer: replacement(layer, 'layer'))" if cell else CONVERT,
+            tuple(one.path for one in found), {"giver": giver, "calls": steps}, None,
+            "not measured: the mended layer has to be trained" if cell
+            else "not measured: statistics over all steps have to be trained or recalibrated",
+        )
+
+
+def _lost(one: Normalizer, examined: Examination, distance: float) -> tuple[float, str]:
+    """The largest error of a layer on its inputs, in standard deviations, and of what."""
+    seen: list[passes.Seen] = []
+    with examined.passes.having(examined.evaluations.exact_of_data):
+        examined.passes.outputs(
+            examined.batches.batches[0].x,
+            see=lambda call: seen.append(call) if call.layer == one.index else None,
+        )
+        layer = examined.passes.layers[one.index]
+        errors = [
+            (_error(one, layer, inputs, training), f"its output in {mode} mode")
+            for inputs in [call.inputs for call in seen]
+            for training, mode in ((False, "inference"), (True, "training"))
+        ]
+    dtype = keras.backend.standardize_dtype(seen[0].inputs.dtype)
+    if dtype in HALF:
+        errors.append((HALF[dtype] * distance, f"its input, in {dtype},"))
+    if getattr(layer, "synchronized", False) and not hasattr(layer, "population"):
+        x = np.asarray(keras.ops.convert_to_numpy(seen[0].inputs), np.float32)
+        axes = tuple(np.delete(np.arange(x.ndim), one.axis))
+        cancelled = (x * x).mean(axes, dtype=np.float32) - x.mean(axes, dtype=np.float32) ** 2
+        exact = x.astype(np.float64).var(axes)
+        with np.errstate(all="ignore"):
+            ratio = np.sqrt((exact + one.epsilon) / np.maximum(cancelled + one.epsilon, 1e-30)) - 1
+        errors.append((float(np.abs(ratio).max()), "the scale under several replicas"))
+    return max(errors)
+
+
+def _error(one: Normalizer, layer: keras.Layer, inputs: Any, training: bool) -> float:
+    """The largest error of normalized values, in a mode, against float64."""
+    outputs = passes.as_array(calls.in_mode(training, layer, layer.call, inputs))
+    x = passes.as_array(inputs)
+    shape = [1] * x.ndim
+    shape[one.axis] = -1
+    if training and one.moves:
+        axes = tuple(np.delete(np.arange(x.ndim), one.axis))
+        mean, variance = x.mean(axes), x.var(axes)
+    else:
+        mean, variance = (
+            passes.as_array(getattr(layer, name)) for name in ("moving_mean", "moving_variance")
+        )
+    gamma = np.ones_like(mean) if one.gamma is None else one.gamma
+    beta = np.zeros_like(mean) if one.beta is None else one.beta
+    right = (x - mean.reshape(shape)) * (gamma / np.sqrt(variance + one.epsilon)).reshape(shape)
+    right += beta.reshape(shape)
+    scale = np.maximum(np.abs(gamma), 1e-6).reshape(shape)
+    # Outputs in half precision are rounded, which is no fault of the layer.
+    rounding = HALF.get(layer.compute_dtype, 0.0) * np.abs(right)
+    return float((np.maximum(np.abs(outputs - right) - rounding, 0) / scale).max(initial=0))
