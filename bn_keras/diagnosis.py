@@ -18,7 +18,7 @@ from typing import Any, Iterator, Optional, Sequence
 import keras
 
 from bn_keras.diagnostics.evaluations import BATCH_SIZE, EXAMPLES
-from bn_keras.diagnostics.examination import LAG_DEVIATIONS, LAG_FACTOR, Examination
+from bn_keras.diagnostics.examination import Examination
 from bn_keras.diagnostics.finding import (
     COSTS_ACCURACY,
     SEVERITIES,
@@ -294,8 +294,7 @@ def _rows(examined: Examination) -> Iterator[LayerRow]:
         elif shift is None or factor is None:
             state = "not compared"
         else:
-            late = shift > LAG_DEVIATIONS or factor > LAG_FACTOR
-            state = "lagging" if late else "exact"
+            state = "lagging" if examined.is_late(one.index) else "exact"
         values = None
         if examined.data is not None and examined.mode(one.index) not in ("unknown", "not called"):
             values = min(call.values for call in examined.in_fit[one.index])

@@ -33,9 +33,10 @@ T = TypeVar("T")
 BY_BATCH, BY_AVERAGES, BOTH, NOT_CALLED, UNKNOWN = (
     "batch", "averages", "both", "not called", "unknown"
 )
-# How far averages may be from exact statistics before they count as lagging: a momentum of .9 and
-# the examples that are looked at leave so much.
-LAG_DEVIATIONS, LAG_FACTOR = 0.1, 1.25
+# How far averages may be from exact statistics before they count as late: training at a momentum of
+# .9 leaves so much. Twice what n examples leave open comes on top: 1 / sqrt(n) of a mean,
+# sqrt(2 / n) of a variance.
+LATE_SHIFT, LATE_FACTOR = 0.1, 1.25
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,6 +262,19 @@ class Examination:
             CannotLook: no data, or no forward pass.
         """
         return self._measured("lags", lambda: distances(self.evaluations))
+
+    def is_late(self, index: int) -> bool:
+        """Whether a normalizer's averages are further from exact statistics than chance explains.
+
+        Raises:
+            CannotLook: no data, or no forward pass.
+        """
+        shift, factor = self.lags[index]
+        examples = self.evaluations.train.read
+        allowed = LATE_SHIFT + 2 / math.sqrt(examples)
+        return not (
+            shift <= allowed and factor <= LATE_FACTOR * math.exp(2 * math.sqrt(2 / examples))
+        )
 
     @functools.cached_property
     def gap(self) -> Gap:

@@ -56,8 +56,9 @@ def draw(title: str, rows: Sequence[Any], gap: Optional[Gap]) -> Any:
         first, second = axes[:2]
         shifts = np.array([np.nan if row.shift is None else row.shift for row in rows])
         factors = np.array([np.nan if row.factor is None else row.factor for row in rows])
-        _bars(first, rows, shifts, "moving mean off by\n(standard deviations)")
-        _bars(second, rows, factors - 1, "moving variance off by\n(factor less 1)")
+        _bars(first, rows, shifts, 0.0, 0.1, "moving mean off by\n(standard deviations)")
+        _bars(second, rows, factors, 1.0, 1.25, "moving variance off by\n(factor, 1: exact)")
+        second.set_xscale("log")
         second.set_yticks([])
     if gap is not None:
         _terms(axes[-1], gap)
@@ -65,20 +66,23 @@ def draw(title: str, rows: Sequence[Any], gap: Optional[Gap]) -> Any:
     return figure
 
 
-def _bars(ax: Any, rows: Sequence[Row], values: Any, title: str) -> None:
+def _bars(
+    ax: Any, rows: Sequence[Row], values: Any, start: float, least: float, title: str
+) -> None:
+    """Bars from `start` on an axis that goes to `least` at least."""
     places = np.arange(len(rows))
     finite = np.isfinite(values)
-    shown = np.where(finite, values, 0.0)
-    worst = shown == shown.max() if shown.any() else np.zeros(len(rows), bool)
-    ax.barh(places, shown, color=np.where(worst, WORST, BAR))
+    shown = np.where(finite, values, start)
+    worst = (shown == shown.max()) & (shown > least)
+    ax.barh(places, shown - start, left=start, color=np.where(worst, WORST, BAR))
     for place in places[~finite]:
-        ax.text(0, place, " not measured", va="center", fontsize=7, color=GREY)
+        ax.text(start, place, " not measured", va="center", fontsize=7, color=GREY)
     if len(rows) <= MOST_NAMES:
         ax.set_yticks(places, [in_picture(row.path) for row in rows], fontsize=7)
     else:
         ax.set_ylabel("layer, the first at the top")
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlim(0, max(1.05 * shown.max(), 0.1))
+    ax.set_xlim(start, max(1.05 * shown.max(), least))
     ax.set_title(title, fontsize=9)
 
 
