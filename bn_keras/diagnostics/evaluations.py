@@ -2,22 +2,21 @@
 
 import dataclasses
 import functools
-import math
-from typing import Any, Callable, Iterable, NamedTuple, Optional
+from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional
 
 import keras
 import numpy as np
-from keras.src.trainers.compile_utils import CompileLoss
+from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 from numpy.typing import NDArray
 
 from bn_keras.diagnostics.finding import CannotLook
-from bn_keras.diagnostics.passes import AVERAGED, BATCH, Array, Passes
+from bn_keras.diagnostics.passes import AVERAGED, BATCH, Array, Passes, as_array
+from bn_keras.surgery import scores
 from bn_keras.surgery.examples import Batch, Examples
 
 BATCH_SIZE = 32  # Keras's own in `fit`
 EXAMPLES = 512  # enough to find what is grossly wrong, and read in seconds
 CHUNK_BYTES = 32e6  # of inputs that go through the model at once for exact statistics
-PROBABILITY_TOLERANCE = 1e-3  # of the sum of a row, in half precision too
 
 
 class Batches(NamedTuple):
@@ -84,12 +83,12 @@ class Scored:
     Attributes:
         losses: mean loss of each batch, (batches,).
         sizes: examples of each batch, (batches,).
-        accuracies: share of right classes in each batch; None where there are no classes.
+        metrics: name → value over all of them.
     """
 
     losses: Array
     sizes: Array
-    accuracies: Optional[Array]
+    metrics: Mapping[str, float]
 
     @property
     def loss(self) -> float:
@@ -98,10 +97,8 @@ class Scored:
 
     @property
     def accuracy(self) -> Optional[float]:
-        """Share of right classes."""
-        if self.accuracies is None:
-            return None
-        return float(np.average(self.accuracies, weights=self.sizes))
+        """The first metric that is an accuracy; None if none is."""
+        return next((value for name, value in self.metrics.items() if "acc" in name), None)
 
 
 class Evaluations:
@@ -152,8 +149,7 @@ class Evaluations:
         """
         if not self.data.labelled:
             raise CannotLook("no labels: give data as (x, y)")
-        first = self.data.first
-        return _scorer(self.passes.source, self._loss, first, self.passes.outputs(first.x))
+        return _scorer(self.passes.source, self._loss, self.data.first)
 
     def scored(
         self, on: str, kind: str, layer: Optional[int] = None
@@ -188,14 +184,16 @@ class Evaluations:
         return self._scored[key]
 
     def _score(self, batches: Batches, batch_mode: Iterable[int]) -> Scored:
-        scorer, indices, found = self.scorer, list(batch_mode), []
+        scorer, indices = self.scorer, list(batch_mode)
+        metrics = scorer.metrics()
+        losses = []
         for x, y, weight in batches.batches:
             outputs = self.passes.outputs(x, indices)
-            found.append((scorer.loss(y, outputs, weight), _length(x), scorer.accuracy(y, outputs)))
-        losses, sizes, accuracies = zip(*found)
+            losses.append(as_array(scorer.loss(y, outputs, weight)))
+            metrics.update_state(y, outputs, weight)
         return Scored(
-            np.array(losses, np.float64), np.array(sizes, np.float64),
-            None if None in accuracies else np.array(accuracies, np.float64),
+            np.array(losses), np.array([_length(batch.x) for batch in batches.batches], np.float64),
+            {name: float(as_array(value)) for name, value in metrics.result().items()},
         )
 
 
@@ -203,87 +201,41 @@ class Scorer(NamedTuple):
     """How outputs are judged.
 
     Attributes:
-        name: of the loss, and where it was taken from.
+        said: which loss it is, and where it comes from.
         loss: `(y, outputs, sample_weight) -> mean loss`.
-        accuracy: `(y, outputs) -> share of right classes`, or None where there are no classes.
+        metrics: `() -> metrics`, with a state of their own.
     """
 
-    name: str
-    loss: Callable[[Any, Any, Any], float]
-    accuracy: Callable[[Any, Any], Optional[float]]
+    said: str
+    loss: Callable[[Any, Any, Any], Any]
+    metrics: Callable[[], Any]
 
 
-def _scorer(model: keras.Model, loss: Any, batch: Batch, outputs: Any) -> Scorer:
-    weights = None
-    if loss is not None:
-        origin = "given"
-    elif getattr(model, "_compile_loss", None) is not None:
+def _scorer(model: keras.Model, given: Any, batch: Batch) -> Scorer:
+    if given is not None:
+        settings, said = {"loss": given}, "as given"
+    else:
         if type(model).compute_loss is not keras.Model.compute_loss:
             raise CannotLook(
                 f"{type(model).__name__} has a compute_loss of its own: give loss=… as "
                 "model.compile takes it"
             )
-        loss, weights, origin = (
-            model._compile_loss._user_loss, model._compile_loss._user_loss_weights, "compiled"
-        )
-    else:
-        loss, origin = _guessed(batch.y, outputs), "guessed from the labels: loss=… takes another"
-    compiled = CompileLoss(loss, weights, output_names=getattr(model, "output_names", None))
+        try:
+            settings, said = scores.loss_of(model, batch)
+        except scores.Unclear as reason:
+            raise CannotLook(f"{reason}, or give loss=… as model.compile takes it") from reason
+    loss = settings["loss"]
+    if loss is None:
+        raise CannotLook("the model is compiled without a loss: give loss=…")
+    name = _loss_name(loss)
+    metrics, weighted = (settings.get(key) for key in ("metrics", "weighted_metrics"))
+    if "crossentropy" in name and not metrics and not weighted:
+        metrics = ["accuracy"]
+    outputs = getattr(model, "output_names", None)
     return Scorer(
-        f"{_loss_name(loss)} ({origin})",
-        lambda y, predicted, weight: float(
-            keras.ops.convert_to_numpy(compiled(y, predicted, weight))
-        ),
-        _accuracy,
+        f"{name}, {said}", CompileLoss(loss, settings.get("loss_weights"), output_names=outputs),
+        lambda: CompileMetrics(scores.anew(metrics), scores.anew(weighted), output_names=outputs),
     )
-
-
-def _guessed(y: Any, outputs: Any) -> keras.losses.Loss:
-    """The loss that labels and outputs allow, if it is the only one.
-
-    Raises:
-        CannotLook: there are several, or none.
-    """
-    refused = (
-        "the model is not compiled, and {}: compile it, or give loss=… as model.compile takes it"
-    )
-    if keras.tree.is_nested(y) or keras.tree.is_nested(outputs):
-        raise CannotLook(refused.format("has several outputs or labels"))
-    labels, values = _numpy(y), _numpy(outputs)
-    whole = bool(np.all(labels == np.round(labels)))
-    rows = labels.reshape(-1, labels.shape[-1]) if labels.shape == values.shape else None
-    classes = values.shape[-1] if values.ndim > 1 else 1
-    sums = np.abs(values.sum(-1) - 1) if values.ndim > 1 else np.array([math.inf])
-    logits = not (
-        (values >= 0).all() and (values <= 1).all() and (sums < PROBABILITY_TOLERANCE).all()
-    )
-    if classes > 1 and rows is not None and whole and (rows.sum(-1) == 1).all():
-        return keras.losses.CategoricalCrossentropy(from_logits=logits)
-    if classes > 1 and whole and labels.shape in (values.shape[:-1], (*values.shape[:-1], 1)):
-        if labels.min() >= 0 and labels.max() < classes:
-            return keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-    if not whole and labels.shape == values.shape and not 0 <= labels.min() <= labels.max() <= 1:
-        return keras.losses.MeanSquaredError()
-    raise CannotLook(refused.format(
-        f"labels of shape {labels.shape} and outputs of shape {values.shape} go with several losses"
-    ))
-
-
-def _accuracy(y: Any, outputs: Any) -> Optional[float]:
-    """Share of right classes, where labels are classes or one-hot rows of some outputs."""
-    if keras.tree.is_nested(y) or keras.tree.is_nested(outputs):
-        return None
-    labels, values = _numpy(y), _numpy(outputs)
-    if values.ndim < 2 or values.shape[-1] < 2:
-        return None
-    classes = values.argmax(-1)
-    if labels.shape == values.shape:
-        if not ((labels >= 0).all() and np.allclose(labels.sum(-1), 1, atol=1e-3)):
-            return None
-        labels = labels.argmax(-1)
-    if labels.size != classes.size or not (labels == np.round(labels)).all():
-        return None
-    return float((labels.reshape(classes.shape) == classes).mean())
 
 
 def rows(x: Any, start: int, end: int) -> Any:
@@ -309,10 +261,6 @@ def _joined(xs: list[Any]) -> list[Any]:
 
 def _plain(x: Any) -> NDArray[Any]:
     return np.asarray(x if isinstance(x, np.ndarray) else keras.ops.convert_to_numpy(x))
-
-
-def _numpy(x: Any) -> Array:
-    return _plain(keras.ops.cast(x, "float32")).astype(np.float64)
 
 
 def _bytes(x: Any) -> int:

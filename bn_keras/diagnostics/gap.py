@@ -81,8 +81,8 @@ class Gap:
             up to "total".
         layers: a LayerGap for each layer that was asked for.
         examples: what it was measured on, in words.
-        accuracy: share of right classes in inference mode, with exact statistics in inference mode,
-            and in training mode; () where there are no classes.
+        metrics: name → value in inference mode, in inference mode with exact statistics, and in
+            training mode, on the same examples as the losses.
     """
 
     loss: str
@@ -91,7 +91,7 @@ class Gap:
     terms: Mapping[str, Term]
     layers: tuple[LayerGap, ...]
     examples: str
-    accuracy: tuple[float, ...] = ()
+    metrics: Mapping[str, tuple[float, float, float]] = dataclasses.field(default_factory=dict)
 
     @property
     def worst(self) -> Optional[str]:
@@ -108,12 +108,12 @@ class Gap:
 
     def __str__(self) -> str:
         lines = [
-            f"{self.loss}: {self.inference:.4f} in inference mode, {self.training:.4f} in training "
-            f"mode ({self.examples})"
+            f"loss ({self.loss}): {self.inference:.4f} in inference mode, {self.training:.4f} in "
+            f"training mode ({self.examples})"
         ]
-        if self.accuracy:
-            lines.append("accuracy: {:.3f} in inference mode, {:.3f} with exact statistics, {:.3f} "
-                         "in training mode".format(*self.accuracy))
+        for name, values in self.metrics.items():
+            lines.append("{}: {:.3f} in inference mode, {:.3f} with exact statistics, {:.3f} in "
+                         "training mode".format(name, *values))
         lines += [f"  {name:6}{str(term):34}{MEANING[name]}" for name, term in self.terms.items()]
         lines += [f"  {one.path}: lag {one.lag}, noise {one.noise}" for one in self.layers]
         return "\n".join(lines)
@@ -196,14 +196,17 @@ def gap_of(found: Evaluations, layers: int = 0) -> Gap:
     terms["total"] = _unpaired([(averaged, 1)], [(batch, -1)]) if found.has_train else difference(
         averaged, batch
     )
-    accuracies = averaged.accuracy, exact.accuracy, batch.accuracy
     words = str(found.data)
     if found.has_train:
         words += f"; training: {found.train}"
+    metrics = {
+        name: (value, exact.metrics[name], batch.metrics[name])
+        for name, value in averaged.metrics.items() if name != "loss"
+    }
     return Gap(
-        found.scorer.name, averaged.loss, batch.loss, terms,
+        found.scorer.said, averaged.loss, batch.loss, terms,
         tuple(_of_layer(found, index) for index in _worst(found, layers)), words,
-        () if None in accuracies else accuracies,  # type: ignore[arg-type]
+        metrics,
     )
 
 

@@ -70,7 +70,7 @@ def score(model: keras.Model, loss: Loss, source: Examples) -> dict[str, float]:
     scored = copies.copy_model(model)
     try:
         # The compile of a subclass may want more; what it left in the model is in the copy.
-        settings = {name: _anew(given) for name, given in loss.settings.items()}
+        settings = {name: anew(given) for name, given in loss.settings.items()}
         keras.Model.compile(scored, "sgd", jit_compile=False, **settings)
         batches = (
             keras.tree.lists_to_tuples(tuple(part for part in batch if part is not None))
@@ -111,10 +111,10 @@ def _usual(labels: Any, outputs: Any) -> Optional[Loss]:
     return None
 
 
-def _anew(settings: Any) -> Any:
+def anew(settings: Any) -> Any:
     """Settings of `compile` in which each metric has a state of its own."""
-    def anew(part: Any) -> Any:
+    def fresh(part: Any) -> Any:
         is_metric = isinstance(part, keras.metrics.Metric)
         return type(part).from_config(part.get_config()) if is_metric else part
 
-    return None if settings is None else keras.tree.map_structure(anew, settings)
+    return None if settings is None else keras.tree.map_structure(fresh, settings)
