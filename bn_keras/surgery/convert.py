@@ -103,7 +103,7 @@ def converted(
     """A layer of the other kind with the settings, the weights and the place of a given one.
 
     Args:
-        layer: of either kind, without ways of its own (`own_ways`).
+        layer: of either kind, without ways of its own (`own_code`).
         to: as for `convert`.
         **settings: of the new layer, in place of those of the given one.
 

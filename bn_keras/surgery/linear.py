@@ -5,7 +5,7 @@ once; `write` puts them into a copy of the layer.
 """
 
 import copy
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import keras
 import ml_dtypes
