@@ -1,0 +1,115 @@
+"""Models in which nothing is wrong, on which every finding must be silent.
+
+Their weights are random, their gammas and betas too; the statistics are exact.
+"""
+
+import functools
+from typing import Any, Callable, Optional
+
+import faults
+import keras
+import numpy as np
+
+from bn_keras.models.blocks import ModelSpec
+from bn_keras.registry import MODELS, NORMALIZERS
+from bn_keras.surgery import statistics
+from bn_keras.surgery.recalibrate import recalibrate_in_one_pass
+
+CLASSES = 4
+
+# Notes that are true of a published net as its authors built it.
+NOTES = {
+    "ResNet50": {"redundant_bias"},  # every convolution has a bias, as in Caffe's file
+}
+
+
+def registered(name: str, normalizer: str = "batch") -> tuple[keras.Model, Any]:
+    """One of this package's models, on small images of noise."""
+    shape = (16, 16, 1)
+    factory = functools.partial(
+        NORMALIZERS.get(normalizer), momentum=0.99, epsilon=1e-3, dtype="float32"
+    )
+    model = MODELS.get(name)(ModelSpec(shape, CLASSES, factory))
+    x = np.random.default_rng(0).normal(size=(96, *shape)).astype("float32")
+    loss: Any = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    y: Any = np.arange(len(x)) % CLASSES
+    if len(model.output_shape) > 2:
+        loss, y = "mse", np.zeros((len(x), *model.output_shape[1:]), "float32")
+    return finished(model, x, loss), (x, y)
+
+
+def application(name: str, size: int, **options: Any) -> tuple[keras.Model, Any]:
+    """A net of keras.applications, on small images of noise."""
+    model = getattr(keras.applications, name)(
+        weights=None, input_shape=(size, size, 3), classes=CLASSES, **options
+    )
+    x = np.random.default_rng(0).uniform(0, 255, (64, size, size, 3)).astype("float32")
+    return finished(model, x, "sparse_categorical_crossentropy"), (x, np.arange(len(x)) % CLASSES)
+
+
+def finished(model: keras.Model, x: Any, loss: Any) -> keras.Model:
+    """A copy with random gammas and betas, variances near 1 and exact statistics, compiled."""
+    rng = np.random.default_rng(1)
+    for layer in statistics.batch_normalizers(model):
+        if layer.gamma is not None:
+            layer.gamma.assign(rng.uniform(0.7, 1.3, layer.gamma.shape))
+        if layer.beta is not None:
+            layer.beta.assign(rng.normal(0, 0.1, layer.beta.shape))
+    # All examples are one batch, so that one pass is exact.
+    model = recalibrate_in_one_pass(model, x, batch_size=len(x))
+    scale_kernels(model)
+    model = recalibrate_in_one_pass(model, x, batch_size=len(x))
+    model.compile("sgd", loss)
+    return model
+
+
+def scale_kernels(model: keras.Model) -> None:
+    """Scales the kernels in front of normalizers: training leaves no variance near epsilon."""
+    for layer in statistics.batch_normalizers(model):
+        front = producer(layer)
+        name = next(
+            (name for name in ("pointwise_kernel", "kernel") if hasattr(front, name)), None
+        )
+        if name is None:
+            continue
+        scale = float(np.mean(layer.moving_variance)) ** 0.5
+        for variable, divisor in (
+            (getattr(front, name), scale), (getattr(front, "bias", None), scale),
+            (layer.moving_mean, scale), (layer.moving_variance, scale**2),
+        ):
+            if variable is not None:
+                variable.assign(variable / divisor)
+
+
+def producer(layer: keras.Layer) -> Optional[keras.Layer]:
+    """The layer in front of a layer that is called once."""
+    parents = layer._inbound_nodes[-1].parent_nodes
+    return parents[0].operation if len(parents) == 1 else None
+
+
+def small(kind: str, normalizer: Callable[[], keras.Layer]) -> tuple[keras.Model, Any]:
+    """A trained net of one of the kinds of the planted faults."""
+    data = faults.points(512)
+    parts = [
+        faults.dense(), normalizer(), keras.layers.ReLU(), faults.dense(), normalizer(),
+        keras.layers.ReLU(), keras.layers.Dropout(0.3), faults.head(),
+    ]
+    return faults.fitted(faults.built(kind, parts, data[0]), data), data
+
+
+Healthy = dict[str, Callable[[], tuple[keras.Model, Any]]]
+KINDS = ("sequential", "functional", "nested", "residual", "subclassed")
+SMALL: Healthy = {
+    f"{kind}-{name}": functools.partial(small, kind, normalizer)
+    for kind in KINDS
+    for name, normalizer in (("keras", faults.KERAS), ("ours", faults.BatchNorm))
+}
+REGISTERED: Healthy = {name: functools.partial(registered, name) for name in MODELS.names()}
+REGISTERED["plain_cnn-activated"] = functools.partial(registered, "plain_cnn", "activated")
+APPLICATIONS: Healthy = {
+    "MobileNetV2": functools.partial(application, "MobileNetV2", 96, alpha=0.35),
+    "ResNet50": functools.partial(application, "ResNet50", 64),
+    "DenseNet121": functools.partial(application, "DenseNet121", 64),
+    "EfficientNetB0": functools.partial(application, "EfficientNetB0", 64),
+    "Xception": functools.partial(application, "Xception", 96),
+}
