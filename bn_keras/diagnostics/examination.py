@@ -25,6 +25,7 @@ from bn_keras.diagnostics.evaluations import (
 from bn_keras.diagnostics.finding import CannotLook, NotLooked
 from bn_keras.diagnostics.gap import Gap, distances, gap_of
 from bn_keras.diagnostics.passes import Array, Call, Moments, Passes
+from bn_keras.diagnostics.surroundings import Surroundings
 from bn_keras.surgery import certificate, copies, statistics, surgeon
 
 T = TypeVar("T")
@@ -314,6 +315,15 @@ class Examination:
         """
         return self._measured("outputs", self._change)
 
+    @functools.cached_property
+    def surroundings(self) -> Surroundings:
+        """The layers in front of each normalizer, and the activations behind it.
+
+        Raises:
+            CannotLook: no graph of a forward pass.
+        """
+        return self._measured("surroundings", lambda: Surroundings(self.passes, self._first()))
+
     def weights_moved(self) -> Optional[str]:
         """What shows that the model was trained, in words; None if nothing does."""
         steps = getattr(getattr(self.model, "optimizer", None), "iterations", None)
@@ -343,15 +353,21 @@ class Examination:
             raise self._failed[what] from error
 
     def _survey(self, training: Optional[bool]) -> tuple[tuple[Call, ...], ...]:
-        if self.data is not None:
-            x = self.data.first.x
-        else:
-            try:
-                x = certificate.random_inputs(self.model)
-            except ValueError as error:
-                raise CannotLook(f"no data, and {error}") from error
-        found = self.passes.survey(x, training)
+        found = self.passes.survey(self._first(), training)
         return tuple(tuple(found[one.index]) for one in self.normalizers)
+
+    def _first(self) -> Any:
+        """The x of the first batch, or random values.
+
+        Raises:
+            CannotLook: no data, and no known inputs.
+        """
+        if self.data is not None:
+            return self.data.first.x
+        try:
+            return certificate.random_inputs(self.model)
+        except ValueError as error:
+            raise CannotLook(f"no data, and {error}") from error
 
     def _observe(self) -> tuple[Optional[Observed], ...]:
         found: list[dict[int, list[Moments]]] = [{} for _ in self.normalizers]
