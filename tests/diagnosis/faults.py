@@ -349,7 +349,7 @@ def gamma_under_l2() -> tuple[keras.Model, Any]:
     return decayed(built("functional", parts, data[0]), data)
 
 
-@fault("gamma_decayed")
+@fault("gamma_decayed", "dead_channels")
 def gamma_under_adamw() -> tuple[keras.Model, Any]:
     """The same by the weight decay of AdamW, which takes every variable unless it is told not to."""
     data = points()

@@ -46,6 +46,8 @@ def dead_channels(examined: Examination) -> Iterator[Union[Finding, NotLooked]]:
     worst, count = found[paths[0]]
     kinds = {path: sorted(set(examined.surroundings.activations[found[path][0].index]))
              for path in paths}
+    saturated = any(kind in ("Tanh", "Sigmoid") for kind in kinds[paths[0]])
+    again = "one.gamma.assign(one.gamma * 0 + 1)" if saturated else "one.beta.assign(one.beta * 0)"
     every = count == len(worst.mean)
     where = {"Relu": "at 0", "Relu6": "at 0 or 6"}.get(kinds[paths[0]][0], "at an end of its range")
     yield Finding(
@@ -53,9 +55,8 @@ def dead_channels(examined: Examination) -> Iterator[Union[Finding, NotLooked]]:
         f"{kinds[paths[0]][0].lower()} in at least {STUCK:.1%} of all positions"
         f"{_others(paths, examined)}.",
         "from bn_keras.surgery.statistics import batch_normalizers; "
-        "[(one.gamma.assign(abs(one.gamma) * 0 + 1), one.beta.assign(one.beta * 0)) "
-        "for one in batch_normalizers(model) "
-        f"if one.path in {[found[path][0].layer.path for path in paths]}]",
+        f"[{again} for one in batch_normalizers(model) "
+        f"if one.name in {[found[path][0].layer.name for path in paths]}]  # and train on",
         tuple(paths),
         {"dead": {path: found[path][1] for path in paths},
          "channels": {path: len(found[path][0].mean) for path in paths}, "behind": kinds},

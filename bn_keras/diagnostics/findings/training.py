@@ -1,0 +1,105 @@
+"""Findings on what trains: freezes that do not freeze, or freeze one half only."""
+
+from typing import Any, Iterator, Optional
+
+import keras
+
+from bn_keras.diagnostics.examination import Examination, Normalizer
+from bn_keras.diagnostics.finding import WRONG_RESULTS, Finding, named
+from bn_keras.registry import FINDINGS
+from bn_keras.surgery import statistics
+
+COMPILE = "model.compile_from_config(model.get_compile_config())"
+FREEZE = "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, 'both')"
+
+
+@FINDINGS.register(
+    "frozen_or_trainable", title="a freeze that is none, or half of one", severity="risk",
+    needs=(),
+)
+def frozen_or_trainable(examined: Examination) -> Iterator[Finding]:
+    """Normalizers that `fit` trains against their flags, or whose statistics move all the same.
+
+    Three cases: `trainable` was changed after `fit` had traced its training step, which goes on as
+    before; gamma and beta were frozen one by one, while the statistics still move; all around is
+    frozen, as in fine-tuning, and the normalizers still take the statistics of new batches.
+    """
+    yield from _after_tracing(examined)
+    half = [one for one in examined.normalizers if one.moves and _affine_frozen(one)]
+    if half:
+        yield Finding(
+            f"gamma and beta of {named([one.path for one in half], len(examined.normalizers))} are "
+            "frozen, but not the layers: in fit these normalize with the batch's statistics, and "
+            "the moving ones change.",
+            FREEZE, tuple(one.path for one in half), {"case": "gamma and beta frozen one by one"},
+            cost_note="not measured: nothing changes until the model is trained",
+        )
+    between = [one for one in _between_frozen(examined) if one not in half]
+    if between:
+        yield Finding(
+            f"{named([one.path for one in between], len(examined.normalizers))} stand between "
+            "frozen layers and are not frozen themselves: in fit these normalize with statistics "
+            "of the new batches, and the moving ones leave those that the frozen weights were "
+            "trained with.",
+            FREEZE, tuple(one.path for one in between), {"case": "all around is frozen"},
+            cost_note="not measured: nothing changes until the model is trained",
+        )
+
+
+def _after_tracing(examined: Examination) -> Iterator[Finding]:
+    """Flags that were changed after the training step was traced."""
+    model = examined.model
+    if getattr(model, "train_function", None) is None:
+        return  # the next fit traces a new one
+    optimizer = getattr(model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    trained = {id(one) for one in getattr(optimizer, "_trainable_variables", None) or []}
+    changed = []
+    for one in examined.normalizers:
+        affine = _affine(one.layer)
+        if affine and trained:
+            was = any(id(variable) in trained for variable in affine)
+            now = one.trainable and any(variable.trainable for variable in affine)
+            if was != now:
+                changed.append((one, was))
+    if changed:
+        was = changed[0][1]
+        yield Finding(
+            f"trainable of {named([one.path for one, _ in changed], len(examined.normalizers))} "
+            f"is {not was} now, but was {was} when fit traced its training step, which the next "
+            f"fit goes on with: it {'still trains' if was else 'does not train'} them.",
+            COMPILE, tuple(one.path for one, _ in changed),
+            {"case": "changed after fit", "trainable when traced": was},
+            cost_note="not measured: nothing changes until the model is trained",
+            severity=WRONG_RESULTS,
+        )
+
+
+def _affine(layer: keras.Layer) -> list[Any]:
+    return [one for one in (getattr(layer, name, None) for name in ("gamma", "beta"))
+            if isinstance(one, keras.Variable)]
+
+
+def _affine_frozen(one: Normalizer) -> bool:
+    """Whether gamma and beta are frozen by their own flags; a layer that says so is no surprise."""
+    affine = _affine(one.layer)
+    said = getattr(one.layer, "trains_affine", True) is False
+    return bool(affine) and not said and not any(variable.trainable for variable in affine)
+
+
+def _between_frozen(examined: Examination) -> list[Normalizer]:
+    """Normalizers whose statistics move, with frozen weights right before and after them."""
+    by_layer = {id(one.layer): one for one in examined.normalizers if one.moves}
+    found: list[Normalizer] = []
+    pending: list[Normalizer] = []
+    frozen: Optional[bool] = None  # the last layer with weights of another kind
+    for layer in examined.model._flatten_layers(include_self=False):
+        if id(layer) in by_layer:
+            if frozen:
+                pending.append(by_layer[id(layer)])
+        elif not statistics.is_batch_normalizer(layer) and getattr(layer, "_trainable_variables", None):
+            frozen = not layer.trainable
+            if frozen:
+                found += pending
+            pending = []
+    return found
