@@ -8,7 +8,7 @@ from bn_keras.diagnostics.examination import Examination, Normalizer
 from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, Finding, NotLooked, named
 from bn_keras.registry import FINDINGS
 
-STUCK = 0.999  # share of positions at an end of the activation from which on a channel is dead
+STUCK = 0.99  # share of positions at an end of the activation from which on a channel is dead
 FEWEST_VALUES = 100  # that say so: half of all values are below 0 by right
 SHARE = 0.1  # of a layer's channels: single ones are lost in many a good net
 SMALL = 1e-3  # a gamma below it scales a channel to a thousandth of its normalized values
@@ -52,7 +52,7 @@ def dead_channels(examined: Examination) -> Iterator[Union[Finding, NotLooked]]:
     where = {"Relu": "at 0", "Relu6": "at 0 or 6"}.get(kinds[paths[0]][0], "at an end of its range")
     yield Finding(
         f"{count} of {len(worst.mean)} channels of {worst.path} are {where} behind "
-        f"{kinds[paths[0]][0].lower()} in at least {STUCK:.1%} of all positions"
+        f"{kinds[paths[0]][0].lower()} in at least {STUCK:.0%} of all positions"
         f"{_others(paths, examined)}.",
         "from bn_keras.surgery.statistics import batch_normalizers; "
         f"[{again} for one in batch_normalizers(model) "

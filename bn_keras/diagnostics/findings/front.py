@@ -40,9 +40,9 @@ def redundant_bias(examined: Examination) -> Iterator[Finding]:
     sizes = ", ".join(repr(config[name]) for name in SIZES if name in config)
     count = sum(int(np.prod(layer.bias.shape)) for _, layer in found.values())
     yield Finding(
-        f"{len(found)} layers in front of BN have a bias ({first}, …): {count} weights that change "
-        "nothing in training, as the batch's mean is taken off, and that an optimizer such as Adam "
-        "moves by its rounding errors.".replace(", …", ", …" if len(found) > 1 else ""),
+        f"{first}{f' and {len(found) - 1} more layers' if len(found) > 1 else ''} in front of BN "
+        f"with a bias: {count} weights that change nothing in training, as the batch's mean is "
+        "taken off; an optimizer such as Adam moves them by rounding errors.",
         f"keras.layers.{type(layer).__name__}({sizes}, use_bias=False)  # in place of {first}",
         tuple(path for path, _ in found.values()), {"biases": list(found), "weights": count},
         cost_note="none: outputs stay as they are",
