@@ -453,6 +453,18 @@ def only_normalizers_train() -> tuple[keras.Model, Any]:
     return model, data
 
 
+@fault("averaged_weights", *WRONG_STATISTICS)
+def weights_averaged_by_the_optimizer() -> tuple[keras.Model, Any]:
+    """use_ema averages the weights and leaves the statistics: those of other weights."""
+    data = points()
+    model = fitted(built("sequential", [dense(), KERAS(), layers.ReLU(), head()], data[0]), data)
+    normalizer(model).moving_variance.assign(3 * normalizer(model).moving_variance)
+    model.compile(keras.optimizers.SGD(use_ema=True), model.loss)
+    model.optimizer.build(model.trainable_variables)
+    model.optimizer.iterations.assign(100)
+    return model, data
+
+
 # How it is set.
 
 
@@ -504,7 +516,7 @@ def one_normalizer_for_two_inputs() -> tuple[keras.Model, Any]:
         {"left": left, "right": right},
         head()(layers.concatenate([layers.ReLU()(norm(z)) for z in (left, right)])),
     )
-    data = {"left": x, "right": 5 + 3 * x}, y
+    data = {"left": x, "right": 5 + 3 * x[::-1]}, y
     return fitted(model, data, training=True), data
 
 

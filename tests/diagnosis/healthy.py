@@ -17,8 +17,9 @@ from bn_keras.surgery.recalibrate import recalibrate_in_one_pass
 
 CLASSES = 4
 
-# Notes that are true of a published net as its authors built it.
+# Findings that are true of a published net as its authors built it.
 NOTES = {
+    "mnist_cnn": {"dropout_in_front"},  # between its two dense layers, as in the tutorial
     "ResNet50": {"redundant_bias"},  # every convolution has a bias, as in Caffe's file
 }
 

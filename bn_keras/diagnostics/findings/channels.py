@@ -9,7 +9,7 @@ from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, Finding, NotLooked
 from bn_keras.registry import FINDINGS
 
 STUCK = 0.99  # share of positions at an end of the activation from which on a channel is dead
-FEWEST_VALUES = 100  # that say so: half of all values are below 0 by right
+FEWEST_VALUES = 50  # that say so: half of all values are below 0 by right
 SHARE = 0.1  # of a layer's channels: single ones are lost in many a good net
 SMALL = 1e-3  # a gamma below it scales a channel to a thousandth of its normalized values
 

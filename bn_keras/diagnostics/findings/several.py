@@ -107,8 +107,6 @@ def _cost(examined: Examination) -> tuple[Cost | None, str]:
         term = examined.gap.terms["noise"]
     except CannotLook as error:
         return None, f"not measured: {error}"
-    if -term.value > LOSS_CHANGED * abs(batch.loss) and term.is_clear:
-        return None, f"none now: batch statistics are worse by {-term.value:.3g}"
     if term.value > LOSS_CHANGED * abs(batch.loss) and term.is_clear:
         return Cost("loss", exact.loss, batch.loss), ""
     return None, f"loss changes by {term} only with statistics of each batch and call"

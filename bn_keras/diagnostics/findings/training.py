@@ -1,11 +1,19 @@
-"""Findings on what trains: freezes that do not freeze, or freeze one half only."""
+"""Findings on what trains: freezes that do not freeze, weights that are averaged afterwards."""
 
 from typing import Any, Iterator, Optional
 
 import keras
 
 from bn_keras.diagnostics.examination import Examination, Normalizer
-from bn_keras.diagnostics.finding import WRONG_RESULTS, Finding, named
+from bn_keras.diagnostics.finding import (
+    COSTS_ACCURACY,
+    RISK,
+    WRONG_RESULTS,
+    CannotLook,
+    Finding,
+    named,
+)
+from bn_keras.diagnostics.findings.statistics import cost_of_averages, is_late, remedy
 from bn_keras.registry import FINDINGS
 from bn_keras.surgery import statistics
 
@@ -73,6 +81,36 @@ def _after_tracing(examined: Examination) -> Iterator[Finding]:
             cost_note="not measured: nothing changes until the model is trained",
             severity=WRONG_RESULTS,
         )
+
+
+@FINDINGS.register(
+    "averaged_weights", title="averaged weights with the statistics of others", severity="risk",
+    needs=(),
+)
+def averaged_weights(examined: Examination) -> Iterator[Finding]:
+    """The optimizer averages the weights (`use_ema`), and nobody gave them statistics of their own.
+
+    Silent where the data show that the moving averages fit all the same.
+    """
+    optimizer = getattr(examined.model, "optimizer", None)
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    moving = [one for one in examined.normalizers if one.moves]
+    if not getattr(optimizer, "use_ema", False) or not moving or not examined.weights_moved():
+        return
+    try:
+        moving = [one for one in moving if is_late(*examined.lags[one.index])]
+    except CannotLook:
+        pass
+    if not moving:
+        return
+    cost, note, _ = cost_of_averages(examined)
+    yield Finding(
+        f"The optimizer averages the weights (use_ema=True, momentum {optimizer.ema_momentum}), "
+        f"and {named([one.path for one in moving], len(examined.normalizers))} have the statistics "
+        "that belong to the weights before averaging.",
+        remedy(examined), tuple(one.path for one in moving),
+        {"ema_momentum": optimizer.ema_momentum}, cost, note, COSTS_ACCURACY if cost else RISK,
+    )
 
 
 def _affine(layer: keras.Layer) -> list[Any]:
