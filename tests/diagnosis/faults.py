@@ -14,7 +14,7 @@ from keras import layers
 
 from bn_keras import BatchNorm
 from bn_keras.surgery import calls, statistics
-from bn_keras.surgery.recalibrate import recalibrate
+from bn_keras.surgery.recalibrate import recalibrated
 
 KERAS = layers.BatchNormalization
 CLASSES, FEATURES = 3, 8
@@ -151,7 +151,7 @@ def fitted(
     for layer in statistics.batch_normalizers(model) if scale else []:
         layer.gamma.assign(rng.uniform(0.7, 1.3, layer.gamma.shape))
         layer.beta.assign(rng.normal(0, 0.2, layer.beta.shape))
-    model = recalibrate(model, x)
+    model = recalibrated(model, x)
     fit_head(model, x, y, training)
     model.compile(
         "sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]

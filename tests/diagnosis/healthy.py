@@ -57,9 +57,9 @@ def finished(model: keras.Model, x: Any, loss: Any) -> keras.Model:
         if layer.beta is not None:
             layer.beta.assign(rng.normal(0, 0.1, layer.beta.shape))
     # All examples are one batch, so that one pass is exact.
-    model = recalibrate_in_one_pass(model, x, batch_size=len(x))
+    model, _ = recalibrate_in_one_pass(model, x, batch_size=len(x))
     scale_kernels(model)
-    model = recalibrate_in_one_pass(model, x, batch_size=len(x))
+    model, _ = recalibrate_in_one_pass(model, x, batch_size=len(x))
     model.compile("sgd", loss)
     return model
 

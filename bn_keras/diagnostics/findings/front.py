@@ -7,9 +7,9 @@ import keras
 import numpy as np
 
 from bn_keras.diagnostics import passes
-from bn_keras.diagnostics.examination import LAG_FACTOR, Examination
+from bn_keras.diagnostics.examination import BY_BATCH, LATE_FACTOR, Examination
 from bn_keras.diagnostics.finding import COSTS_ACCURACY, RISK, Finding, named
-from bn_keras.diagnostics.findings.statistics import cost_of_averages, remedy
+from bn_keras.diagnostics.findings.statistics import cost_of_averages, exact_statistics
 from bn_keras.diagnostics.passes import Array, Moments
 from bn_keras.registry import FINDINGS
 from bn_keras.surgery import calls
@@ -30,7 +30,7 @@ def redundant_bias(examined: Examination) -> Iterator[Finding]:
     for one, fronts in zip(examined.normalizers, examined.surroundings.fronts, strict=True):
         for front in fronts:
             has = front is not None and getattr(front.layer, "bias", None) is not None
-            if has and front.adds_constant and examined.mode(one.index) == "batch":
+            if has and front.adds_constant and examined.mode(one.index) == BY_BATCH:
                 found[front.path] = one.path, front.layer
     if not found:
         return
@@ -112,7 +112,7 @@ def dropout_in_front(examined: Examination) -> Iterator[Finding]:
             continue
         before, after = (found[one.index].variance for found in (without, dropped))
         ratio = _mean_factor(after + one.epsilon, before + one.epsilon)
-        if ratio > LAG_FACTOR:
+        if ratio > LATE_FACTOR:
             shifts.append(_Shift(one.path, ratio, float(after.mean()), float(before.mean())))
     if not shifts:
         return
@@ -123,7 +123,7 @@ def dropout_in_front(examined: Examination) -> Iterator[Finding]:
         f"Dropout in front of {named([one.path for one in shifts], len(examined.normalizers))} "
         f"makes the variance {worst.ratio:.2f} times as large in training as in inference "
         f"({worst.path}), and the moving variance learns the larger one.",
-        remedy(examined), tuple(one.path for one in shifts),
+        exact_statistics(examined), tuple(one.path for one in shifts),
         {"ratio": {one.path: one.ratio for one in shifts},
          "variance with dropout": {one.path: one.with_dropout for one in shifts},
          "variance without": {one.path: one.without for one in shifts},

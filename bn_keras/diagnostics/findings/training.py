@@ -13,7 +13,7 @@ from bn_keras.diagnostics.finding import (
     Finding,
     named,
 )
-from bn_keras.diagnostics.findings.statistics import cost_of_averages, is_late, remedy
+from bn_keras.diagnostics.findings.statistics import cost_of_averages, exact_statistics
 from bn_keras.registry import FINDINGS
 from bn_keras.surgery import statistics
 
@@ -98,7 +98,7 @@ def averaged_weights(examined: Examination) -> Iterator[Finding]:
     if not getattr(optimizer, "use_ema", False) or not moving or not examined.weights_moved():
         return
     try:
-        moving = [one for one in moving if is_late(*examined.lags[one.index])]
+        moving = [one for one in moving if examined.is_late(one.index)]
     except CannotLook:
         pass
     if not moving:
@@ -108,7 +108,7 @@ def averaged_weights(examined: Examination) -> Iterator[Finding]:
         f"The optimizer averages the weights (use_ema=True, momentum {optimizer.ema_momentum}), "
         f"and {named([one.path for one in moving], len(examined.normalizers))} have the statistics "
         "that belong to the weights before averaging.",
-        remedy(examined), tuple(one.path for one in moving),
+        exact_statistics(examined), tuple(one.path for one in moving),
         {"ema_momentum": optimizer.ema_momentum}, cost, note, COSTS_ACCURACY if cost else RISK,
     )
 
