@@ -211,22 +211,29 @@ def gap_of(found: Evaluations, layers: int = 0) -> Gap:
 
 
 def distances(found: Evaluations) -> list[tuple[float, float]]:
-    """How far each layer's moving averages are from exact statistics.
+    """How far each layer's moving averages are from exact statistics, as `distance` says."""
+    return [
+        distance(layer, new, old)
+        for layer, old, new in zip(found.passes.layers, found.passes.averaged, found.exact)
+    ]
+
+
+def distance(
+    layer: keras.Layer, one: Mapping[str, Any], other: Mapping[str, Any]
+) -> tuple[float, float]:
+    """How far some statistics of a layer are from others, by the names of its variables.
 
     Returns:
-        `(mean, variance)` of each layer: the root mean square over channels of the mean's distance,
-        in exact standard deviations; and e to the root mean square of the log of the variance's
-        factor. (0, 1) where they agree.
+        `(mean, variance)`: the root mean square over channels of the mean's distance, in standard
+        deviations of the one; and e to the root mean square of the log of the variance's factor.
+        (0, 1) where they agree.
     """
-    far = []
-    for layer, old, new in zip(found.passes.layers, found.passes.averaged, found.exact):
-        epsilon = getattr(layer, "epsilon", 0.0)
-        variance = new["moving_variance"] + epsilon
-        with np.errstate(all="ignore"):
-            shift = (old["moving_mean"] - new["moving_mean"]) / np.sqrt(variance)
-            ratio = np.log((old["moving_variance"] + epsilon) / variance)
-            far.append((_root_mean_square(shift), float(np.exp(_root_mean_square(ratio)))))
-    return far
+    epsilon = getattr(layer, "epsilon", 0.0)
+    variance = one["moving_variance"] + epsilon
+    with np.errstate(all="ignore"):
+        shift = (other["moving_mean"] - one["moving_mean"]) / np.sqrt(variance)
+        ratio = np.log((other["moving_variance"] + epsilon) / variance)
+        return _root_mean_square(shift), float(np.exp(_root_mean_square(ratio)))
 
 
 def _root_mean_square(values: Any) -> float:

@@ -91,11 +91,15 @@ class Passes:
         self.paths = paths_of(model, self.given)
         self._names = {id(twins[key]): path for key, path in paths(model).items() if key in twins}
         self._index = {id(layer): index for index, layer in enumerate(self.layers)}
-        self.averaged = [
-            {n: as_array(getattr(layer, n)) for n in ASSIGNED if _has(layer, n)}
-            for layer in self.layers
-        ]
+        self._variables = [pair for pair in parts if isinstance(pair[0], keras.Variable)]
+        self.averaged = self._averages()
         self._fit: Mapping[int, Sequence[Call]] = {}
+
+    def refresh(self) -> None:
+        """Takes over the given model's present weights and statistics."""
+        for theirs, ours in self._variables:
+            ours.assign(theirs.value)
+        self.averaged = self._averages()
 
     def survey(self, x: Any, training: Optional[bool]) -> dict[int, list[Call]]:
         """How each batch normalization is called when the model is called in some mode.
@@ -216,6 +220,12 @@ class Passes:
             yield
         finally:
             self._put(self.averaged)
+
+    def _averages(self) -> list[dict[str, Array]]:
+        return [
+            {n: as_array(getattr(layer, n)) for n in ASSIGNED if _has(layer, n)}
+            for layer in self.layers
+        ]
 
     def _put(self, values: Sequence[Mapping[str, Array]]) -> None:
         for layer, of_layer in zip(self.layers, values, strict=True):
