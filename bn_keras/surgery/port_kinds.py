@@ -97,6 +97,15 @@ def _same(array: Array, shape: Shape) -> Array:
     return array
 
 
+def _vector(array: Array, shape: Shape) -> Array:
+    if array.ndim > 1:
+        raise Misfit(
+            f"it normalizes over axes of sizes {array.shape}, whose order in the other framework "
+            "is not known"
+        )
+    return array
+
+
 def _reversed(array: Array, shape: Shape) -> Array:
     return array.T
 
@@ -234,7 +243,13 @@ KINDS = (
         _conv_settings,
     ),
     Kind((L.Embedding,), ("Embedding",), (_like("embeddings", "embedding", None, "weight"),)),
-    Kind((L.LayerNormalization,), ("LayerNorm",), (SCALE, OFFSET)),
+    Kind(
+        (L.LayerNormalization,), ("LayerNorm",),
+        (
+            Weight("gamma", Field("weight", _vector, _vector), Field("scale", _same, _same), 1.0),
+            Weight("beta", Field("bias", _vector, _vector), Field("bias", _same, _same), 0.0),
+        ),
+    ),
     Kind((L.GroupNormalization,), ("GroupNorm",), (SCALE, OFFSET), _group_settings),
     Kind((L.RMSNormalization,), ("RMSNorm",), (_like("scale", "scale", 1.0, "weight"),)),
     Kind(

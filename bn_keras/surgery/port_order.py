@@ -55,7 +55,10 @@ class Channels:
 
     def root(self) -> "Channels":
         """The object that stands for all tensors with these channels."""
-        return self if self._same is None else self._same.root()
+        found = self
+        while found._same is not None:
+            found = found._same
+        return found
 
     def join(self, other: "Channels") -> None:
         """Notes that another tensor has the same channels."""
@@ -79,21 +82,32 @@ class Channels:
             one._after = []
         one._order = order
 
-    def order(self) -> Optional[Array]:
+    def tell(self, order: Optional[Array]) -> None:
+        """Puts an order, or None for the same one, in the place of all that was found out."""
+        one = self.root()
+        one._order, one._reason, one._after, one._parts = order, "", [], []
+
+    def order(self, seen: frozenset[int] = frozenset()) -> Optional[Array]:
         """For each channel of Keras the one of PyTorch; None if they are the same.
+
+        Args:
+            seen: ids of the channels that ask.
 
         Raises:
             UnknownOrder: nobody knows, with the reason.
         """
         one = self.root()
-        orders = [other.order() for other in one._after if other.root() is not one]
+        if id(one) in seen:
+            return None
+        seen |= {id(one)}
+        orders = [other.order(seen) for other in one._after]
         if one._reason and (not one._after or any(order is not None for order in orders)):
             raise UnknownOrder(one._reason)
         if one._order is not None or not one._parts:
             return one._order
         found, start, plain = [], 0, True
         for part in one._parts:
-            order = part.order()
+            order = part.order(seen)
             plain = plain and order is None
             size = part.root().size
             if size is None:
@@ -151,12 +165,14 @@ def places_of(model: keras.Model) -> Places:
         model: built; it is neither called nor changed.
     """
     draft, parts = copies.copy_with_parts(model)  # tracing leaves traces
-    mine = {id(new): old for old, new in parts if isinstance(old, keras.Layer)}
+    mine = {id(new): (old, new) for old, new in parts if isinstance(old, keras.Layer)}
     names, found = paths(model), []
-    for layer in draft._flatten_layers():
-        if own_weights(layer) or hasattr(layer, "epsilon") and kind_of(layer) is not None:
-            old = mine[id(layer)]
-            found.append((layer, Place(old, names[id(old)], kind_of(old))))
+    for key in {**paths(draft), **mine}:  # in the order of attributes; then what nobody tracks
+        old, new = mine[key]
+        kind = kind_of(old) if id(old) in names else None
+        is_bare = kind is not None and hasattr(old, "epsilon")
+        if own_weights(old) or is_bare or isinstance(old, copies.OPAQUE):
+            found.append((new, Place(old, names.get(id(old), old.path or old.name), kind)))
     inputs, outputs = _Walk(draft, found).run()
     return Places([place for _, place in found], inputs, outputs)
 
@@ -175,18 +191,22 @@ class _Walk:
         # All images of a model have their channels on one axis, or nobody follows them.
         self._is_first = formats == {"channels_first"}
         self._is_mixed = len(formats) > 1
+        # Flat channels that become (positions, channels): the layers behind show what these are.
+        self._unfolded: list[tuple[Channels, Shape, Channels]] = []
 
     def run(self) -> tuple[list[Channels], list[Channels]]:
         function = self._function_of_the_model()
         if function is not None:
             inputs = [self._input(tuple(x.shape)) for x in function._inputs]
             outputs = self._function(function, inputs)
+            for flat, shape, channels in self._unfolded:
+                self._unfold(flat, shape, channels.root().moved)
             if all(place.inputs is not None for place in self._places):
                 return [x.channels for x in inputs], [y.channels for y in outputs]
         for place in self._places:
             place.inputs = None
-        start = self._input((None, None, None, None))
-        self._chain(self._model, start)
+        shape = (None,) * 4 if function is None else tuple(function._inputs[0].shape)
+        self._chain(self._model, self._input(shape))
         return [], []
 
     def _function_of_the_model(self) -> Optional[Function]:
@@ -232,9 +252,10 @@ class _Walk:
         if id(operation) in self._numbers:
             channels, number = self._layer(operation, given[0], behind)
             return [Tensor(shape, channels, behind | {number}) for shape in shapes]
-        inside = isinstance(operation, keras.Layer) and any(
-            id(layer) in self._numbers for layer in operation._flatten_layers()
-        )
+        inside = [
+            self._numbers[id(layer)] for layer in operation._flatten_layers()
+            if id(layer) in self._numbers
+        ] if isinstance(operation, keras.Layer) else []
         if inside:
             function = None
             if isinstance(operation, keras.Sequential):
@@ -249,7 +270,9 @@ class _Walk:
                 )
                 function = _traced(operation, args, kwargs)
             if function is not None and len(function._inputs) == len(given):
-                return self._function(function, given)
+                found = self._function(function, given)
+                if all(self._places[number].inputs is not None for number in inside):
+                    return found
             end = self._chain(operation, given[0]._replace(behind=behind))
             return [Tensor(s, self._behind_code(operation, end, s), end.behind) for s in shapes]
         return [
@@ -258,17 +281,19 @@ class _Walk:
 
     def _chain(self, layer: keras.Layer, x: Tensor) -> Tensor:
         """The layers inside of one whose code nobody can follow, in the order of its attributes."""
-        is_image = len(x.shape) > 2
-        for inner in layer._flatten_layers():
-            if id(inner) not in self._numbers:
+        is_image = len(x.shape) > 3
+        inside = {id(inner): inner for inner in layer._flatten_layers()}
+        for key in self._numbers:
+            inner = inside.get(key)
+            if inner is None:
                 continue
             expected = _channels_in(inner)
             if expected is not None and expected != x.channels.root().size:
                 reason = f"the code of {layer.name!r} makes its inputs, and nobody can follow that"
-                x = x._replace(channels=Channels(
-                    expected, reason=reason if is_image and not isinstance(inner, CONVS) else ""
-                ))
-            is_image = is_image or isinstance(inner, CONVS)
+                is_image = is_image or any(
+                    isinstance(self._places[number].layer, CONVS) for number in x.behind
+                )
+                x = x._replace(channels=Channels(expected, reason=reason if is_image else ""))
             channels, number = self._layer(inner, x, x.behind)
             x = Tensor(x.shape, channels, x.behind | {number})
         return x
@@ -352,17 +377,21 @@ class _Walk:
             reason = f"{operation.name!r} flattens channels that lie in another order already"
             return Channels(size, order=order, reason=reason, after=[here])
         if rank == 2:
-            moved = None if len(shape) == 3 else not self._is_first
-            order, reason = self._flat(shape, moved, False)
-            if order is not None:
-                here.put(order)
-            elif reason:
-                here.join(Channels(here.size, reason=reason))
-            return Channels(size, moved=moved)
+            channels = Channels(size, moved=None if len(shape) == 3 else not self._is_first)
+            self._unfolded.append((here, shape, channels))
+            return channels
         reason = f"{operation.name!r} makes {shape} of {x.shape}"
         if size is not None and size == self._size(x.shape):
             return Channels(size, reason=reason, after=[here])
         return Channels(size, reason=reason)
+
+    def _unfold(self, flat: Channels, shape: Shape, moved: Optional[bool]) -> None:
+        """Notes in which order flat channels lie that become an image of that shape."""
+        order, reason = self._flat(shape, moved, False)
+        if order is not None:
+            flat.put(order)
+        elif reason:
+            flat.join(Channels(flat.size, reason=reason))
 
     def _flat(
         self, shape: Shape, moved: Optional[bool], to_last: bool
@@ -377,8 +406,8 @@ class _Walk:
             return None, "the model has images with channels first and others with channels last"
         if moved is None:
             return None, (
-                f"whether PyTorch has the axes {sizes} of what is flattened in the same order is "
-                "not known"
+                f"nothing shows whether PyTorch has the axes {sizes}, flat here, in that order or "
+                "channels first"
             )
         if moved:
             return order_of_flat(sizes), ""
