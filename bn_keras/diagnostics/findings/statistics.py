@@ -15,6 +15,7 @@ from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, CannotLook, Cost, 
 from bn_keras.diagnostics.passes import AVERAGED, EXACT
 from bn_keras.registry import FINDINGS
 
+ERRORS = 3.0  # standard errors by which an accuracy must fall to count
 RECALIBRATE = (
     "from bn_keras.surgery.recalibrate import recalibrate; model, _ = recalibrate(model, {})"
 )
@@ -207,11 +208,14 @@ def cost_of_averages(examined: Examination) -> tuple[Optional[Cost], str, bool]:
     costs = not math.isfinite(averaged.loss) or (
         term.value > LOSS_CHANGED * abs(exact.loss) and (term.is_clear or term.low is None)
     )
+    one, other = averaged.accuracy, exact.accuracy
+    if one is not None and other is not None and one < other:
+        # As if of different examples, which overstates the error: these are the same ones.
+        error = math.sqrt((one * (1 - one) + other * (1 - other)) / averaged.sizes.sum())
+        if costs or other - one > ERRORS * error:
+            return Cost("accuracy", one, other), "", True
     if not costs:
         return None, f"exact statistics lower the loss by {term} only", changed
-    accuracies = averaged.accuracy, exact.accuracy
-    if None not in accuracies and accuracies[0] < accuracies[1]:  # type: ignore[operator]
-        return Cost("accuracy", *accuracies), "", True  # type: ignore[arg-type]
     return Cost("loss", averaged.loss, exact.loss), "", True
 
 
