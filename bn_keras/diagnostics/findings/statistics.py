@@ -211,8 +211,8 @@ def cost_of_averages(examined: Examination) -> tuple[Optional[Cost], str, bool]:
     one, other = averaged.accuracy, exact.accuracy
     if one is not None and other is not None and one < other:
         # As if of different examples, which overstates the error: these are the same ones.
-        error = math.sqrt((one * (1 - one) + other * (1 - other)) / averaged.sizes.sum())
-        if costs or other - one > ERRORS * error:
+        spread = math.sqrt((one * (1 - one) + other * (1 - other)) / averaged.sizes.sum())
+        if costs or other - one > ERRORS * spread:
             return Cost("accuracy", one, other), "", True
     if not costs:
         return None, f"exact statistics lower the loss by {term} only", changed
