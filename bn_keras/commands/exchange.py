@@ -8,8 +8,8 @@ from bn_keras.commands.models import make_parser, operate, some_inputs
 from bn_keras.registry import COMMANDS
 
 DOES = """Puts another normalizer in the place of each one. All else stays, and what both kinds
-have goes along: axis, offset, scale, statistics. --to=batch and --to=keras_batch exchange Keras's layer and
-BatchNorm for each other, with equal outputs; others compute something else.
+have goes along: axis, offset, scale, statistics. --to=batch and --to=keras_batch exchange Keras's
+layer and BatchNorm for each other, with equal outputs; others compute something else.
 
 Example:
   bn-keras exchange net.keras --to=group --set groups=8
