@@ -3,8 +3,8 @@
     python train.py --study=mnist_cnn_rates
 
 Each rate is tried without BN, without BN from Glorot's weights in the dense layers, and with BN.
-Takes 9 min on 2 cores. At .01 the net without BN learns from Glorot's weights. At .05 and above it
-learns with BN, and without BN in about one seed of eight.
+Takes 9 min on 2 cores. At .01 the net without BN learns in most seeds and not in all, from Glorot's
+weights or others. At .05 and above it learns with BN, and without BN in about one seed of eight.
 """
 
 from bn_keras.registry import STUDIES
@@ -27,6 +27,7 @@ def _with_bn_only(rate: float) -> Claim:
     return Claim(
         f"at {shown.removeprefix('0')} the net learns with BN only",
         THIS,
+        expected="holds",
         effect=(
             Comparison(metric, "none", "at most", 0.2),
             Comparison(metric, "batch", "at least", 0.85),
@@ -39,6 +40,7 @@ def _not_from_glorot(rate: float) -> Claim:
     return Claim(
         f"at {shown.removeprefix('0')} Glorot's weights do not replace BN",
         THIS,
+        expected="holds",
         effect=(Comparison(f"test_accuracy_at_{shown}", GLOROT, "at most", 0.2),),
     )
 
@@ -50,8 +52,8 @@ def mnist_cnn_rates() -> Study:
         question="From which learning rate on does the MNIST CNN need BN?",
         source=f"{BLOG}, at higher rates than its own",
         duration="9 min",
-        expected="at .01 without BN, too, from Glorot's weights; at .05 and above with BN only, "
-        "but for about one seed of eight",
+        expected="at .01 without BN, too, but for a seed here and there; at .05 and above with BN "
+        "only, but for about one seed of eight",
         base={
             "model": "mnist_cnn", "optimizer": "adam", "batch_size": 64, "steps": 200,
             "momentum": 0.9, "log_interval": 10, "eval_interval": 50, "curve_size": 500,
@@ -64,6 +66,7 @@ def mnist_cnn_rates() -> Study:
             Claim(
                 "at .01 both nets learn, the one without BN from Glorot's weights",
                 THIS,
+                expected="not decided",
                 effect=(
                     Comparison("test_accuracy_at_0.01", GLOROT, "at least", 0.85),
                     Comparison("test_accuracy_at_0.01", "batch", "at least", 0.85),
@@ -73,6 +76,7 @@ def mnist_cnn_rates() -> Study:
                 "without BN, the initialization of the dense layers changes less than five points "
                 "at .01",
                 f"{BLOG}, which compares nets with different ones",
+                expected="not decided",
                 effect=(
                     Comparison("test_accuracy_at_0.01", "none", "at least", GLOROT, margin=-0.05),
                     Comparison("test_accuracy_at_0.01", "none", "at most", GLOROT, margin=0.05),

@@ -6,8 +6,9 @@ One hidden layer of 1,024 with BN in front of it and behind it, weights N(0, 1),
 Training, validation and test error are all measured in inference mode, with population statistics;
 batch statistics belong to the training step alone.
 
-Takes 7 min on 2 cores. BN is ahead after 500 steps (.92 against .84) and ends within a point of the
-net without it. With a momentum of .999 it evaluates at .70 to .78.
+Takes 7 min on 2 cores. BN is ahead after 500 steps (.93 against .85) and by a point at the end (.96
+against .95). With a momentum of .999 it evaluates at .57 to .78 after 500 steps, and at .81 to .94 at
+the end.
 """
 
 from bn_keras.registry import STUDIES
@@ -70,17 +71,20 @@ def not_mnist_mlp() -> Study:
             Claim(
                 "after 500 steps the net with BN is ahead by two points at least",
                 THREAD,
+                expected="holds",
                 effect=(Comparison("accuracy_at_500", "batch", "at least", "none", margin=0.02),),
             ),
             Claim(
                 "BN ends half a point ahead at least",
                 THREAD,
+                expected="holds",
                 effect=(Comparison("test_accuracy", "batch", "at least", "none", margin=0.005),),
             ),
             Claim(
                 "a momentum of .999 evaluates worse, since its initial variance of 1 still weighs "
                 "5 % after 3,000 steps",
                 "the usual explanation",
+                expected="holds, but for another reason",
                 effect=(
                     Comparison("inference_minus_batch", "batch, momentum .999", "at most", -0.02),
                 ),
@@ -95,6 +99,7 @@ def not_mnist_mlp() -> Study:
                 "the question's layer (float64, momentum .5, behind the dense layer) infers as "
                 "well as it trains",
                 THREAD,
+                expected="holds",
                 effect=(
                     Comparison("inference_minus_batch", "the question's layer", "at least", -0.01),
                 ),
@@ -103,6 +108,7 @@ def not_mnist_mlp() -> Study:
                 "an evaluation graph without BN, or with statistics that were never updated, costs "
                 "the net ten points at least",
                 THREAD,
+                expected="holds",
                 effect=(
                     Comparison("lost_without_bn", "batch", "at least", 0.1),
                     Comparison("lost_never_updated", "batch", "at least", 0.1),

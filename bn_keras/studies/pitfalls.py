@@ -183,17 +183,20 @@ def pitfalls() -> Study:
             Claim(
                 "evaluated correctly, the CNN is right about single images",
                 "this toolkit",
+                expected="holds",
                 effect=(Comparison("pitfall/correct/1", "CNN", "at least", 0.9),),
             ),
             Claim(
                 "as written, the same weights predict the same for every image fed alone",
                 BLOG,
+                expected="holds",
                 effect=(Comparison("pitfall/as_written/spread", "CNN", "at most", 1e-4),),
             ),
             Claim(
                 "batch statistics in the dense layers hide that the convolution's were never "
                 "updated",
                 BLOG,
+                expected="holds",
                 effect=(
                     Comparison("pitfall/conv_never_updated/whole", "CNN", "at most", 0.5),
                     Comparison("pitfall/as_written/whole", "CNN", "at least", 0.9),
@@ -202,6 +205,7 @@ def pitfalls() -> Study:
             Claim(
                 "normalized logits have a sigmoid loss several times as high at equal accuracy",
                 BLOG,
+                expected="holds",
                 effect=(
                     Comparison("test_loss", "CNN", "at least", "CNN, no BN", factor=3.0),
                     Comparison("test_accuracy", "CNN", "at least", "CNN, no BN", margin=-0.02),
@@ -212,11 +216,13 @@ def pitfalls() -> Study:
                 "an evaluation graph without BN costs a net that was trained with it ten points at "
                 "least",
                 THREAD,
+                expected="holds",
                 effect=(Comparison("lost_without_bn", "MLP", "at least", 0.1),),
             ),
             Claim(
                 "a momentum of .999 is too slow for a short run: it costs five points at least",
                 THREAD,
+                expected="holds",
                 effect=(
                     Comparison("test_accuracy", "MLP, momentum .999", "at most", "MLP",
                                margin=-0.05),
@@ -225,6 +231,7 @@ def pitfalls() -> Study:
             Claim(
                 "a net that saw one batch of rows only is ten points worse at least",
                 THREAD,
+                expected="holds",
                 effect=(
                     Comparison("test_accuracy", "MLP, one batch of rows", "at most", "MLP",
                                margin=-0.1),
