@@ -5,10 +5,11 @@ A batch normalization whose statistics are frozen is an affine map, which a conv
 it can take into its kernel: one pass over the activations less in each direction, and one
 activation less to keep. Gradients reach kernel, gamma and beta all the same (the "tune mode" of You
 et al. 2024, arXiv:2305.11624). Here a small ResNet trains with `FrozenBatchNorm` behind each
-convolution, and with one layer that computes both. Steps of the two alternate in one process; the
-ratio is the median over the rounds, with the lowest and highest. Peak memory is how far a step
-raises the resident set's high-water mark, in processes of their own (oneDNN off and freed arrays
-given back, as `benchmarks/memory.py` explains): the median of three.
+convolution, and with one layer that computes both. Steps of the nets take turns in one process;
+times are CPU seconds of all threads, which other programs disturb least, and ratios are medians
+over the rounds, with the lowest and highest. Peak memory is how far a step raises the resident
+set's high-water mark, in processes of their own (oneDNN off and freed arrays given back, as
+`benchmarks/memory.py` explains): the median of three.
 """
 
 import os
@@ -96,14 +97,14 @@ def step_of(kind, jit):
 
 
 def seconds(steps, rounds, repeats):
-    """Seconds a step: name → a list with one value for each round, in which all take turns."""
+    """CPU seconds a step: name → a list with one value for each round, in which all take turns."""
     found = {name: [] for name in steps}
     for _ in range(rounds):
         for name, step in steps.items():
-            started = time.perf_counter()
+            started = time.process_time()
             for _ in range(repeats):
                 step()
-            found[name].append((time.perf_counter() - started) / repeats)
+            found[name].append((time.process_time() - started) / repeats)
     return found
 
 
@@ -130,6 +131,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--processes", type=int, default=3)
     parser.add_argument("--peak", choices=KINDS)
     parser.add_argument("--jit", action="store_true")
     options = parser.parse_args()
@@ -137,7 +139,7 @@ def main():
         print(peak(options.peak, options.jit))
         return
     print(f"a step with {BATCH} images of {SIZE}x{SIZE}, {os.cpu_count()} CPUs")
-    print(f"{'':24s}{'ms':>8s}{'of frozen':>11s}   lowest–highest{'peak MB':>10s}")
+    print(f"{'':24s}{'CPU ms':>8s}{'of frozen':>11s}   lowest–highest{'peak MB':>10s}")
     for jit in (False, True):
         found = seconds({kind: step_of(kind, jit) for kind in KINDS}, options.rounds,
                         options.repeats)
@@ -148,7 +150,7 @@ def main():
                 float(subprocess.run(
                     command, capture_output=True, text=True, check=True,
                     env={**os.environ, **PLAIN},
-                ).stdout) for _ in range(3)
+                ).stdout) for _ in range(options.processes)
             ]
             print(f"{kind + (', XLA' if jit else ''):24s}"
                   f"{1000 * statistics.median(found[kind]):8.1f}{statistics.median(ratios):11.2f}"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from bn_keras.surgery import calls, copies
 from bn_keras.surgery.certificate import paths, random_inputs
-from bn_keras.surgery.statistics import STATISTICS
-from bn_keras.surgery.surgeon import is_batch_normalization, class_name, unseen
+from bn_keras.surgery.statistics import variables_of
+from bn_keras.surgery.surgeon import is_batch_normalization, name_of, unseen
 
 BATCH, AVERAGES, BOTH, NOTHING, UNKNOWN = "batch", "averages", "both", "nothing", "unknown"
 FEW = 4  # examples in a call that is watched
@@ -207,11 +207,7 @@ def _plain(layer: keras.Layer) -> None:
 
 
 def _statistics(layer: keras.Layer) -> list[NDArray[np.float64]]:
-    variables = [getattr(layer, name, None) for name in STATISTICS]
-    return [
-        np.array(keras.ops.convert_to_numpy(variable)) for variable in variables
-        if isinstance(variable, keras.Variable)
-    ]
+    return [np.array(keras.ops.convert_to_numpy(v)) for v in variables_of(layer)]
 
 
 def _by_flags(layer: keras.Layer) -> tuple[str, Optional[bool]]:

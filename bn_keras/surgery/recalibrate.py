@@ -77,7 +77,7 @@ def recalibrate(
     Warns:
         UserWarning: no statistics were computed, because all layers are frozen for example.
     """
-    return _certified("recalibrate", _exactly, model, data, batch_size)
+    return _certified("recalibrate", False, model, data, batch_size)
 
 
 def recalibrate_in_one_pass(
@@ -102,7 +102,7 @@ def recalibrate_in_one_pass(
         TypeError: as `recalibrate`.
         ValueError: as `recalibrate`.
     """
-    return _certified("recalibrate_in_one_pass", _in_one_pass, model, data, batch_size)
+    return _certified("recalibrate_in_one_pass", True, model, data, batch_size)
 
 
 def recalibrated(
@@ -148,10 +148,6 @@ class _Work(NamedTuple):
     copy: keras.Model
     layers: list[keras.Layer]
     pairs: list[tuple[keras.Layer, keras.Layer]]
-
-
-# `(work, examples, caller) -> moments of each layer, by its id`; the copy has them.
-Surgery = Callable[[_Work, Examples, str], dict[int, "_Moments"]]
 
 
 def _examples(model: keras.Model, data: Any, batch_size: int, caller: str) -> Examples:
@@ -210,23 +206,37 @@ def _read(source: Examples, forward: Callable[[Any], None], whole: list["_Moment
             moments.note(number)
 
 
-def _certified(
-    caller: str, surgery: Surgery, model: keras.Model, data: Any, batch_size: int
-) -> tuple[keras.Model, Certificate]:
+def computed(
+    caller: str, model: keras.Model, data: Any, batch_size: int, in_one_pass: bool
+) -> tuple[keras.Model, list[Row], dict[str, Any], Examples]:
+    """The new model of `recalibrate`, or in one pass, with all that a certificate is made of.
+
+    Returns:
+        `(new model, rows, figures, examples)`; the figures say nothing of losses.
+
+    Raises:
+        TypeError: as `recalibrate`.
+        ValueError: as `recalibrate`.
+    """
     source = _examples(model, data, batch_size, caller)
     work = _work_on(model)
-    pooled = surgery(work, source, caller)
+    pooled = (_in_one_pass if in_one_pass else _exactly)(work, source, caller)
     rows = _rows(model, work, pooled)
     if not any(row.fate == RECALIBRATED for row in rows):
         reasons = "; ".join(f"{row.path}: {row.note}" for row in rows)
         warnings.warn(
             f"{caller}: no statistics were computed in {model.name!r}, "
-            f"{reasons or 'which has no batch normalization'}.", UserWarning, stacklevel=3,
+            f"{reasons or 'which has no batch normalization'}.", UserWarning, stacklevel=4,
         )
-    figures = {**_judged(model, work.copy, source), **_enough(list(pooled.values()))}
-    return work.copy, certificate_of(
-        caller, model, work.copy, rows, inputs=source.first, figures=figures
-    )
+    return work.copy, rows, _enough(list(pooled.values())), source
+
+
+def _certified(
+    caller: str, in_one_pass: bool, model: keras.Model, data: Any, batch_size: int
+) -> tuple[keras.Model, Certificate]:
+    copy, rows, enough, source = computed(caller, model, data, batch_size, in_one_pass)
+    figures = {**scores.judged(model, {"before": model, "after": copy}, source), **enough}
+    return copy, certificate_of(caller, model, copy, rows, inputs=source.first, figures=figures)
 
 
 def _rows(model: keras.Model, work: _Work, pooled: dict[int, "_Moments"]) -> list[Row]:
@@ -255,17 +265,6 @@ def _rows(model: keras.Model, work: _Work, pooled: dict[int, "_Moments"]) -> lis
         if reason is not None:
             rows.append(Row(names[id(layer)], class_name(type(layer)), None, LEFT, reason))
     return rows
-
-
-def _judged(model: keras.Model, copy: keras.Model, source: Examples) -> dict[str, Any]:
-    """Loss and metrics before and after, and by which loss; or why not."""
-    try:
-        loss = scores.loss_of(model, source.first_batch)
-        before = scores.score(model, loss, source)
-        after = scores.score(copy, loss, source)
-    except scores.Unclear as reason:
-        return {"judged by": f"not measured: {reason}"}
-    return {"before": before, "after": after, "judged by": f"{loss.said}, over all examples given"}
 
 
 def _enough(pooled: list["_Moments"]) -> dict[str, Any]:

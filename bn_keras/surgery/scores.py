@@ -5,7 +5,7 @@ taken where only one reading of labels and outputs is possible, and the answer s
 """
 
 import warnings
-from typing import Any, NamedTuple, Optional
+from typing import Any, Mapping, NamedTuple, Optional
 
 import keras
 import numpy as np
@@ -82,6 +82,22 @@ def score(model: keras.Model, loss: Loss, source: Examples) -> dict[str, float]:
         return {name: float(f"{float(value):.6g}") for name, value in found.items()}
     except Exception as error:
         raise Unclear(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+
+
+def judged(
+    by: keras.Model, models: Mapping[str, keras.Model], source: Examples
+) -> dict[str, Any]:
+    """Figures for a certificate: how models do by the loss of one of them, or why nobody knows.
+
+    Returns:
+        The score of each model by its name, and "judged by".
+    """
+    try:
+        loss = loss_of(by, source.first_batch)
+        found = {name: score(model, loss, source) for name, model in models.items()}
+    except Unclear as reason:
+        return {"judged by": f"not measured: {reason}"}
+    return {**found, "judged by": f"{loss.said}, over all examples given"}
 
 
 def _usual(labels: Any, outputs: Any) -> Optional[Loss]:

@@ -107,7 +107,7 @@ def held(model: keras.Layer) -> Iterator[None]:
             stack.enter_context(layer.hold())
         for layer in layers:
             if layer not in own:
-                for variable in _variables(layer):
+                for variable in variables_of(layer):
                     stack.enter_context(_unassignable(variable))
         yield
 
@@ -242,7 +242,7 @@ def reset(model: keras.Layer) -> None:
     for layer in batch_normalizers(model):
         fresh = type(layer).from_config(layer.get_config())
         fresh.build_from_config(layer.get_build_config())
-        for variable, initial in zip(_variables(layer), _variables(fresh), strict=True):
+        for variable, initial in zip(variables_of(layer), variables_of(fresh), strict=True):
             variable.assign(initial)
         if hasattr(layer, "population"):
             layer.population.forget()
@@ -253,7 +253,8 @@ def _names(layer: keras.Layer) -> list[str]:
     return [name for name in STATISTICS if isinstance(getattr(layer, name, None), keras.Variable)]
 
 
-def _variables(layer: keras.Layer) -> list[keras.Variable]:
+def variables_of(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables of a layer's own statistics; none if it keeps none or is not built."""
     return [getattr(layer, name) for name in _names(layer)]
 
 
