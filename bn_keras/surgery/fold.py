@@ -39,7 +39,7 @@ from bn_keras.surgery.surgeon import (
     KERAS,
     Stays,
     Surgeon,
-    class_name,
+    name_of,
     is_batch_normalization,
     told,
 )
@@ -217,7 +217,7 @@ class _Folding:
                     "not in the model's config: fold again after loading a file, or export it"
                 )
             rows.append(Row(
-                self._paths[id(norm)], class_name(type(norm)), "Identity" if remains else None,
+                self._paths[id(norm)], name_of(type(norm)), "Identity" if remains else None,
                 FOLDED, "; ".join(note),
             ))
         order = {path: number for number, path in enumerate(self._paths.values())}
@@ -337,7 +337,7 @@ class _Folding:
         return reason
 
     def _told(self, layer: keras.Layer) -> str:
-        return f"{self._paths[id(layer)]} ({class_name(type(layer))})"
+        return f"{self._paths[id(layer)]} ({name_of(type(layer))})"
 
 
 def _affine(norm: keras.Layer) -> tuple[Array, Array]:

@@ -42,7 +42,7 @@ from bn_keras.surgery.surgeon import (
     Stays,
     Surgeon,
     is_batch_normalization,
-    class_name,
+    name_of,
     told,
 )
 
@@ -162,7 +162,7 @@ def _changed(
             return _in_state(layer, aim, id(layer) in in_time) or Stays(fate)
         except (TypeError, ValueError, NotImplementedError, AttributeError) as error:
             raise ValueError(
-                f"{caller}: the {what} of {path!r} ({class_name(type(layer))}) cannot be {fate}: "
+                f"{caller}: the {what} of {path!r} ({name_of(type(layer))}) cannot be {fate}: "
                 f"{' '.join(str(error).split())}; expected what=\"both\", or layers= without it."
             ) from error
 

@@ -118,12 +118,12 @@ def modes(model: keras.Model, inputs: Any = None) -> list[Mode]:
             normalizes, moves = NOTHING, False
         trains = tuple(v.name for v in old.variables if id(v) in trained)
         path = names.get(id(old), old.path or old.name)
-        found.append(Mode(path, class_name(type(old)), normalizes, moves, trains, "; ".join(notes)))
+        found.append(Mode(path, name_of(type(old)), normalizes, moves, trains, "; ".join(notes)))
     met = {id(old) for old, _ in pairs}
     for layer in model._flatten_layers():
         hidden = None if id(layer) in met else unseen(layer)
         if hidden:
-            kind = class_name(type(layer))
+            kind = name_of(type(layer))
             found.append(Mode(names[id(layer)], kind, UNKNOWN, None, (), hidden))
     return found
 

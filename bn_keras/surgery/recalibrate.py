@@ -21,7 +21,7 @@ from bn_keras.surgery import calls, copies, scores, statistics
 from bn_keras.surgery.certificate import LEFT, Certificate, Row, certificate_of, paths
 from bn_keras.surgery.dependencies import Call, order_of_calls
 from bn_keras.surgery.examples import DATA, Examples
-from bn_keras.surgery.surgeon import class_name, unseen
+from bn_keras.surgery.surgeon import name_of, unseen
 
 BATCH_SIZE = 1000
 NO_CALL = -1
@@ -242,7 +242,7 @@ def _certified(
 def _rows(model: keras.Model, work: _Work, pooled: dict[int, "_Moments"]) -> list[Row]:
     names, rows = paths(model), []
     for old, new in work.pairs:
-        kind, fate = class_name(type(old)), LEFT
+        kind, fate = name_of(type(old)), LEFT
         if id(new) not in pooled:
             note = "frozen: its statistics are not those of training"
         elif not np.any(pooled[id(new)].count):
@@ -263,7 +263,7 @@ def _rows(model: keras.Model, work: _Work, pooled: dict[int, "_Moments"]) -> lis
     for layer in model._flatten_layers():
         reason = None if id(layer) in seen else unseen(layer)
         if reason is not None:
-            rows.append(Row(names[id(layer)], class_name(type(layer)), None, LEFT, reason))
+            rows.append(Row(names[id(layer)], name_of(type(layer)), None, LEFT, reason))
     return rows
 
 

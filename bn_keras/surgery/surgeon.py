@@ -88,8 +88,8 @@ class Surgeon:
             if issubclass(after, BatchNorm) and self._steps[id(layer)] is layer:
                 note = "trains over batch and time, where Keras's layer takes each step by itself"
         self._fates[id(layer)] = Row(
-            self._path(layer), class_name(type(layer)),
-            None if after is None else class_name(after), fate, note,
+            self._path(layer), name_of(type(layer)),
+            None if after is None else name_of(after), fate, note,
         )
 
     def _not_in_config(self, copy: keras.Model) -> dict[int, str]:
@@ -130,7 +130,7 @@ def unseen(layer: keras.Layer) -> Optional[str]:
     return None
 
 
-def class_name(kind: type[keras.Layer]) -> str:
+def name_of(kind: type[keras.Layer]) -> str:
     """BatchNorm for ours, whose class has the same name as Keras's."""
     return "BatchNorm" if kind is BatchNorm else kind.__name__
 
