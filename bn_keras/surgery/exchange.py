@@ -216,7 +216,7 @@ def replacement(
             layer.name,
             momentum=given.get("momentum", getattr(layer, "momentum", MOMENTUM)),
             epsilon=given.get("epsilon", getattr(layer, "epsilon", EPSILON)),
-            dtype=_policy(layer),
+            dtype=policy_name(layer),
         )
         config, old = made.get_config(), _config(layer)
         config |= {key: old[key] for key in SETTINGS if key in old and key in config}
@@ -366,7 +366,7 @@ def _channel_axis(layer: keras.Layer) -> tuple[int, Optional[int]]:
     return axes[0], channels
 
 
-def _policy(layer: keras.Layer) -> str:
+def policy_name(layer: keras.Layer) -> str:
     """The name of a layer's dtype policy; Identity has no config with a policy itself in it."""
     policy = layer.dtype_policy
     if isinstance(policy, keras.dtype_policies.DTypePolicyMap):

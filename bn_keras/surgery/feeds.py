@@ -12,7 +12,6 @@ import keras
 from bn_keras.surgery import dependencies
 from bn_keras.surgery.certificate import random_inputs
 
-
 READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
 
 

@@ -30,7 +30,7 @@ from bn_keras.surgery.certificate import (
     paths,
 )
 from bn_keras.surgery.convert import own_code
-from bn_keras.surgery.exchange import called_from_code
+from bn_keras.surgery.exchange import called_from_code, policy_name
 from bn_keras.surgery.feeds import Call, forward_pass
 from bn_keras.surgery.linear import LINEAR, Linear, wide
 from bn_keras.surgery.removal import remove_layers
@@ -365,7 +365,7 @@ def _all(linears: list[Union[Linear, str]]) -> Verdict:
 
 def _nothing(norm: keras.Layer, is_called_from_code: bool) -> keras.Layer:
     """A layer that gives what it takes, for the place of a normalization."""
-    layer = keras.layers.Identity(name=norm.name, dtype=norm.dtype_policy)
+    layer = keras.layers.Identity(name=norm.name, dtype=policy_name(norm))
     if is_called_from_code:  # which may say training= or mask=
         layer = Adapted(layer)
         layer.built = True

@@ -17,7 +17,7 @@ from keras.src.utils.tracking import DotNotTrackScope
 def remove_layers(model: keras.Model, gone: list[keras.Layer]) -> None:
     """Removes layers from all functional and Sequential models within a model, and itself.
 
-    A layer stays where a model would have nothing but inputs without it.
+    The last layer of a Sequential model stays, since Keras knows none without a layer.
 
     Args:
         model: nobody else's; it is changed.
@@ -32,42 +32,24 @@ def remove_layers(model: keras.Model, gone: list[keras.Layer]) -> None:
         id(node): node for graph in graphs for stage in graph._nodes_by_depth.values()
         for node in stage
     }
-    around = {  # id of an output of a removed layer → that output, its input, the layer
-        id(node.outputs[0]): (node.outputs[0], node.input_tensors[0], node.operation)
+    around = {  # id of an output of a removed layer → its input
+        id(node.outputs[0]): node.input_tensors[0]
         for node in nodes.values() if id(node.operation) in ids
     }
 
     def swap(x: Any) -> Any:
         while id(x) in around:
-            x = around[id(x)][1]
+            x = around[id(x)]
         return x
 
-    for graph in graphs:
-        for output in graph._outputs:
-            if id(output) in around and any(swap(output) is x for x in graph._inputs):
-                del around[id(output)]
-    removed = {id(operation) for _, _, operation in around.values()}
-    kept = {
-        id(node.operation) for node in nodes.values()
-        if id(node.operation) in ids and id(node.outputs[0]) not in around
-    }
-    removed -= kept
     for node in nodes.values():
-        if id(node.operation) in kept:  # it need not know the arguments of the layer before it
-            node.arguments = SymbolicArguments(node.input_tensors[0])
-        if id(node.operation) not in removed:
-            _rewire(node, swap)
+        _rewire(node, swap)
     for graph in graphs:
         _rebuild(graph, swap)
         for layer in gone:
-            if id(layer) in removed and not any(layer is other for other in graph._operations):
-                graph._tracker.untrack(layer)
+            graph._tracker.untrack(layer)
     for stack in stacks:
-        going = [
-            layer for layer in stack._layers
-            if id(layer) in ids and (stack._functional is None or id(layer) in removed)
-        ]
-        for layer in going:
+        for layer in [layer for layer in stack._layers if id(layer) in ids]:
             if len(stack.layers) > 1:
                 stack._layers.remove(layer)
 
