@@ -438,6 +438,7 @@ def test_every_precision_and_way_of_calling_gives_what_the_model_gives(dtype, to
         actual = np.asarray(keras.ops.cast(call(tf.constant(x)), "float64"))
         assert np.abs(actual - expected).max() <= tolerance * np.abs(expected).max()
     stored = "float32" if dtype.startswith("mixed") else dtype
+    stored = "float32" if dtype.startswith("mixed") else dtype
     assert [v.dtype for v in folded.variables] == [stored] * 4
 
 
