@@ -56,6 +56,8 @@ class LayerRow:
         shift: of the moving mean from the exact one, in exact standard deviations (root mean square
             over channels); None if not measured, as for frozen layers.
         factor: by which the moving variance is off, at least 1 (likewise, of logarithms).
+        gap: how much the loss grows if this layer alone has its averages where all others have
+            exact statistics; None if it was not measured.
     """
 
     path: str
@@ -69,6 +71,7 @@ class LayerRow:
     values: Optional[int]
     shift: Optional[float]
     factor: Optional[float]
+    gap: Optional[float] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -164,11 +167,12 @@ class Diagnosis:
     def _cells(self) -> list[list[str]]:
         """The table, its head first."""
         head = ["layer", "class", "in fit", "trainable", "momentum", "steps", "epsilon",
-                "statistics", "values", "mean off by", "variance off by"]
+                "statistics", "values", "mean off by", "variance off by", "loss"]
         rows = [
             [row.path, row.kind, row.mode, "yes" if row.trainable else "no",
              _number(row.momentum), _number(row.window), _number(row.epsilon), row.statistics,
-             _number(row.values), _number(row.shift), _number(row.factor, "×")]
+             _number(row.values), _number(row.shift), _number(row.factor, "×"),
+             _number(row.gap)]
             for row in self.table
         ]
         return [head, *([plain(cell) for cell in row] for row in rows)]
@@ -207,7 +211,7 @@ class Diagnosis:
 
 def doctor(
     model: keras.Model, data: Any = None, *, train: Any = None, batch_size: int = BATCH_SIZE,
-    examples: int = EXAMPLES, loss: Any = None, only: Sequence[str] = (),
+    examples: int = EXAMPLES, loss: Any = None, layers: int = 0, only: Sequence[str] = (),
 ) -> Diagnosis:
     """Looks into a model's batch normalization: what is wrong, what it costs, what mends it.
 
@@ -221,6 +225,8 @@ def doctor(
         examples: how many are looked at, of each; arrays are drawn from at random.
         loss: as `model.compile` takes it; None for the compiled one, or the only one that fits the
             labels.
+        layers: for how many layers, those with the latest averages first, it is measured what they
+            cost by themselves; two passes over the examples for each.
         only: names of findings; none means all.
 
     Returns:
@@ -234,7 +240,7 @@ def doctor(
     names = [FINDINGS.check(name) for name in ([only] if isinstance(only, str) else only)]
     names = names or FINDINGS.names()
     examined = Examination(
-        model, data, train, batch_size=batch_size, examples=examples, loss=loss
+        model, data, train, batch_size=batch_size, examples=examples, loss=loss, layers=layers
     )
     findings: list[Finding] = []
     not_looked, looked = list(examined.hidden), []
@@ -286,6 +292,8 @@ def _rows(examined: Examination) -> Iterator[LayerRow]:
         ]
     except CannotLook:
         lags = [(None, None)] * len(examined.normalizers)
+    found = _gap(examined)
+    costs = {one.path: one.lag.value for one in found.layers} if found else {}
     for one, (shift, factor) in zip(examined.normalizers, lags, strict=True):
         if not one.finite:
             state = "not finite"
@@ -300,7 +308,7 @@ def _rows(examined: Examination) -> Iterator[LayerRow]:
             values = min(call.values for call in examined.in_fit[one.index])
         yield LayerRow(
             one.path, one.kind, examined.mode(one.index), one.trainable, one.momentum, one.window,
-            one.epsilon, state, values, shift, factor,
+            one.epsilon, state, values, shift, factor, costs.get(one.path),
         )
 
 
@@ -323,7 +331,9 @@ def _told(examined: Examination) -> str:
 def _number(value: Optional[float], unit: str = "") -> str:
     if value is None:
         return "-"
-    return f"{value:.3g}{unit}" if math.isfinite(value) else str(value)
+    if isinstance(value, int) or not math.isfinite(value):
+        return str(value)
+    return f"{value:.3g}{unit}"
 
 
 @functools.singledispatch

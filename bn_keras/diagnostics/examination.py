@@ -125,6 +125,7 @@ class Examination:
         batch_size: of arrays: that of training.
         examples: how many are looked at, of each.
         loss: as `Evaluations` takes it.
+        layers: for how many layers the gap is measured one by one.
 
     Attributes:
         model: the given model.
@@ -142,7 +143,7 @@ class Examination:
 
     def __init__(
         self, model: keras.Model, data: Any = None, train: Any = None, *,
-        batch_size: int = BATCH_SIZE, examples: int = EXAMPLES, loss: Any = None,
+        batch_size: int = BATCH_SIZE, examples: int = EXAMPLES, loss: Any = None, layers: int = 0,
     ) -> None:
         copies.check_model(model, "doctor")
         self.model, self.has_train = model, train is not None
@@ -155,7 +156,7 @@ class Examination:
         if train is not None:
             self.train = read(model, train, batch_size, examples, "doctor")
         self.batch_size = self.data.size if self.data else batch_size
-        self._loss = loss
+        self._loss, self._layers = loss, layers
         try:
             self._passes: Optional[Passes] = Passes(model)
             self._no_passes = ""
@@ -262,7 +263,7 @@ class Examination:
         Raises:
             CannotLook: no data, or no forward pass.
         """
-        return self._measured("lags", lambda: distances(self.evaluations))
+        return self._measured("lags", self._lags)
 
     def is_late(self, index: int) -> bool:
         """Whether a normalizer's averages are further from exact statistics than chance explains.
@@ -284,7 +285,7 @@ class Examination:
         Raises:
             CannotLook: no data, labels or loss, or no forward pass.
         """
-        return self._measured("gap", lambda: gap_of(self.evaluations))
+        return self._measured("gap", lambda: gap_of(self.evaluations, self._layers))
 
     def scored(self, kind: str, on: str = "data") -> Scored:
         """Losses and accuracies under AVERAGED, EXACT or BATCH statistics.
@@ -351,6 +352,14 @@ class Examination:
                 f"a forward pass failed: {type(error).__name__}: {said}"
             )
             raise self._failed[what] from error
+
+    def _lags(self) -> list[tuple[float, float]]:
+        for one, values in zip(self.normalizers, self.exact, strict=True):
+            if one.moves and not all(np.isfinite(value).all() for value in values.values()):
+                raise CannotLook(
+                    f"the exact statistics of {one.path} are not finite: its inputs have NaN or inf"
+                )
+        return distances(self.evaluations)
 
     def _survey(self, training: Optional[bool]) -> tuple[tuple[Call, ...], ...]:
         found = self.passes.survey(self._first(), training)

@@ -251,13 +251,14 @@ ASSIGNED = ("moving_mean", "moving_variance", "moving_stddev", "renorm_mean", "r
 
 
 def normalizers(model: keras.Model, parts: Iterable[Any] = ()) -> list[keras.Layer]:
-    """The built batch normalizations of a model, those that Keras does not track last.
+    """The built batch normalizations of a model in its order, those that are not tracked last.
 
     Args:
         model: built.
         parts: of the model, untracked ones included.
     """
-    tracked = statistics.batch_normalizers(model)
+    order = {key: number for number, key in enumerate(paths(model))}
+    tracked = sorted(statistics.batch_normalizers(model), key=lambda layer: order[id(layer)])
     known = {id(layer) for layer in tracked}
     return tracked + [
         part for part in parts if statistics.is_batch_normalizer(part) and id(part) not in known

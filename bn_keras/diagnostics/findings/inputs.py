@@ -16,6 +16,7 @@ FAR = 30.0  # deviations from zero from which on rounding is measured
 LOST = 0.01  # of a standard deviation, by rounding: less is far under the noise of a batch
 HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative rounding error
 FREEZE = "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, 'statistics')"
+SCALE = "data = ((data[0] - data[0].mean(0)) / data[0].std(0), *data[1:])"
 CONVERT = "from bn_keras.surgery.convert import convert; model, _ = convert(model)"
 
 
@@ -103,7 +104,7 @@ def far_from_zero(examined: Examination) -> Iterator[Finding | NotLooked]:
         f"{named(order, len(examined.normalizers))} get inputs far from zero: in {order[0]} a "
         f"channel's mean is {far:.3g} standard deviations from 0, and {how} is off by "
         f"{lost:.2g} standard deviations.",
-        CONVERT, tuple(order),
+        SCALE if "its input" in how else CONVERT, tuple(order),
         {"lost": {path: worst[path][0] for path in order},
          "distance": {path: worst[path][1] for path in order},
          "how": {path: worst[path][2] for path in order}},

@@ -37,8 +37,10 @@ def train_inference_gap(examined: Examination) -> Iterator[Finding]:
     """
     averaged, batch = examined.scored(AVERAGED), examined.scored(BATCH)
     found, cause = difference(averaged, batch), examined.gap
+    if not math.isfinite(batch.loss):
+        raise CannotLook(f"the loss is {batch.loss} in training mode: there is nothing to compare")
     least = max(LOSS_GAP * abs(batch.loss), LEAST_GAP)
-    lost = math.isfinite(batch.loss) and not math.isfinite(averaged.loss)
+    lost = not math.isfinite(averaged.loss)
     if not lost and not (found.value > least and (found.is_clear or found.low is None)):
         return
     statistics = {name: one for name, one in cause.terms.items() if name not in ("total", "data")}

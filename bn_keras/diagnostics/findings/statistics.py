@@ -3,6 +3,7 @@
 import math
 from typing import Iterator, Optional
 
+import keras
 import numpy as np
 
 from bn_keras.diagnostics.examination import (
@@ -12,7 +13,7 @@ from bn_keras.diagnostics.examination import (
     Normalizer,
 )
 from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, CannotLook, Cost, Finding, named
-from bn_keras.diagnostics.passes import AVERAGED, EXACT
+from bn_keras.diagnostics.passes import AVERAGED, EXACT, as_array
 from bn_keras.registry import FINDINGS
 
 ERRORS = 3.0  # standard errors by which an accuracy must fall to count
@@ -136,7 +137,8 @@ def averages_lag(examined: Examination) -> Iterator[Finding]:
     "not_finite", title="statistics or weights are not finite", severity="wrong results", needs=(),
 )
 def not_finite(examined: Examination) -> Iterator[Finding]:
-    """NaN or inf in statistics, gamma or beta; a variance that is negative or has exploded."""
+    """NaN or inf in statistics, gamma, beta or data; a variance that is negative or has exploded."""
+    yield from _data_not_finite(examined)
     bad: dict[str, str] = {}
     weights_too = False
     for one in examined.normalizers:
@@ -167,6 +169,26 @@ def not_finite(examined: Examination) -> Iterator[Finding]:
         STOP_AT_NAN if weights_too else exact_statistics(examined), tuple(bad), {"where": bad},
         cost, note,
     )
+
+
+def _data_not_finite(examined: Examination) -> Iterator[Finding]:
+    """NaN or inf in the examples, which a single training batch puts into the statistics."""
+    if examined.data is None:
+        return
+    bad = sum(
+        int((~np.isfinite(values.reshape(len(values), -1)).all(1)).sum())
+        for batch in examined.data.batches for leaf in keras.tree.flatten(batch.x)
+        if "float" in keras.backend.standardize_dtype(leaf.dtype)
+        for values in [as_array(keras.ops.convert_to_tensor(leaf))]
+    )
+    if bad:
+        yield Finding(
+            f"{bad} of {examined.data.read} examples have NaN or inf in them: one such training "
+            "batch makes Keras's moving statistics NaN for good.",
+            "import numpy as np; keep = np.isfinite(data[0]).reshape(len(data[0]), -1).all(1); "
+            "data = tuple(part[keep] for part in data)",
+            (), {"examples": bad}, None, "every output of such an example is NaN",
+        )
 
 
 def exact_statistics(examined: Examination) -> str:
