@@ -156,18 +156,18 @@ class Examination:
         if train is not None:
             self.train = read(model, train, batch_size, examples, "doctor")
         self.batch_size = self.data.size if self.data else batch_size
-        self._loss, self._layers = loss, layers
+        self._loss, self._singly = loss, layers
         try:
             self._passes: Optional[Passes] = Passes(model)
             self._no_passes = ""
-            layers, paths = self._passes.given, self._passes.paths
+            found, paths = self._passes.given, self._passes.paths
         except TypeError as error:  # names the layer
             self._passes, self._no_passes = None, str(error)
-            layers = passes.normalizers(model)
-            paths = passes.paths_of(model, layers)
+            found = passes.normalizers(model)
+            paths = passes.paths_of(model, found)
         self.normalizers = tuple(
             _normalizer(index, path, layer)
-            for index, (path, layer) in enumerate(zip(paths, layers, strict=True))
+            for index, (path, layer) in enumerate(zip(paths, found, strict=True))
         )
         places = certificate.paths(model)
         self.hidden = tuple(
@@ -285,7 +285,7 @@ class Examination:
         Raises:
             CannotLook: no data, labels or loss, or no forward pass.
         """
-        return self._measured("gap", lambda: gap_of(self.evaluations, self._layers))
+        return self._measured("gap", lambda: gap_of(self.evaluations, self._singly))
 
     def scored(self, kind: str, on: str = "data") -> Scored:
         """Losses and accuracies under AVERAGED, EXACT or BATCH statistics.

@@ -227,8 +227,10 @@ def difference(before: Snapshot, after: Snapshot) -> dict[str, tuple[float, floa
             continue
         old = np.maximum(before[f"{layer}/moving_variance"].astype(np.float64), 1e-12)
         new = np.maximum(after[f"{layer}/moving_variance"].astype(np.float64), 1e-12)
-        shift = np.abs(after[path].astype(np.float64) - old_mean) / np.sqrt(old)
-        moved[layer] = float(shift.max()), float(np.exp(np.abs(np.log(new / old)).max()))
+        with np.errstate(all="ignore"):  # statistics may be what is wrong: inf, or NaN
+            shift = np.abs(after[path].astype(np.float64) - old_mean) / np.sqrt(old)
+            factor = np.exp(np.abs(np.log(new / old)).max())
+        moved[layer] = float(shift.max()), float(factor)
     return moved
 
 

@@ -137,7 +137,7 @@ def averages_lag(examined: Examination) -> Iterator[Finding]:
     "not_finite", title="statistics or weights are not finite", severity="wrong results", needs=(),
 )
 def not_finite(examined: Examination) -> Iterator[Finding]:
-    """NaN or inf in statistics, gamma, beta or data; a variance that is negative or has exploded."""
+    """NaN or inf in statistics, gamma, beta or data; a variance below 0 or far too large."""
     yield from _data_not_finite(examined)
     bad: dict[str, str] = {}
     weights_too = False
