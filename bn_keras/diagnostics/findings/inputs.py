@@ -8,6 +8,7 @@ import numpy as np
 from bn_keras.diagnostics import passes
 from bn_keras.diagnostics.examination import Examination, Normalizer
 from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, Finding, NotLooked, named
+from bn_keras.diagnostics.findings.modes import FREEZE
 from bn_keras.registry import FINDINGS
 from bn_keras.surgery import calls
 
@@ -15,7 +16,6 @@ FEW = 8  # values of a channel: the variance's own relative deviation, sqrt(2 / 
 FAR = 30.0  # deviations from zero from which on rounding is measured
 LOST = 0.01  # of a standard deviation, by rounding: less is far under the noise of a batch
 HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative rounding error
-FREEZE = "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, 'statistics')"
 SCALE = "data = ((data[0] - data[0].mean(0)) / data[0].std(0), *data[1:])"
 CONVERT = "from bn_keras.surgery.convert import convert; model, _ = convert(model)"
 

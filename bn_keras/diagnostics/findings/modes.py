@@ -19,11 +19,7 @@ LEAST_GAP = 0.02  # of a loss near 0
 ALONE = 4  # examples that are fed one by one
 # Kernels add up in another order for another batch size: so much of the outputs' size may change.
 ROUNDING = {"float64": 1e-6, "float32": 1e-3, "float16": 2e-2, "bfloat16": 0.1}
-REMEDIES = {
-    "shift": "from bn_keras.surgery.recalibrate import recalibrate; "
-             "model, _ = recalibrate(model, data)",
-    "noise": "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, 'statistics')",
-}
+FREEZE = "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, 'statistics')"
 
 
 @FINDINGS.register(
@@ -55,7 +51,7 @@ def train_inference_gap(examined: Examination) -> Iterator[Finding]:
         f"On the same examples and with the same weights, the loss is {averaged.loss:.3g} in "
         f"inference mode and {batch.loss:.3g} in training mode, by {found}; the largest part is "
         f"{worst} ({MEANING[worst]}).",
-        REMEDIES.get(worst) or exact_statistics(examined), (),
+        FREEZE if worst == "noise" else exact_statistics(examined, worst == "shift"), (),
         {"cause": worst, "difference": found.value, **{
             name: one.value for name, one in cause.terms.items()
         }},

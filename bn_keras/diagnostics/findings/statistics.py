@@ -20,6 +20,11 @@ ERRORS = 3.0  # standard errors by which an accuracy must fall to count
 RECALIBRATE = (
     "from bn_keras.surgery.recalibrate import recalibrate; model, _ = recalibrate(model, {})"
 )
+IN_ONE_PASS = (
+    "from bn_keras.surgery.recalibrate import recalibrate_in_one_pass; "
+    "model, _ = recalibrate_in_one_pass(model, {}, 256)"
+)
+MANY = 8  # layers from which on exact statistics, with a pass for each, take too long
 OUTPUTS_CHANGED = 0.05  # of their root mean square: less is lost in the noise of training
 LOSS_CHANGED = 0.05  # of the loss: statistics of some examples fit these a little too well
 EXPLODED = 1e15  # of a variance: products of a few such values leave float32's range of 1e38
@@ -191,9 +196,15 @@ def _data_not_finite(examined: Examination) -> Iterator[Finding]:
         )
 
 
-def exact_statistics(examined: Examination) -> str:
-    """The remedy: exact statistics, of the training examples where they are known."""
-    return RECALIBRATE.format("train" if examined.has_train else "data")
+def exact_statistics(examined: Examination, of_data: bool = False) -> str:
+    """The remedy: exact statistics, of the training examples where they are known.
+
+    Args:
+        examined: the model.
+        of_data: of the data instead, as for data of another domain.
+    """
+    line = RECALIBRATE if len(examined.normalizers) < MANY else IN_ONE_PASS
+    return line.format("train" if examined.has_train and not of_data else "data")
 
 
 def initial_ones(examined: Examination) -> list[Normalizer]:
