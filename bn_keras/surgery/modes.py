@@ -100,7 +100,7 @@ def modes(model: keras.Model, inputs: Any = None) -> list[Mode]:
     pairs.sort(key=lambda pair: order.get(id(pair[0]), len(order)))
     seen, reason = _watched(copy, [new for _, new in pairs], model if inputs is None else inputs)
     trained = {id(variable) for variable in model.trainable_variables}
-    overridden = _told_not_to_train(copy)
+    overridden = told_not_to_train(copy)
     found = []
     for old, new in pairs:
         notes = [] if id(old) in names else ["not tracked by Keras, in no file"]
@@ -126,6 +126,14 @@ def modes(model: keras.Model, inputs: Any = None) -> list[Mode]:
             kind = name_of(type(layer))
             found.append(Mode(names[id(layer)], kind, UNKNOWN, None, (), hidden))
     return found
+
+
+def told_not_to_train(model: keras.Model) -> set[int]:
+    """Ids of the layers that a graph calls with `training=False`, or that are inside of such."""
+    return {
+        id(inner) for layer in model._flatten_layers() for node in layer._inbound_nodes
+        if node.arguments.kwargs.get("training") is False for inner in layer._flatten_layers()
+    }
 
 
 def _watched(
@@ -188,14 +196,6 @@ def _watched(
         said = " ".join(str(error).split())[:200]
         return {}, said if isinstance(error, ValueError) else f"{type(error).__name__}: {said}"
     return seen, unread[0] if unread else ""
-
-
-def _told_not_to_train(copy: keras.Model) -> set[int]:
-    """Ids of the layers that a graph calls with `training=False`, or that are inside of such."""
-    return {
-        id(inner) for layer in copy._flatten_layers() for node in layer._inbound_nodes
-        if node.arguments.kwargs.get("training") is False for inner in layer._flatten_layers()
-    }
 
 
 def _plain(layer: keras.Layer) -> None:

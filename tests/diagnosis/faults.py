@@ -204,6 +204,22 @@ def trained_without_training() -> tuple[keras.Model, Any]:
     return model, data
 
 
+class Deaf(Chain):
+    """A model whose call takes no `training`, so that fit tells its layers nothing."""
+
+    def call(self, x: Any) -> Any:
+        return super().call(x, training=False)
+
+
+@fault("never_updated", *WRONG_STATISTICS, "statistics_initial")
+def training_not_handed_on() -> tuple[keras.Model, Any]:
+    """A model whose code leaves the argument `training` out."""
+    data = points(mean=3.0, scale=2.0)
+    model = Deaf([dense(), KERAS(), head()])
+    model(data[0][:2])
+    return fitted(model, data), data
+
+
 @fault("averages_lag", *WRONG_STATISTICS)
 def forty_steps() -> tuple[keras.Model, Any]:
     """After 40 steps at momentum .99, .67 of the initial statistics are still there."""
@@ -250,6 +266,34 @@ def training_baked_in() -> tuple[keras.Model, Any]:
     inputs = keras.Input((FEATURES,))
     x = layers.ReLU()(KERAS()(dense()(inputs), training=True))
     return fitted(keras.Model(inputs, head()(x)), data), data
+
+
+class AlwaysTraining(keras.Model):
+    """Hands training=True on, whatever it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.norm, self.last = dense(), BatchNorm(), head()
+
+    def call(self, x: Any, training: Any = None) -> Any:
+        return self.last(tf.nn.relu(self.norm(self.dense(x), training=True)))
+
+
+@fault("batch_dependent")
+def training_in_the_code() -> tuple[keras.Model, Any]:
+    """The same in a model's own code, where `predict` cannot override it."""
+    data = points()
+    model = AlwaysTraining()
+    model(data[0][:2])
+    return fitted(model, data), data
+
+
+@fault("few_values", batch_size=4)
+def batches_of_four() -> tuple[keras.Model, Any]:
+    """Four values per channel in every batch."""
+    data = points(128)
+    parts = [dense(), BatchNorm(), layers.ReLU(), head()]
+    return fitted(built("subclassed", parts, data[0]), data), data
 
 
 @fault("few_values", batch_size=32)
@@ -451,6 +495,15 @@ def only_normalizers_train() -> tuple[keras.Model, Any]:
             layer.trainable = False
     model.compile("sgd", model.loss)
     return model, data
+
+
+@fault("frozen_or_trainable")
+def training_false_in_the_graph() -> tuple[keras.Model, Any]:
+    """Fine-tuning after keras.io's guide: base(x, training=False), which Keras 3's fit overrides."""
+    data = points()
+    base = keras.Sequential([keras.Input((FEATURES,)), dense(), KERAS(), layers.ReLU()])
+    inputs = keras.Input((FEATURES,))
+    return fitted(keras.Model(inputs, head()(base(inputs, training=False))), data), data
 
 
 @fault("averaged_weights", *WRONG_STATISTICS)

@@ -4,7 +4,7 @@ from typing import Any, Iterator, Optional
 
 import keras
 
-from bn_keras.diagnostics.examination import Examination, Normalizer
+from bn_keras.diagnostics.examination import BOTH, BY_BATCH, Examination, Normalizer
 from bn_keras.diagnostics.finding import (
     COSTS_ACCURACY,
     RISK,
@@ -16,6 +16,7 @@ from bn_keras.diagnostics.finding import (
 from bn_keras.diagnostics.findings.statistics import cost_of_averages, exact_statistics
 from bn_keras.registry import FINDINGS
 from bn_keras.surgery import statistics
+from bn_keras.surgery.modes import told_not_to_train
 
 COMPILE = "model.compile_from_config(model.get_compile_config())"
 FREEZE = "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, 'both')"
@@ -28,9 +29,10 @@ FREEZE = "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, '
 def frozen_or_trainable(examined: Examination) -> Iterator[Finding]:
     """Normalizers that `fit` trains against their flags, or whose statistics move all the same.
 
-    Three cases: `trainable` was changed after `fit` had traced its training step, which goes on as
-    before; gamma and beta were frozen one by one, while the statistics still move; all around is
-    frozen, as in fine-tuning, and the normalizers still take the statistics of new batches.
+    Four cases: `trainable` was changed after `fit` had traced its training step, which goes on as
+    before; gamma and beta were frozen one by one, while the statistics still move; a graph says
+    training=False, which `fit` overrides (keras#20285); all around is frozen, as in fine-tuning,
+    and the normalizers still take the statistics of new batches.
     """
     yield from _after_tracing(examined)
     half = [one for one in examined.normalizers if one.moves and _affine_frozen(one)]
@@ -42,7 +44,20 @@ def frozen_or_trainable(examined: Examination) -> Iterator[Finding]:
             FREEZE, tuple(one.path for one in half), {"case": "gamma and beta frozen one by one"},
             cost_note="not measured: nothing changes until the model is trained",
         )
-    between = [one for one in _between_frozen(examined) if one not in half]
+    told = told_not_to_train(examined.model)
+    told_so = [
+        one for one in examined.normalizers
+        if one.moves and id(one.layer) in told and examined.mode(one.index) in (BY_BATCH, BOTH)
+    ]
+    if told_so:
+        yield Finding(
+            f"The graph calls {named([one.path for one in told_so], len(examined.normalizers))} "
+            "with training=False, which fit overrides: these normalize with the batch's "
+            "statistics in fit, and the moving ones change.",
+            FREEZE, tuple(one.path for one in told_so), {"case": "training=False in the graph"},
+            cost_note="not measured: nothing changes until the model is trained",
+        )
+    between = [one for one in _between_frozen(examined) if one not in half + told_so]
     if between:
         yield Finding(
             f"{named([one.path for one in between], len(examined.normalizers))} stand between "
@@ -135,7 +150,7 @@ def _between_frozen(examined: Examination) -> list[Normalizer]:
         if id(layer) in by_layer:
             if frozen:
                 pending.append(by_layer[id(layer)])
-        elif not statistics.is_batch_normalizer(layer) and getattr(layer, "_trainable_variables", None):
+        elif not statistics.is_batch_normalizer(layer) and layer._trainable_variables:
             frozen = not layer.trainable
             if frozen:
                 found += pending
