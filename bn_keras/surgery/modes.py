@@ -129,10 +129,20 @@ def modes(model: keras.Model, inputs: Any = None) -> list[Mode]:
 
 
 def told_not_to_train(model: keras.Model) -> set[int]:
-    """Ids of the layers that a graph calls with `training=False`, or that are inside of such."""
+    """Ids of the layers that a graph calls with `training=False`, or that are inside of such.
+
+    Keras puts the default of a layer's own `call` into the graph as well: where that is False, as
+    in RNN, nobody can tell whether the user said so.
+    """
+    nodes = [
+        node for part in model._flatten_layers()
+        for depth in getattr(part, "_nodes_by_depth", {}).values() for node in depth
+        if node.operation is not None and node.arguments.kwargs.get("training") is False
+    ]
     return {
-        id(inner) for layer in model._flatten_layers() for node in layer._inbound_nodes
-        if node.arguments.kwargs.get("training") is False for inner in layer._flatten_layers()
+        id(inner) for node in nodes
+        if node.operation._call_signature.parameters["training"].default is not False
+        for inner in node.operation._flatten_layers()
     }
 
 
