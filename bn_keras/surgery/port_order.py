@@ -301,6 +301,8 @@ class _Walk:
     def _behind_code(self, layer: keras.Layer, end: Tensor, shape: Shape) -> Channels:
         if self._size(shape) == end.channels.root().size:
             return end.channels
+        if type(layer).__module__.startswith("keras."):  # recurrent layers, attention
+            return Channels(self._size(shape))
         reason = f"it lies behind the code of {layer.name!r}, which nobody can follow"
         return Channels(self._size(shape), reason=reason)
 
@@ -360,7 +362,7 @@ class _Walk:
         if same:
             return same[0]
         reason = f"{operation.name!r} ({kind}) makes {shape} of {x.shape}"
-        if None not in x.shape[1:] and size == math.prod(x.shape[1:]):  # type: ignore[arg-type]
+        if any(len(one.shape) > 2 for one in given):
             return Channels(size, reason=reason)
         return Channels(size, reason=reason, after=[one.channels for one in given])
 

@@ -116,10 +116,13 @@ def _flax(
             arrays[str(key)] = as_array(value)
     if arrays:
         yield Source("/".join(path) or "the net itself", arrays, behind)
-    names, first = [str(key) for key in inner], [str(key) for key in trees[0]]
-    is_ordered = names != sorted(names) and all(name in first for name in names)
+    # Names that are sorted in either way need not be in the order of the calls.
+    numbered = sorted(inner, key=_numbered)
+    is_ordered = list(inner) not in (sorted(inner, key=str), numbered) and all(
+        key in trees[0] for key in inner
+    )
     last: dict[str, frozenset[str]] = {}  # what the next one of a group stands behind
-    for key in inner if is_ordered else sorted(inner, key=_numbered):
+    for key in inner if is_ordered else numbered:
         group = "" if is_ordered else _numbered(key)[0]
         found = list(_flax(inner[key], (*path, str(key)), last.get(group, behind), caller))
         yield from found
