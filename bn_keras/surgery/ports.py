@@ -9,8 +9,6 @@ has a row for each layer, and says how far the outputs of both nets differ.
 """
 
 import collections
-import contextlib
-import dataclasses
 import math
 import warnings
 from typing import Any, Callable, Iterator, Mapping, Optional, Sequence, Union
@@ -40,7 +38,8 @@ from bn_keras.surgery.port_order import (
     order_of_flat,
     places_of,
 )
-from bn_keras.surgery.port_pairs import as_array, flax_sources, paired, torch_sources
+from bn_keras.surgery.port_outputs import Outside, TorchNet
+from bn_keras.surgery.port_pairs import flax_sources, paired, torch_sources
 
 PORTED = "ported"
 # The defaults of each framework, for nets whose settings nobody gives: batch normalization's
@@ -111,7 +110,7 @@ def from_torch(
     port.pair(sources, is_module)
     port.read(eps, momentum, values_per_channel)
     return port.copy, port.certificate(
-        _Net(net, port.places) if is_module else None, inputs, tolerance,
+        TorchNet(net, port.places) if is_module else None, inputs, tolerance,
         "a state_dict has no outputs; give the module to compare them",
     )
 
@@ -159,7 +158,7 @@ def to_torch(
             UserWarning, stacklevel=2,
         )
     return state, port.certificate(
-        _Net(net, port.places, state, port.to_set) if is_module else None, inputs, tolerance,
+        TorchNet(net, port.places, state, port.to_set) if is_module else None, inputs, tolerance,
         "a state_dict has no outputs; give the module to compare them",
     )
 
@@ -199,7 +198,7 @@ def from_flax(
     port.pair(flax_sources(variables, port.name), False)
     port.read(epsilon, momentum, None)
     return port.copy, port.certificate(
-        None if call is None else _Outside(call), inputs, tolerance,
+        None if call is None else Outside(call), inputs, tolerance,
         "the variables alone have no outputs; give call to compare them",
     )
 
@@ -477,7 +476,7 @@ class _Port:
             self._notes[number].append(f"set {said} there")
 
     def certificate(
-        self, net: Optional["_Outside"], inputs: Any, tolerance: Optional[float], why_not: str
+        self, net: Optional["Outside"], inputs: Any, tolerance: Optional[float], why_not: str
     ) -> Certificate:
         """The table, and the difference of the outputs if there is a net to call."""
         figures: dict[str, Any] = {}
@@ -536,112 +535,6 @@ class _Port:
         keys = {number: (kinds[number], self.places.places[number].layer.name)
                 for number in changed}
         return {number for number, key in keys.items() if there[key] < here[key]}
-
-
-@dataclasses.dataclass
-class _Outside:
-    """A net of another framework, called as the certificate calls a Keras model: for inference."""
-
-    function: Callable[[Any], Any]
-    variables: Sequence[Any] = ()
-
-    def __call__(self, inputs: Any, **mode: Any) -> Any:
-        outputs = keras.tree.flatten(self.function(inputs))
-        return [as_array(y) for y in outputs]
-
-
-class _Net(_Outside):
-    """A module of PyTorch: it gets arrays in Keras's layout, and gives them so.
-
-    Args:
-        module: it is called in evaluation mode, and stays in the mode in which it is.
-        places: of the model, with the channels of its inputs and outputs.
-        state: a state_dict to call it with; None for its own.
-        to_set: settings to call it with, by name of a module.
-    """
-
-    def __init__(
-        self, module: Any, places: Places, state: Optional[Mapping[str, Any]] = None,
-        to_set: Optional[Mapping[str, Mapping[str, float]]] = None,
-    ) -> None:
-        super().__init__(self._call)
-        self._module, self._places = module, places
-        self._state, self._to_set = state, to_set or {}
-
-    def _call(self, inputs: Any) -> Any:
-        import torch
-
-        module = self._module
-        tensor = next(iter([*module.parameters(), *module.buffers()]), torch.zeros(()))
-        arrays = keras.tree.flatten(inputs)
-        ends = self._places.inputs if len(self._places.inputs) == len(arrays) else [
-            None for _ in arrays
-        ]
-        tensors = keras.tree.pack_sequence_as(inputs, [
-            torch.from_numpy(np.array(_to_torch(x, channels))).to(
-                tensor.device, tensor.dtype if x.dtype.kind == "f" else torch.int64
-            )
-            for x, channels in zip(map(as_array, arrays), ends)
-        ])
-        given: Any = tensors if isinstance(tensors, (list, tuple, dict)) else [tensors]
-        args, kwargs = ((), given) if isinstance(given, dict) else (tuple(given), {})
-        state = self._state or {}
-        named = [*module.named_parameters(), *module.named_buffers()]  # each shared one once
-        state = {name: state[name] for name, _ in named if name in state}
-        with torch.no_grad(), _evaluated(module, self._to_set):
-            outputs = torch.func.functional_call(module, state, args, kwargs)
-        found = [as_array(y) for y in keras.tree.flatten(outputs)]
-        ends = self._places.outputs if len(self._places.outputs) == len(found) else [
-            None for _ in found
-        ]
-        return [_to_keras(y, channels) for y, channels in zip(found, ends)]
-
-
-@contextlib.contextmanager
-def _evaluated(module: Any, to_set: Mapping[str, Mapping[str, float]]) -> Iterator[None]:
-    """Evaluation mode and other settings, for a while."""
-    modules = dict(module.named_modules())
-    modes = [(one, one.training) for one in modules.values()]
-    before = [
-        (modules[name], key, getattr(modules[name], key))
-        for name, settings in to_set.items() for key in settings
-    ]
-    try:
-        for one, _ in modes:
-            one.training = False
-        for name, settings in to_set.items():
-            for key, value in settings.items():
-                setattr(modules[name], key, value)
-        yield
-    finally:
-        for one, mode in modes:
-            one.training = mode
-        for one, key, value in before:
-            setattr(one, key, value)
-
-
-def _to_torch(array: Array, channels: Optional[Channels]) -> Array:
-    if array.ndim == 2 and channels is not None and (order := _order_or_none(channels)) is not None:
-        return array[:, np.argsort(order)]
-    return np.moveaxis(array, -1, 1) if _is_moved(array, channels) else array
-
-
-def _to_keras(array: Array, channels: Optional[Channels]) -> Array:
-    if array.ndim == 2 and channels is not None and (order := _order_or_none(channels)) is not None:
-        return array[:, order]
-    return np.moveaxis(array, 1, -1) if _is_moved(array, channels) else array
-
-
-def _is_moved(array: Array, channels: Optional[Channels]) -> bool:
-    moved = None if channels is None else channels.root().moved
-    return array.ndim > 2 and (array.ndim > 3 if moved is None else moved)
-
-
-def _order_or_none(channels: Channels) -> Optional[Array]:
-    try:
-        return channels.order()
-    except UnknownOrder:
-        return None
 
 
 def _eps(module: Any) -> float:
