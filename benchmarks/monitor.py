@@ -1,10 +1,10 @@
 """What `BatchNormMonitor` costs a fit: `python benchmarks/monitor.py`.
 
 Three nets of different weight are trained with and without it, in turn, in one process. The table
-shows the median time of an epoch and its spread, the median of the ratios of neighbouring rounds,
-what the monitor says of itself, and how many epochs and batches it looked at to stay within its
-10 %. Making the copy of the model, once, is in the first epochs, and so in its own figure, as the
-tracing of the training graph is in the time of training.
+shows the median CPU time of an epoch and its spread (other work on the machine does not count);
+the median of the ratios of neighbouring rounds, all epochs together; what the monitor says of
+itself, by the clock; and how many epochs and batches it looked at to stay within its 10 %. The
+first epoch, which traces the graph and makes the monitor's copy, counts.
 
     python benchmarks/monitor.py              two minutes on two cores
     python benchmarks/monitor.py --epochs=10
@@ -64,22 +64,22 @@ def resnet():
 
 
 class Epochs(keras.callbacks.Callback):
-    """Seconds from the beginning of each epoch to that of the next, the others' work included."""
+    """CPU seconds from the beginning of each epoch to that of the next, callbacks included."""
 
     def __init__(self):
         super().__init__()
         self.starts = []
 
     def on_epoch_begin(self, epoch, logs=None):
-        self.starts.append(time.perf_counter())
+        self.starts.append(time.process_time())
 
     def on_train_end(self, logs=None):
-        self.starts.append(time.perf_counter())
+        self.starts.append(time.process_time())
 
     @property
     def seconds(self):
-        """Without the first epoch, which traces the graph."""
-        return np.diff(self.starts)[1:]
+        """One number an epoch."""
+        return np.diff(self.starts)
 
 
 def main():

@@ -52,6 +52,7 @@ class BatchNormMonitor(keras.callbacks.Callback):
             curves are in `batch_norm` there. None for no files.
         batch_size: of arrays: that of training, since a batch's statistics depend on it.
         examples: how many of the data are looked at.
+        loss: as `compile` takes it; None for the one that the model is compiled with.
         share: the most time it may take, as a share of the time of training. It looks at fewer
             batches or at fewer epochs to keep to that; the first epoch and the last one of a longer
             training are always looked at. math.inf: everything after every epoch.
@@ -71,7 +72,8 @@ class BatchNormMonitor(keras.callbacks.Callback):
 
     def __init__(
         self, data: Any = None, log_dir: Any = None, *, batch_size: int = BATCH_SIZE,
-        examples: int = EXAMPLES, share: float = SHARE, tell: Callable[[str], None] = print,
+        examples: int = EXAMPLES, loss: Any = None, share: float = SHARE,
+        tell: Callable[[str], None] = print,
     ) -> None:
         super().__init__()
         if isinstance(share, bool) or not isinstance(share, (int, float)) or not share > 0:
@@ -82,7 +84,8 @@ class BatchNormMonitor(keras.callbacks.Callback):
         self.history: list[dict[str, Any]] = []
         self.warnings: list[dict[str, Any]] = []
         self._data, self._log_dir, self._tell = data, log_dir, tell
-        self._batch_size, self._examples, self._share = batch_size, examples, share
+        self._batch_size, self._examples = batch_size, examples
+        self._loss, self._share = loss, share
         self._batches: Optional[Batches] = None
         self._watch: Optional[Watch] = None
         self._writer: Optional[TensorBoard] = None
@@ -162,7 +165,7 @@ class BatchNormMonitor(keras.callbacks.Callback):
                 self._batches = read(
                     self.model, self._data, self._batch_size, self._examples, type(self).__name__
                 )
-        watch = Watch(self.model, self._batches)
+        watch = Watch(self.model, self._batches, self._loss)
         if not watch.layers:
             self._say("nothing to look at: the model has no batch normalization.")
         for what, why in watch.unseen.items():

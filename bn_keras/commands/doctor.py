@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bn_keras.diagnosis import Diagnosis
 
 CALL = re.compile(r"(\w+)\(model\b")  # what a remedy calls
+VERBS = {"recalibrate_in_one_pass": ["recalibrate", "--one_pass", "--batch_size=256"]}
 DATA_FLAGS = ("dataset", "data_dir", "image_size", "pixels")
 DOES = """Looks for faults of batch normalization in a trained model: what is wrong, where, what it
 costs in loss or accuracy, and the line of code that mends it. The validation set of DATA is what it
@@ -72,8 +73,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _commands(found: "Diagnosis", options: argparse.Namespace) -> Iterator[str]:
     """The verbs that do what remedies say, for the same model and data."""
-    called = {name for one in found.findings for name in CALL.findall(one.remedy)}
-    for verb in sorted(called & set(COMMANDS.names())):
-        given = [f"--{name}={getattr(options, name)}" for name in DATA_FLAGS
-                 if getattr(options, name) not in (None, "unit")]
-        yield shlex.join(["bn-keras", verb, options.model, *given])
+    called = [name for one in found.findings for name in CALL.findall(one.remedy)]
+    for name in dict.fromkeys(called):
+        verb, *flags = VERBS.get(name, [name])
+        if verb in COMMANDS.names():
+            flags += [f"--{flag}={getattr(options, flag)}" for flag in DATA_FLAGS
+                      if getattr(options, flag) not in (None, "unit")]
+            yield shlex.join(["bn-keras", verb, options.model, *flags])

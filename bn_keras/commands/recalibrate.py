@@ -23,11 +23,16 @@ Example:
 def main(arguments: Sequence[str]) -> int:
     """Recalibrates the model that the arguments name; returns the exit status."""
     parser = make_parser("recalibrate", DOES, with_data=True, data_required=True)
+    parser.add_argument(
+        "--one_pass", action="store_true",
+        help="read the examples once, for a net with many normalizers: close to the exact "
+        "statistics, the closer the larger --batch_size")
 
-    def surgery(model: Any, splits: Any, options: Any) -> Any:
-        from bn_keras.surgery.recalibrate import recalibrate
+    def operation(model: Any, splits: Any, options: Any) -> Any:
+        from bn_keras.surgery.recalibrate import recalibrate, recalibrate_in_one_pass
 
+        surgery = recalibrate_in_one_pass if options.one_pass else recalibrate
         train = splits.train
-        return recalibrate(model, (train.images, train.labels), batch_size=options.batch_size)
+        return surgery(model, (train.images, train.labels), batch_size=options.batch_size)
 
-    return operate("recalibrate", parser, arguments, surgery)
+    return operate("recalibrate", parser, arguments, operation)

@@ -45,6 +45,7 @@ class Watch:
     Args:
         model: a built keras.Model.
         batches: of examples, or None.
+        loss: as `compile` takes it; None for the one that the model is compiled with.
 
     Attributes:
         model: as given.
@@ -56,8 +57,10 @@ class Watch:
             matter to the outputs.
     """
 
-    def __init__(self, model: keras.Model, batches: Optional[Batches]) -> None:
-        self.model, self._batches = model, batches
+    def __init__(
+        self, model: keras.Model, batches: Optional[Batches], loss: Any = None
+    ) -> None:
+        self.model, self._batches, self._loss = model, batches, loss
         self.unseen: dict[str, str] = {}
         self.called: dict[str, list[Call]] = {}
         self.rectified: set[str] = set()
@@ -154,7 +157,7 @@ class Watch:
                 )
                 if self._scorer is not None:
                     losses.append([
-                        self._scorer.loss(batch.y, outputs, batch.sample_weight)
+                        as_array(self._scorer.loss(batch.y, outputs, batch.sample_weight))
                         for outputs in (training, self._passes.outputs(batch.x))
                     ])
                 if number < len(self._batches.batches) and not goes_on():
@@ -191,7 +194,7 @@ class Watch:
                 certificate.random_inputs(self.model) if self._batches is None
                 else self._batches.batches[0].x
             )
-            found = passes.survey(x, fit=True)
+            found = passes.survey(x, training=True)
             self.called = {passes.paths[index]: made for index, made in found.items()}
             self.invariant = self._in_front()
             self.rectified = {passes.paths[index] for index in _rectified(passes, x)}
@@ -202,7 +205,7 @@ class Watch:
             return
         self._passes = passes
         try:
-            self._scorer = Evaluations(passes, self._batches).scorer
+            self._scorer = Evaluations(passes, self._batches, loss=self._loss).scorer
         except CannotLook as error:
             self.unseen["the loss in training mode and in inference"] = str(error)
 

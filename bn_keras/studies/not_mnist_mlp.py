@@ -6,9 +6,9 @@ One hidden layer of 1,024 with BN in front of it and behind it, weights N(0, 1),
 Training, validation and test error are all measured in inference mode, with population statistics;
 batch statistics belong to the training step alone.
 
-Takes 7 min on 2 cores. BN is ahead after 500 steps (.93 against .85) and by a point at the end (.96
-against .95). With a momentum of .999 it evaluates at .57 to .78 after 500 steps, and at .81 to .94 at
-the end.
+Takes 7 min on 2 cores. BN is ahead after 500 steps (.93 against .85) and by a point at the end
+(.96 against .95). With a momentum of .999 it evaluates at .57 to .78 after 500 steps, and at .81 to
+.94 at the end.
 """
 
 from bn_keras.registry import STUDIES
