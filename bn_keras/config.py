@@ -188,7 +188,7 @@ class TrainingSettings:
         graph=True, plugin=True,
     )
     learning_rate: float = setting(
-        3.0, "thirty times what is usual with SGD: of 36 seeds without BN none learned, with it "
+        3.0, "thirty times what is usual with SGD: of 30 seeds without BN none learned, with it "
         "all did", POSITIVE, graph=False,
     )
     batch_size: int = setting(
