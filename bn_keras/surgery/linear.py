@@ -5,10 +5,9 @@ once; `write` puts them into a copy of the layer.
 """
 
 import copy
-from typing import Any, Optional, Union
+from typing import Optional, Union
 
 import keras
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
@@ -126,9 +125,9 @@ class Linear:
     def _with(self, kernels: list[Array], bias: Array) -> Union["Linear", str]:
         dtypes = [kernel.dtype for kernel in _kernels(self.layer)]
         for values, dtype in zip([*kernels, bias], [*dtypes, dtypes[-1]]):
-            largest: Any = ml_dtypes.finfo(dtype)  # type: ignore[no-untyped-call]
-            # Half precision may have no number as large.
-            if not np.abs(values).max(initial=0.0) <= float(largest.max):
+            with np.errstate(over="ignore"):  # half precision may have no number as large
+                stored = values.astype(dtype)
+            if not np.isfinite(stored).all():
                 return f"{self.layer.name!r} would have weights that {dtype} cannot hold"
         new = copy.copy(self)
         new._kernels, new._bias = kernels, bias

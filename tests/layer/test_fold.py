@@ -477,7 +477,7 @@ def test_penalties_of_weights_that_are_gone_go_too_and_what_was_frozen_stays_so(
 
 
 def test_low_rank_and_quantized_kernels_are_left():
-    for change, reason in (("enable_lora", "has LoRA weights"), ("quantize", "BiasAdd stands in front")):
+    for change, reason in (("enable_lora", "has LoRA weights"), ("quantize", "BiasAdd stands")):
         model = small()
         getattr(model.layers[0], change)(2 if change == "enable_lora" else "int8")
         with pytest.warns(UserWarning, match=f"norm .*{reason}"):
