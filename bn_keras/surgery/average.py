@@ -170,9 +170,9 @@ def _settings(layer: keras.Layer) -> dict[str, Any]:
 
 def _refuse_untracked(copy: keras.Model, parts: list[tuple[Any, Any]]) -> None:
     """Raises for layers with weights that Keras does not track, as in a lambda."""
-    tracked = {id(layer) for layer in copy._flatten_layers()}
+    tracked = {id(variable) for variable in copy.variables}
     for _, layer in parts:
-        if isinstance(layer, keras.Layer) and id(layer) not in tracked and layer.weights:
+        if isinstance(layer, keras.Layer) and any(id(v) not in tracked for v in layer.weights):
             raise ValueError(
                 f"average: {layer.name!r} ({name_of(type(layer))}) is not tracked by Keras, so "
                 "that nobody can say which layer of the other models belongs to it; expected a "

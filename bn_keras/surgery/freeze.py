@@ -172,40 +172,60 @@ def _changed(
     for key, layer in new.items():
         _set_flags(layer, aims[key])
     _let_through(copy, [new[key] for key, aim in aims.items() if not aim.affine])
-    rows = surgeon.rows(copy)
+    aimed: dict[str, list[State]] = {}
+    for key, aim in aims.items():
+        aimed.setdefault(names.get(key) or new[key].path or new[key].name, []).append(aim)
+    rows = _rows(caller, fate, copy, surgeon.rows(copy), aimed, inputs)
+    left = told(row for row in rows if row.fate == LEFT)
     if not surgeon.saw_normalizers:
         raise ValueError(
-            f"{caller}: {model.name!r} has no batch normalization"
-            f"{''.join(f'; {row.path}: {row.note}' for row in rows)}; expected a model with some."
+            f"{caller}: {model.name!r} has no batch normalization{left and f' that anyone sees '}"
+            f"{left and f'({left})'}; expected a model with some."
         )
-    # Several layers may have the same path: they come in the same order everywhere.
+    if left:
+        warnings.warn(f"{caller}: {model.name!r} may hold more: {left}.", stacklevel=3)
+    return copy, certificate_of(caller, model, copy, rows, inputs=inputs)
+
+
+def _rows(
+    caller: str, fate: str, copy: keras.Model, rows: list[Row], aimed: dict[str, list[State]],
+    inputs: Any,
+) -> list[Row]:
+    """Rows that say what each layer does in `fit`.
+
+    Args:
+        caller, fate: the surgery and what it does with a layer.
+        copy: the new model.
+        rows: of its normalizers, as the surgeon has them.
+        aimed: path → the states that layers were to get. Several layers may have the same path;
+            they come in the same order everywhere.
+        inputs: for `modes`.
+
+    Raises:
+        ValueError: a layer does not do what it should.
+    """
     did: dict[str, list[Mode]] = {}
     for mode in modes(copy, inputs):
         did.setdefault(mode.path, []).append(mode)
-    wanted: dict[str, list[State]] = {}
-    for key, aim in aims.items():
-        wanted.setdefault(names.get(key) or new[key].path or new[key].name, []).append(aim)
     in_file, done = _flags_in_config(copy), []
     for row in rows:
-        if row.fate != LEFT:
-            mode = did[row.path].pop(0)
-            lost = [note for note in row.note.split("; ") if "config" in note or "tracked" in note]
-            if row.fate != KEPT:
-                aim = wanted[row.path].pop(0)
-                _check(caller, row, mode, aim)
-                if row.after is None and aim != State(False, False) and not lost and not (
-                    aim == State(True, True) and row.path.rpartition("/")[2] in in_file
-                ):
-                    lost.append(f"a file does not hold that: {caller} again after loading one")
-            row = dataclasses.replace(
-                row, after=mode.layer, note="; ".join([str(mode), *lost]),
-                fate={EXCHANGED: fate}.get(row.fate, row.fate),
-            )
-        done.append(row)
-    left = told(row for row in done if row.fate == LEFT)
-    if left:
-        warnings.warn(f"{caller}: {model.name!r} may hold more: {left}.", stacklevel=3)
-    return copy, certificate_of(caller, model, copy, done, inputs=inputs)
+        if row.fate == LEFT:
+            done.append(row)
+            continue
+        mode = did[row.path].pop(0)
+        notes = [note for note in row.note.split("; ") if "config" in note or "tracked" in note]
+        if row.fate != KEPT:
+            aim = aimed[row.path].pop(0)
+            _check(caller, row, mode, aim)
+            is_flag = row.after is None and aim != State(False, False)
+            is_kept = aim == State(True, True) and row.path.rpartition("/")[2] in in_file
+            if is_flag and not is_kept and not notes:
+                notes.append(f"a file does not hold that: {caller} again after loading one")
+        done.append(dataclasses.replace(
+            row, after=mode.layer, note="; ".join([str(mode), *notes]),
+            fate={EXCHANGED: fate}.get(row.fate, row.fate),
+        ))
+    return done
 
 
 def _chosen(caller: str, found: list[str], layers: Layers) -> list[str]:
