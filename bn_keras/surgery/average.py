@@ -24,6 +24,7 @@ from bn_keras.surgery.surgeon import name_of
 FROM_THE_FIRST, MERGED = "from the first model", "merged"
 # Settings of a layer that may differ: they do not change what the layer computes.
 OF_NO_MATTER = ("name", "trainable", "seed", "build_config")
+TOLD = 60  # characters of a setting in a message
 
 
 def average(
@@ -77,6 +78,8 @@ def average(
         copies.check_model(model, "average")
     shares = _shares("weights", weights, len(models))
     sizes = shares if counts is None else _shares("counts", counts, len(models))
+    copy, parts = copies.copy_with_parts(models[0])
+    _refuse_untracked(copy, parts)
     for number, model in enumerate(models[1:], 2):
         difference = _difference(models[0], model)
         if difference:
@@ -84,8 +87,6 @@ def average(
                 f"average: model {number} has another structure than the first one: {difference}; "
                 "expected models that were built alike."
             )
-    copy, parts = copies.copy_with_parts(models[0])
-    _refuse_untracked(copy, parts)
     differ, state_rows = _average_weights(copy, models, shares)
     rows, figures = _merge_statistics(copy, models, sizes), {}
     if data is not None:
@@ -142,9 +143,10 @@ def _difference(one: keras.Model, other: keras.Model) -> Optional[str]:
         mine, its = _settings(layer), _settings(rival)
         for key in sorted(mine.keys() | its.keys()):
             if mine.get(key) != its.get(key):
+                told = [repr(settings.get(key))[:TOLD] for settings in (its, mine)]
                 return (
-                    f"in the place of {place!r} ({name_of(type(layer))}), {key}={its.get(key)!r} "
-                    f"for {mine.get(key)!r}"
+                    f"in the place of {place!r} ({name_of(type(layer))}), {key}={told[0]} for "
+                    f"{told[1]}"
                 )
     return None
 
