@@ -26,8 +26,8 @@ def shaken(model, seed):
 
 def net(seed, kind=BatchNorm, **names):
     model = keras.Sequential([
-        keras.Input((3,)), layers.Dense(4), kind(name=names.get("one")), layers.Dropout(0.5, seed=3),
-        layers.Dense(2), kind(name=names.get("other")),
+        keras.Input((3,)), layers.Dense(4), kind(name=names.get("one")),
+        layers.Dropout(0.5, seed=3), layers.Dense(2), kind(name=names.get("other")),
     ])
     return shaken(model, seed)
 

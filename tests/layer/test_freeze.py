@@ -11,7 +11,7 @@ import tensorflow as tf
 from keras import layers
 from zoo import NAMES, ZOO, Cell, as_array, inputs_of, predictions, told, training_call
 
-from bn_keras import BatchNorm, BatchRenorm, FrozenBatchNorm, GhostBatchNorm, statistics
+from bn_keras import BatchRenorm, FrozenBatchNorm, GhostBatchNorm, statistics
 from bn_keras.normalizers.activated import ActivatedBatchNorm
 from bn_keras.surgery.freeze import freeze, unfreeze
 from bn_keras.surgery.modes import modes
