@@ -1,0 +1,123 @@
+"""Findings on channels, neighbours and freezes, against NumPy, published numbers and `fit` itself."""
+
+import warnings
+
+import faults
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from bn_keras.diagnosis import doctor
+from bn_keras.surgery import statistics
+
+
+def only(name, model, data=None, **options):
+    """The findings of a name, and the doctor's answer."""
+    found = doctor(model, data, only=name, **options)
+    assert found.looked == (name,), found.not_looked
+    return list(found.findings)
+
+
+def model_of(*parts, shape):
+    return keras.Sequential([keras.Input(shape), *parts])
+
+
+@pytest.mark.parametrize("activation, ratio", [("linear", 2.0), ("relu", 2.467)])
+def test_the_shift_of_the_variance_is_that_of_li_et_al(activation, ratio):
+    """2.00 for inputs of mean 0 and 2.47 behind a relu, at a keep rate of .5."""
+    x = np.random.default_rng(0).normal(size=(2000, 40)).astype("float32")
+    parts = layers.Activation(activation), layers.Dropout(0.5, seed=1), layers.BatchNormalization()
+    finding, = only("dropout_in_front", model_of(*parts, shape=(40,)), x, examples=2000)
+    found, = finding.evidence["ratio"].values()
+    assert found == pytest.approx(ratio, rel=0.02)
+    # E[x²] / keep - E[x]² over E[x²] - E[x]², with E[x²] = 1/2 and E[x] = 1/√(2π) behind a relu
+    second, mean = (1.0, 0.0) if activation == "linear" else (0.5, (2 * np.pi) ** -0.5)
+    assert (second / 0.5 - mean**2) / (second - mean**2) == pytest.approx(ratio, rel=1e-3)
+
+
+def test_dead_channels_are_counted_behind_what_stands_between_and_not_in_gates():
+    x = np.random.default_rng(0).normal(size=(64, 4, 4, 10)).astype("float32")
+    beta = np.repeat([-9.0, 9.0, 0.0], [3, 2, 5])
+
+    def count(behind, gate=False):
+        inputs = keras.Input((4, 4, 10))
+        norm = layers.BatchNormalization(name="norm")
+        model = keras.Model(inputs, behind(norm(inputs)))
+        norm.beta.assign(beta)
+        found = only("dead_channels", model, x)
+        return found[0].evidence["dead"]["norm"] if found else 0
+
+    assert count(lambda y: layers.ReLU()(y)) == 3
+    assert count(lambda y: layers.ReLU(6.0)(y)) == 5
+    assert count(lambda y: keras.ops.sigmoid(2 * y)) == 0  # the factor is not looked behind
+    assert count(lambda y: keras.ops.relu(layers.MaxPooling2D()(y))) == 3
+    assert count(lambda y: keras.ops.relu(layers.Add()([y, y]))) == 3
+    assert count(lambda y: y * keras.ops.sigmoid(y)) == 0
+    assert count(layers.Activation("silu")) == 0
+
+
+@pytest.mark.parametrize("between, redundant", [
+    ([], True), ([layers.MaxPooling2D()], True), ([layers.ZeroPadding2D()], False),
+    ([layers.ReLU()], False), ([layers.Dropout(0.5)], False),
+], ids=["directly", "pooling", "padding", "relu", "dropout"])
+def test_a_bias_is_redundant_where_training_does_not_feel_it(between, redundant):
+    conv = layers.Conv2D(3, 3)
+    model = model_of(conv, *between, layers.BatchNormalization(), shape=(6, 6, 2))
+    assert bool(only("redundant_bias", model)) == redundant
+    x = np.random.default_rng(0).normal(size=(8, 6, 6, 2)).astype("float32")
+    keras.utils.set_random_seed(0)
+    outputs = []
+    for bias in (0.0, 2.0):
+        conv.bias.assign(np.full(3, bias))
+        for layer in between:
+            if isinstance(layer, layers.Dropout):
+                layer.seed_generator.state.assign([0, 0])
+        outputs.append(np.asarray(model(x, training=True)))
+    assert np.allclose(*outputs, atol=1e-3) == redundant
+
+
+@pytest.mark.parametrize("make", [
+    faults.frozen_after_fit, faults.frozen_by_variable, faults.only_normalizers_train,
+    faults.training_false_in_the_graph,
+], ids=lambda make: make.__name__)
+@pytest.mark.slow
+def test_fit_moves_what_the_finding_says_it_moves(make):
+    model, (x, y) = make()
+    finding, = only("frozen_or_trainable", model, (x, y))
+    model.optimizer.learning_rate = 0.1
+    before = statistics.snapshot(model)
+    layer = faults.normalizer(model)
+    gamma = np.array(layer.gamma)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Keras's own, of flags that were changed after compile
+        model.fit(x, y, verbose=0)
+    after = statistics.snapshot(model)
+    assert not any(np.array_equal(before[path], after[path]) for path in before)
+    assert (make is faults.frozen_by_variable) == np.array_equal(gamma, layer.gamma)
+
+
+def test_updates_in_half_precision_stall_where_the_finding_says():
+    model, data = faults.float16_everywhere()
+    finding, = only("half_precision_statistics", model, data)
+    moving, aim = np.float16(0), np.float32(1.4)
+    for _ in range(5000):  # Keras computes in float32 and stores in float16
+        moving = np.float16(np.float32(moving) * np.float32(0.99) + aim * np.float32(0.01))
+    stall = finding.evidence["updates stall within"]
+    assert 0.5 * stall < (aim - moving) / aim < stall
+
+
+def test_the_first_gammas_of_a_residual_branch_are_no_decayed_ones():
+    norm = layers.BatchNormalization(gamma_initializer="zeros")
+    assert not only("gamma_decayed", model_of(norm, shape=(4,)))
+
+
+def test_a_bias_in_front_of_a_frozen_normalizer_is_needed():
+    norm = layers.BatchNormalization(trainable=False)
+    assert not only("redundant_bias", model_of(layers.Dense(4), norm, shape=(4,)))
+
+
+def test_a_new_head_on_a_frozen_net_is_no_trap():
+    base = layers.Dense(8, trainable=False)
+    model = model_of(base, layers.BatchNormalization(), layers.Dense(2), shape=(4,))
+    assert not only("frozen_or_trainable", model)
