@@ -2,6 +2,7 @@
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
@@ -65,3 +66,20 @@ def test_two_inputs_are_not_taken_for_inputs_and_labels(form):
 def test_labels_of_another_number_are_refused():
     with pytest.raises(ValueError, match=r"read: received arrays of \[4, 5\] examples"):
         Examples(model_of(1), (X, Y[:4]), 3, "read")
+
+
+@pytest.mark.parametrize("form", ["NumPy", "tensors", "a frame"])
+def test_shuffled_arrays_keep_their_labels_and_give_each_example_once(form):
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    data = {"NumPy": (X, Y), "tensors": (tf.constant(X), tf.constant(Y)), "a frame": (frame, Y)}
+    one, again = (Examples(model_of(1), data[form], 2, "read", shuffle=True) for _ in range(2))
+    x, y, _ = map(np.concatenate, zip(*((batch.x, batch.y, [0]) for batch in one)))
+    assert one.count == 5 and sorted(y) == Y.tolist() and y.tolist() != Y.tolist()
+    np.testing.assert_array_equal(x, X[y])
+    np.testing.assert_array_equal(y, np.concatenate([batch.y for batch in again]))
+
+
+def test_the_number_of_examples_is_known_of_arrays_only():
+    counts = {form: Examples(model_of(1), data, 3, "read").count for form, data in ONE_INPUT.items()
+              if form != "a generator"}
+    assert counts == {name: 5 if name == "arrays" else None for name in counts}
