@@ -39,6 +39,7 @@ def covering(
     factors: dict[str, list[Any]],
     allowed: Callable[[dict[str, Any]], bool] = lambda case: True,
     strength: int = 2,
+    given: Sequence[dict[str, Any]] = (),
 ) -> list[dict[str, Any]]:
     """Few cases in which all that is allowed occurs; always the same ones.
 
@@ -49,6 +50,7 @@ def covering(
         factors: values by name.
         allowed: says whether a case may occur, also one in which factors are missing.
         strength: 2 covers every pair of two factors' values, 1 every value.
+        given: cases that are there already, and come first.
     """
 
     def parts(case: dict[str, Any]) -> Iterable[tuple[tuple[str, int], ...]]:
@@ -63,7 +65,10 @@ def covering(
         for part in parts(dict(zip(names, values)))
     ]
     missing = dict.fromkeys(everything)  # a set in a fixed order
-    cases = []
+    cases = list(given)
+    for case in cases:
+        for part in parts(case):
+            missing.pop(part, None)
     while missing:
         case = {name: factors[name][place] for name, place in next(iter(missing))}
         for name in [name for name in factors if name not in case]:
@@ -78,14 +83,18 @@ def covering(
     return cases
 
 
-def product_of(strength: int = 2, **factors: Iterable[Any]) -> pytest.MarkDecorator:
-    """Decorator: the test runs with every combination of the factors' values.
+def product_of(
+    strength: int = 2, fast: int | None = None, **factors: Iterable[Any]
+) -> pytest.MarkDecorator:
+    """Decorator: the test runs with few of all combinations of the factors' values.
 
-    The fast run takes few of them, in which every pair of values occurs (with strength=1: every
-    value); the others are marked slow.
+    By default every pair of two factors' values occurs in one of the cases, so that a fault that
+    two settings make together shows. A fault that takes three of them, and only these, may not:
+    give such settings as one factor.
 
     Args:
         strength: see `covering`.
+        fast: the strength of the fast run, if it is lower; the cases beyond it are marked slow.
         factors: values by name of the test's argument, or a dict whose keys name its values.
     """
     named = {
@@ -94,19 +103,42 @@ def product_of(strength: int = 2, **factors: Iterable[Any]) -> pytest.MarkDecora
     }
     assert all(named.values()), f"a factor without values in {named}"
     keys = {name: list(values) for name, values in named.items()}
-    fast = [tuple(case.values()) for case in covering(keys, strength=strength)]
-    assert fast, f"no case in {named}"
+    first = covering(keys, strength=fast or strength)
+    assert first, f"no case in {named}"
     return pytest.mark.parametrize(
         list(named),
         [
             pytest.param(
-                *(named[name][key] for name, key in zip(named, case)),
-                id="-".join(case),
-                marks=() if case in fast else pytest.mark.slow,
+                *(named[name][key] for name, key in case.items()),
+                id="-".join(case.values()),
+                marks=() if case in first else pytest.mark.slow,
             )
-            for case in itertools.product(*keys.values())
+            for case in covering(keys, strength=strength, given=first)
         ],
     )
+
+
+def models_with_normalizers(models: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of names: each normalizer with a net of convolutions and with one of dense layers.
+
+    The nets of a kind take turns, so that each gets several normalizers. Not all pairs: a net is
+    handed a factory and never learns which. A normalizer that scales branches goes to a net that
+    has some.
+
+    Args:
+        models: names of registered models.
+    """
+    from bn_keras.registry import MODELS, NORMALIZERS
+
+    pairs = []
+    for dense in (False, True):
+        kind = [name for name in models if MODELS.properties(name).get("stacks", False) == dense]
+        for turn, normalizer in enumerate(NORMALIZERS.names()):
+            if not NORMALIZERS.properties(normalizer).get("scales_branches"):
+                pairs.append((kind[turn % len(kind)], normalizer))
+            elif with_branches := [n for n in kind if MODELS.properties(n).get("branches")]:
+                pairs.append((with_branches[0], normalizer))
+    return pairs
 
 
 def bright_splits(examples: int = 60, size: int = 4, classes: int = 3) -> Any:
