@@ -122,12 +122,14 @@ def test_the_page_by_hand_names_only_numbers_of_its_notebook():
     assert unprinted(page, code_cells(ROOT / "notebooks/b_batch_norm_by_hand.ipynb")) == []
 
 
-@every_notebook
-def test_the_code_has_the_style_of_the_house(path):
-    source = "\n\n\n".join(cell.source for cell in code_cells(path)) + "\n"
-    for command in (["flake8", "-"], ["isort", "--check-only", "--diff", "-"]):
+def test_the_code_has_the_style_of_the_house(tmp_path):
+    for path in PATHS:
+        source = "\n\n\n".join(cell.source for cell in code_cells(path)) + "\n"
+        (tmp_path / f"{path.stem}.py").write_text(source, encoding="utf-8")
+    for command in (["flake8"], ["isort", "--check-only", "--diff", f"--settings-path={ROOT}"]):
         result = subprocess.run(
-            [sys.executable, "-m", *command], input=source, capture_output=True, text=True, cwd=ROOT
+            [sys.executable, "-m", *command, str(tmp_path)], capture_output=True, text=True,
+            cwd=ROOT,
         )
         assert result.returncode == 0, result.stdout + result.stderr
 
