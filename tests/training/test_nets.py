@@ -1,13 +1,14 @@
-"""The nets from blocks: sizes, depth, shortcuts, shapes, and every one with every normalizer."""
+"""The nets from blocks: sizes, depth, shortcuts, shapes, and what normalizers do in them."""
 
 import dataclasses
 import functools
+import itertools
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from make import normal
+from make import models_with_normalizers, normal, product_of
 
 from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import Split, Splits
@@ -171,9 +172,10 @@ def test_the_denoiser_subtracts_what_its_last_layer_predicts():
     assert build("denoiser", "batch", (6, 7, 2), classes=3).output.shape == (None, 6, 7, 3)
 
 
-@pytest.mark.parametrize("model", ["plain_cnn", "resnet", "cnn1d", "denoiser"])
-@pytest.mark.parametrize("policy", ["float64", "mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("activation", ["tanh", "gelu"])
+@product_of(
+    model=["plain_cnn", "resnet", "cnn1d", "denoiser"],
+    policy=["float64", "mixed_bfloat16", "mixed_float16"], activation=["tanh", "gelu"],
+)
 def test_a_net_runs_under_every_policy_and_activation(model, policy, activation):
     settings = {"dtype_policy": policy, "activation": activation}
     if model != "cnn1d":
@@ -185,7 +187,7 @@ def test_a_net_runs_under_every_policy_and_activation(model, policy, activation)
     assert any(layer.name.endswith(f"_{activation}") for layer in net.layers)
 
 
-# ---------------------------------------------------------------- every model, every normalizer
+# ---------------------------------------------------------------- models with normalizers
 
 
 def train(net, images, labels, loss, rate=1e-3, steps=3):
@@ -201,15 +203,10 @@ def train(net, images, labels, loss, rate=1e-3, steps=3):
     return np.array(losses)
 
 
-def goes_with(model, normalizer):
-    properties = MODELS.properties(model), NORMALIZERS.properties(normalizer)
-    return properties[0].get("branches") or not properties[1].get("scales_branches")
-
-
-PAIRS = [
-    (model, normalizer) for model in MODELS.names() for normalizer in NORMALIZERS.names()
-    if goes_with(model, normalizer)
-]
+REACHING = ("filter_response", "weight_standardized_group")  # they change the net around them
+PAIRS = dict.fromkeys([
+    *models_with_normalizers(MODELS.names()), *itertools.product(MODELS.names(), REACHING)
+])
 SMALLEST = {"plain_cnn": 3, "resnet": 8, "denoiser": 3, "deep_mlp": 1, "deep_mlp_logits": 1}
 
 
@@ -224,9 +221,7 @@ def start_without(model, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model, normalizer", PAIRS)
-def test_every_model_trains_with_every_normalizer_and_comes_back_from_a_file(
-    model, normalizer, tmp_path
-):
+def test_a_model_trains_with_a_normalizer_and_comes_back_from_a_file(model, normalizer, tmp_path):
     net = small(model, normalizer)
     assert kernel_digest(net) == start_without(model, 3) != start_without(model, 4)
     properties, data = MODELS.properties(model), splits((10, 10, 1), classes=3).train
