@@ -193,7 +193,7 @@ def test_inputs_of_every_dtype_give_the_outputs_of_keras(dtype, policy, autocast
 
 
 @product_of(
-    strength=1,
+    fast=1,
     mode=MODES,
     settings={
         "plain": {}, "renorm": {"renorm": True}, "cumulative": {"momentum": None},

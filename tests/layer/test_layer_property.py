@@ -482,7 +482,7 @@ def test_shapes_are_known_while_a_graph_with_open_sizes_is_traced(axis, renorm):
 
 
 @product_of(
-    strength=1, place=PLACES, mode=list(FAST),
+    fast=1, place=PLACES, mode=list(FAST),
     like=[((300, 9), 1), ((48, 31, 70), 2), ((12, 5, 7, 8), 1)]
 )
 def test_every_place_is_exact_in_every_mode(place, mode, like):

@@ -15,7 +15,7 @@ from bn_keras import BatchNorm
 SHAPES = {"dense": (6, 3), "conv": (3, 4, 4, 2), "large dense": (1600, 64),
           "large conv": (16, 32, 32, 8)}
 TOLERANCES = {"float64": 1e-10, "float32": 3e-5}
-# Together, so that the fast run has each of them with every shape: the kernel depends on all three.
+# Together, so that each of them occurs with every shape: the kernel depends on all three.
 PHASES = {
     f"{name}-{dtype}": (training, dtype)
     for name, training in (("training", True), ("inference", False)) for dtype in TOLERANCES

@@ -221,8 +221,12 @@ def made(what, kind, **settings):
     return model
 
 
-@product_of(what=list(MODELS), mode=MODES, kind=list(KINDS), renorm=RENORM)
-def test_held_statistics_stay_and_move_again_afterwards(what, mode, kind, renorm):
+@product_of(
+    what=list(MODELS), mode=MODES,
+    layer={f"{kind}-{name}": (kind, renorm) for kind in KINDS for name, renorm in RENORM.items()},
+)
+def test_held_statistics_stay_and_move_again_afterwards(what, mode, layer):
+    kind, renorm = layer
     model = made(what, kind, renorm=renorm)
     before = weights_of(model)
     x = tf.constant(BATCHES[2])
@@ -245,7 +249,7 @@ def test_held_statistics_stay_and_move_again_afterwards(what, mode, kind, renorm
 
 
 @product_of(
-    strength=1, kind=list(KINDS), first=["held", "moving"],
+    fast=1, kind=list(KINDS), first=["held", "moving"],
     jit_compile={"graph": False, "xla": True},
 )
 def test_fit_within_held_moves_nothing_and_behind_it_everything(kind, first, jit_compile):
