@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow  # each starts a process or two that load TensorFl
 
 NAMES = ["training normalizes with the batch", "inference takes each example by itself"]
 HEAD = """
-import os, signal, sys, time
+import ctypes, os, signal, sys, time
 import keras, numpy as np
 from bn_keras.diagnostics import conformance
 from bn_keras.diagnostics.conformance import suite
@@ -77,13 +77,17 @@ def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(tmp_path):
     ],
 )
 def test_a_layer_that_crashes_or_cheats_fails(tmp_path, body, evidence):
-    status, found = attack(tmp_path, body)
-    assert status == 1 and [verdict for verdict, _ in found.values()] == ["fail", "fail"]
-    assert all(evidence in told for _, told in found.values())
+    names = NAMES[:1] if evidence.startswith("the layer") else NAMES  # another process for each
+    status, found = attack(tmp_path, body, only=names)
+    assert status == 1 and {verdict for verdict, _ in found.values()} == {"fail"}
+    assert len(found) == len(names) and all(evidence in told for _, told in found.values())
 
 
 @pytest.mark.parametrize(
-    "body", ["while True: pass", "os.kill(os.getpid(), signal.SIGSTOP)"], ids=["loops", "stops"]
+    "body",
+    # Python's own lock is held and no signal handler of it runs, as in a loop, at no cost.
+    ["ctypes.PyDLL(None).sleep(300)", "os.kill(os.getpid(), signal.SIGSTOP)"],
+    ids=["holds the lock", "stops"],
 )
 def test_a_layer_that_stalls_fails_after_the_timeout(tmp_path, body):
     status, found = attack(tmp_path, body, "--timeout=15", only=NAMES[:1])
@@ -121,14 +125,17 @@ def test_what_is_written_to_every_open_file_is_not_believed(tmp_path):
             "import os; os._exit(0)",
             "importing it ended in no answer: the layer ended the process (exit status 0)",
         ),
-        ("while True: pass", "importing it ended in no answer: the layer was not done after 4 s"),
+        (
+            "import time; time.sleep(300)",
+            "importing it ended in no answer: the layer was not done after 4 s",
+        ),
         ("raise KeyboardInterrupt", "which raised KeyboardInterrupt"),
     ],
     ids=lambda value: value[:24],
 )
 def test_a_module_that_cannot_be_imported_is_refused_in_one_line(tmp_path, text, message):
     (tmp_path / "hostile.py").write_text(f"print('all passed', flush=True)\n{text}\n")
-    timeout = ["--timeout=4"] if "while" in text else []
+    timeout = ["--timeout=4"] if "sleep" in text else []
     status, out, err = command(tmp_path, "hostile:Wrong", *timeout)
     assert (status, out) == (2, "")
     told = err.removeprefix("all passed\n")  # what the module prints is not on standard output
