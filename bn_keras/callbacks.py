@@ -30,6 +30,7 @@ GAP = 0.25  # of the loss in training mode
 NO_LOSS = 0.1  # of the first loss: below that, a gap is measured against it
 MANY_DEAD = MANY_SMALL = 0.5  # of the channels
 MOVED = ("updated", "affine_updated", "skipped_batches")
+SEEN_IN_BATCHES = ("lag", "dead", "input", "gap")  # kinds of warnings
 
 
 class BatchNormMonitor(keras.callbacks.Callback):
@@ -53,9 +54,10 @@ class BatchNormMonitor(keras.callbacks.Callback):
         batch_size: of arrays: that of training, since a batch's statistics depend on it.
         examples: how many of the data are looked at.
         loss: as `compile` takes it; None for the one that the model is compiled with.
-        share: the most time it may take, as a share of the time of training. It looks at fewer
-            batches or at fewer epochs to keep to that; the first epoch and the last one of a longer
-            training are always looked at. math.inf: everything after every epoch.
+        share: the most time it may take, as a share of the time of training. To keep to that, it
+            sends fewer batches through the model, and not after every epoch: after the first one
+            and the last one of a longer training in any case. Statistics and weights are compared
+            after every epoch. math.inf: everything after every epoch.
         tell: where the words go, a function of a str.
 
     Attributes:
@@ -129,8 +131,7 @@ class BatchNormMonitor(keras.callbacks.Callback):
         epochs = (self.params or {}).get("epochs") or 1
         last = self.model.stop_training or epoch + 1 == epochs
         left = self._share * self._trained - self._spent
-        if not self._looks or (last and epochs > 1) or self._cost <= left:
-            self._look(epoch)
+        self._measure(epoch, not self._looks or (last and epochs > 1) or self._cost <= left)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._fitting = False
@@ -142,7 +143,7 @@ class BatchNormMonitor(keras.callbacks.Callback):
 
     def on_test_end(self, logs: Any = None) -> None:
         if not self._fitting:
-            self._look(None)
+            self._measure(None, True)
             self._finish()
 
     # ------------------------------------------------------------ what it does
@@ -172,17 +173,14 @@ class BatchNormMonitor(keras.callbacks.Callback):
             self._say(f"cannot look at {what}: {why}")
         return watch
 
-    def _look(self, epoch: Optional[int]) -> None:
-        """Measures, notes and tells; a failure of the model's own code does not stop a training."""
+    def _measure(self, epoch: Optional[int], looks: bool) -> None:
+        """Measures, notes and tells.
+
+        Args:
+            epoch: None in an evaluation.
+            looks: whether batches go through the model.
+        """
         started = time.perf_counter()
-        taken = [started]
-
-        def goes_on() -> bool:
-            now = time.perf_counter()
-            one, spent = now - taken[-1], self._spent + now - started
-            taken.append(now)
-            return epoch is None or spent + one <= self._share * self._trained
-
         found: Values = {}
         watch = self._watch
         if watch is None:  # the first epoch has built the model
@@ -198,17 +196,11 @@ class BatchNormMonitor(keras.callbacks.Callback):
         if not watch.layers:
             return
         watch.begin()
-        try:
-            found.update(watch.passes(goes_on))
-        except Exception as error:  # in the model's own code, as a rule
-            said = f"{type(error).__name__}: {error}"
-            if watch.unseen.setdefault("a forward pass", said) is said:
-                self._say(f"cannot look at a forward pass: {said}")
-        self._judge(epoch, found)
-        self._looks += 1
+        if looks:
+            found.update(self._look(watch, epoch is None))
+        self._judge(watch, epoch, found)
         self._write(epoch, found)
-        self._cost = time.perf_counter() - started
-        self._spent += self._cost
+        self._spent += time.perf_counter() - started
         found = {
             **found, (None, "seconds"): self._spent, (None, "seconds_of_training"): self._trained,
         }
@@ -216,6 +208,28 @@ class BatchNormMonitor(keras.callbacks.Callback):
             {"fit": self._fit, "epoch": epoch, "layer": layer, "quantity": quantity, "value": value}
             for (layer, quantity), value in found.items()
         ]
+
+    def _look(self, watch: Watch, at_all: bool) -> Values:
+        """Sends batches through the model; what its own code raises does not stop a training."""
+        started = time.perf_counter()
+        taken = [started]
+
+        def goes_on() -> bool:
+            now = time.perf_counter()
+            one, spent = now - taken[-1], self._spent + now - started
+            taken.append(now)
+            return at_all or spent + one <= self._share * self._trained
+
+        self._looks += 1
+        try:
+            return watch.passes(goes_on)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            if watch.unseen.setdefault("a forward pass", said) is said:
+                self._say(f"cannot look at a forward pass: {said}")
+            return {}
+        finally:
+            self._cost = time.perf_counter() - started
 
     def _write(self, epoch: Optional[int], found: Values) -> None:
         if self._log_dir is None or epoch is None:
@@ -234,30 +248,30 @@ class BatchNormMonitor(keras.callbacks.Callback):
         watch = self._watch
         if watch is None or not watch.layers or not (self.params or {}).get("verbose", 1):
             return
-        looked = f"{self._looks} of {self._epochs} epochs" if self._epochs else "an evaluation"
-        cost = f"{self._spent:.2f} s"
-        if self._trained:
-            cost += f", {self._spent / self._trained:.1%} of the training's {self._trained:.1f} s"
+        over = _counted(self._epochs, "epoch") if self._epochs else "an evaluation"
+        on = f", {self._batches}" if self._batches else ""
+        if self._epochs and self._batches:
+            on = f", with a look after {self._looks} of them at {self._batches}"
         told = _counted(len(self.warnings), "warning")
         gone = sum((one["layer"], one["kind"]) not in self._holding for one in self.warnings)
         if gone:
             told += f", {gone} of which no longer {'holds' if gone == 1 else 'hold'}"
+        cost = f"{self._spent:.2f} s"
+        if self._trained:
+            cost += f", {self._spent / self._trained:.1%} of the training's {self._trained:.1f} s"
         unseen = [f"{what} ({' '.join(why.split())})" for what, why in watch.unseen.items()]
         if self._batches is None:
             unseen.append("lag, gap and activations (no data: BatchNormMonitor((x, y)) has them)")
         layers = _counted(len(watch.layers), "batch normalization")
-        on = f" on {self._batches}" if self._batches else ""
         rest = f" Not looked at: {'; '.join(unseen)}." if unseen else ""
-        self._say(f"{layers} looked at after {looked}{on}; {told}; it took {cost}.{rest}")
+        self._say(f"{layers} over {over}{on}; {told}; it took {cost}.{rest}")
 
     def _say(self, text: str) -> None:
         self._tell(f"\n{type(self).__name__}: {text}")  # the progress bar ends without a new line
 
     # ------------------------------------------------------------ what is wrong
 
-    def _judge(self, epoch: Optional[int], found: Values) -> None:
-        watch = self._watch
-        assert watch is not None
+    def _judge(self, watch: Watch, epoch: Optional[int], found: Values) -> None:
         faults: list[tuple[Optional[str], str, str]] = []
         for path, layer in watch.layers.items():
             values = {name: value for (place, name), value in found.items() if place == path}
@@ -269,7 +283,10 @@ class BatchNormMonitor(keras.callbacks.Callback):
         gap = self._gap(found)
         if gap:
             faults.append((None, "gap", gap))
-        self._holding = {fault[:2] for fault in faults}
+        looked = (None, "batches") in found
+        self._holding = {fault[:2] for fault in faults} | {
+            fault for fault in self._holding if not looked and fault[1] in SEEN_IN_BATCHES
+        }
         known = {(one["layer"], one["kind"]) for one in self.warnings}
         when = "evaluation" if epoch is None else f"epoch {epoch + 1}"
         for place, kind, text in faults:
@@ -292,7 +309,7 @@ class BatchNormMonitor(keras.callbacks.Callback):
         )
         if math.isfinite(training) and not math.isfinite(inference):
             return text
-        least = GAP * max(training, NO_LOSS * self._first_loss)
+        least = GAP * max(abs(training), NO_LOSS * abs(self._first_loss))
         clear = found[None, "gap"] > least and found[None, "gap_of_best_batch"] > 0
         return text if clear else None
 
@@ -344,6 +361,11 @@ def _faults(
         faults.append(("thawed", (
             "trainable=True, but nothing of it moved in this epoch: after setting trainable, call "
             "model.compile again."
+        )))
+    elif math.isnan(values.get("mean_lag", 0.0)):
+        faults.append(("input", (
+            "what goes into it on the data that are looked at is NaN or infinite, so that nobody "
+            "knows how far its statistics are from right ones."
         )))
     elif _lags(values):
         faults.append(("lag", _lag_in_words(layer, values, steps)))

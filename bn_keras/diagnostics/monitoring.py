@@ -28,6 +28,7 @@ from bn_keras.diagnostics.passes import (
     pooled,
 )
 from bn_keras.surgery import calls, certificate, statistics
+from bn_keras.surgery.examples import Batch
 
 # (path of a layer or weight, or None for the whole model; quantity) → value.
 Values = dict[tuple[Optional[str], str], float]
@@ -35,6 +36,7 @@ Values = dict[tuple[Optional[str], str], float]
 PERCENTILES = (1, 15, 50, 85, 99)
 MOST_VALUES = 4000  # of a layer's outputs in a batch, evenly spaced: enough for percentiles
 MOST_OF_A_WEIGHT = 100_000  # evenly spaced values whose change is measured
+FEW = 2  # examples that show how a model calls its layers
 SMALL_GAMMA = 1e-3
 KERNELS = ("kernel", "depthwise_kernel", "pointwise_kernel")
 
@@ -190,10 +192,8 @@ class Watch:
             self.layers = dict(zip(passes.paths, passes.given))  # untracked ones as well
             if not self.layers:
                 return
-            x = (
-                certificate.random_inputs(self.model) if self._batches is None
-                else self._batches.batches[0].x
-            )
+            few = None if self._batches is None else _few(self.model, self._batches.first)
+            x = certificate.random_inputs(self.model) if few is None else few.x
             found = passes.survey(x, training=True)
             self.called = {passes.paths[index]: made for index, made in found.items()}
             self.invariant = self._in_front()
@@ -201,11 +201,13 @@ class Watch:
         except Exception as error:  # of the model's own code: watching must not stop a training
             self.unseen["the model's forward pass"] = f"{type(error).__name__}: {error}"
             return
-        if self._batches is None:
+        if few is None:
             return
         self._passes = passes
         try:
-            self._scorer = Evaluations(passes, self._batches, loss=self._loss).scorer
+            self._scorer = Evaluations(
+                passes, Batches([few], FEW, None, FEW), loss=self._loss
+            ).scorer
         except CannotLook as error:
             self.unseen["the loss in training mode and in inference"] = str(error)
 
@@ -298,6 +300,16 @@ def kept_randomness() -> Iterator[None]:
         if keras_own is not None:
             keras_own.state.assign(before)
         global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, keras_own)
+
+
+def _few(model: keras.Model, batch: Batch) -> Batch:
+    """The first examples of a batch; all of them for a model that takes no other number."""
+    if any(x.shape[0] for x in getattr(model, "inputs", None) or ()):
+        return batch
+    return Batch(*(
+        part if part is None else keras.tree.map_structure(lambda array: array[:FEW], part)
+        for part in batch
+    ))
 
 
 def _signature(model: keras.Model) -> list[Any]:

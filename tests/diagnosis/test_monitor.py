@@ -236,6 +236,7 @@ FAULTS = {
     "frozen": (late_frozen, "compiled before it was frozen"),
     "thawed": (late_thawed, "nothing of it moved"),
     "never_updated": (in_inference, "no call of the layer has training=True"),
+    "input": (lambda: compiled(net(momentum=0.5)), "on the data that are looked at is NaN"),
     "lag": (lambda: compiled(net()), "With momentum 0.99 they take some 500 steps, and there were"),
     "dead": (dead, "75% of its channels never are above 0"),
     "gamma": (flat, "of its channels, which therefore carry nothing"),
@@ -247,7 +248,8 @@ def test_every_fault_is_told_once_in_words(kind):
     make, words = FAULTS[kind]
     made = make()
     model, settings = made if isinstance(made, tuple) else (made, {})
-    monitor, said = watched(model, **{"epochs": 2, **settings})
+    data = (np.where(X > 4, np.nan, X), Y) if kind == "input" else (X, Y)
+    monitor, said = watched(model, data, **{"epochs": 2, **settings})
     told = [one for one in monitor.warnings if one["kind"] == kind]
     assert [one["layer"] for one in told] == ["bn"], monitor.warnings
     assert words in told[0]["text"]
@@ -275,7 +277,9 @@ def test_a_healthy_training_is_told_of_in_one_line_that_says_its_cost(capsys):
     model = compiled(net(momentum=0.5), keras.optimizers.SGD(0.01))
     monitor, said = watched(model, epochs=5, verbose=2)
     assert monitor.warnings == []
-    assert len(said) == 1 and "1 batch normalization looked at after 5 of 5 epochs" in said[0]
+    assert len(said) == 1 and (
+        "1 batch normalization over 5 epochs, with a look after 5 of them at 48 examples in 3"
+    ) in said[0]
     assert "no warnings" in said[0] and "% of the training's" in said[0]
     assert "Not looked at" not in said[0] and "well" not in said[0].lower()
 
@@ -323,6 +327,7 @@ def test_it_looks_less_often_to_stay_in_its_share():
     model = compiled(net())
     model.fit(X, Y, batch_size=16, epochs=5, verbose=0, callbacks=[monitor])
     assert monitor.values("batches") == {None: [(0, 1.0), (4, 1.0)]}, "first, last; one batch each"
+    assert len(monitor.values("mean_change")["bn"]) == 5
     model.fit(X, Y, batch_size=16, epochs=1, verbose=0, callbacks=[monitor])
     assert len(monitor.values("batches")[None]) == 2, "one epoch at a time is no way around it"
 
