@@ -375,7 +375,7 @@ def fitted(change=None, again=False, batch_size=16):
 
 @pytest.mark.slow
 def test_a_flag_that_is_changed_after_a_fit_counts_from_the_next_compile_on():
-    """As docs/surgery_state.md says of Keras 3.15: no warning, and no effect until it traces."""
+    """As docs/surgery.md says of Keras 3.15: no warning, and no effect until it traces."""
     everything = {"gamma", "beta", "moving_mean", "moving_variance"}
     assert fitted() == everything
     assert fitted(again=True) == set()
