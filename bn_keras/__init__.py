@@ -30,7 +30,7 @@ if TYPE_CHECKING:  # editors and type checkers see the names where they are
     from bn_keras.surgery.fold import fold
     from bn_keras.surgery.recalibrate import recalibrate
 
-__version__ = "0.3.0"
+__version__ = "0.4.0"
 
 __all__ = [
     "ActivatedBatchNorm",
