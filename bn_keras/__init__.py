@@ -25,9 +25,12 @@ if TYPE_CHECKING:  # editors and type checkers see the names where they are
     from bn_keras.normalizers.renorm import BatchRenorm, Ramp
     from bn_keras.results import RunResult, Store
     from bn_keras.surgery import statistics
+    from bn_keras.surgery.average import average
     from bn_keras.surgery.convert import convert
     from bn_keras.surgery.exchange import exchange
     from bn_keras.surgery.fold import fold
+    from bn_keras.surgery.freeze import freeze, unfreeze
+    from bn_keras.surgery.ports import from_flax, from_torch, to_torch
     from bn_keras.surgery.recalibrate import recalibrate
 
 __version__ = "0.4.0"
@@ -46,16 +49,22 @@ __all__ = [
     "Store",
     "__version__",
     "check",
+    "average",
     "compare",
     "convert",
     "doctor",
     "exchange",
     "fold",
+    "freeze",
+    "from_flax",
+    "from_torch",
     "gap",
     "load",
     "recalibrate",
     "run",
     "statistics",
+    "to_torch",
+    "unfreeze",
 ]
 
 _HOMES = {
@@ -65,10 +74,14 @@ _HOMES = {
     "ConditionalBatchNorm": "bn_keras.normalizers.conditional",
     "ConfigError": "bn_keras.config",
     "compare": "bn_keras.comparison",
+    "average": "bn_keras.surgery.average",
     "convert": "bn_keras.surgery.convert",
     "doctor": "bn_keras.diagnosis",
     "exchange": "bn_keras.surgery.exchange",
     "fold": "bn_keras.surgery.fold",
+    "freeze": "bn_keras.surgery.freeze",
+    "from_flax": "bn_keras.surgery.ports",
+    "from_torch": "bn_keras.surgery.ports",
     "gap": "bn_keras.diagnostics.gap",
     "recalibrate": "bn_keras.surgery.recalibrate",
     "FrozenBatchNorm": "bn_keras.normalizers.frozen",
@@ -81,6 +94,8 @@ _HOMES = {
     "load": "bn_keras.api",
     "run": "bn_keras.api",
     "statistics": "bn_keras.surgery.statistics",
+    "to_torch": "bn_keras.surgery.ports",
+    "unfreeze": "bn_keras.surgery.freeze",
 }
 
 
