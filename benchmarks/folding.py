@@ -49,19 +49,18 @@ def net(name, size, dtype):
     return model
 
 
-def lite(folder):
-    """A TFLite model of an exported net, as a function."""
+def lite(folder, shape):
+    """A TFLite model of an exported net, as a function of a batch of that shape."""
     content = tf.lite.TFLiteConverter.from_saved_model(folder).convert()
     interpreter = tf.lite.Interpreter(model_content=content, num_threads=1)
     given, wanted = (
         details()[0]["index"]
         for details in (interpreter.get_input_details, interpreter.get_output_details)
     )
+    interpreter.resize_tensor_input(given, shape)
+    interpreter.allocate_tensors()
 
     def predict(x):
-        if tuple(interpreter.get_input_details()[0]["shape"]) != tuple(x.shape):
-            interpreter.resize_tensor_input(given, x.shape)
-            interpreter.allocate_tensors()
         interpreter.set_tensor(given, x)
         interpreter.invoke()
         return interpreter.get_tensor(wanted)
@@ -82,7 +81,7 @@ def onnx(model, folder):
     return lambda x: session.run(None, {session.get_inputs()[0].name: np.asarray(x)})[0]
 
 
-def ways(model, folder):
+def ways(model, folder, shape):
     """Name of a way to run a net → function of a batch."""
     model.export(folder, verbose=False)
     saved = tf.saved_model.load(folder)
@@ -90,7 +89,7 @@ def ways(model, folder):
         "Keras": tf.function(lambda x: model(x, training=False)),
         "XLA": tf.function(lambda x: model(x, training=False), jit_compile=True),
         "SavedModel": lambda x: saved.serve(x),
-        "TFLite": lite(folder),
+        "TFLite": lite(folder, shape),
         "ONNX": onnx(model, folder),
     }
     return {name: predict for name, predict in found.items() if predict is not None}
@@ -129,7 +128,9 @@ def main():
             f"{certificate.relative:>8.1e} {wide.relative:>8.1e}", flush=True,
         )
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
-            before, after = ways(model, one), ways(folded, other)
+            before, after = (
+                ways(which, folder, x.shape) for which, folder in ((model, one), (folded, other))
+            )
             for way in before:
                 tables.append(
                     (name, way, *alternated(before[way], after[way], x, flags.rounds))

@@ -48,7 +48,7 @@ FOLDED = "folded"
 # Classes that in inference mode compute gamma * (x - mean) / sqrt(variance + epsilon) + beta.
 PLAIN = (FrozenBatchNorm, GhostBatchNorm, BatchRenorm, BatchNorm, KERAS)
 # By the least precise dtype that a layer computes in. Rounding grows with the depth of a net.
-TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 2e-2, "bfloat16": 2e-1}
+TOLERANCES = {"float64": 1e-10, "float32": 1e-5, "float16": 1e-2, "bfloat16": 5e-2}
 
 Array = NDArray[np.float64]
 # The layers that take a batch normalization in, or why there are none.
@@ -84,7 +84,7 @@ def fold(
         inputs: what both models are called on for the certificate, beside random values; also the
             shapes for a model of one's own that does not know them.
         tolerance: the largest relative difference of the outputs that is allowed. None for 1e-10,
-            1e-5, 2e-2 or 2e-1, if float64, float32, float16 or bfloat16 is the least precise dtype
+            1e-5, 1e-2 or 5e-2, if float64, float32, float16 or bfloat16 is the least precise dtype
             that a layer computes in.
 
     Returns:
@@ -113,11 +113,13 @@ def fold(
         )
     elif not folding.folded:
         warnings.warn(f"fold: nothing in {model.name!r} could be folded: {left}.", stacklevel=2)
+    elif folding.unseen(rows):
+        warnings.warn(f"fold: nobody looked into {told(folding.unseen(rows))}.", stacklevel=2)
     if tolerance is None:
-        tolerance = max(
+        tolerance = max((
             TOLERANCES.get(layer.compute_dtype, 0.0) for layer in model._flatten_layers()
             if not isinstance(layer, (Functional, keras.Sequential, keras.layers.InputLayer))
-        )
+        ), default=0.0)
     return copy, _certificate(model, copy, rows, inputs, tolerance)
 
 
@@ -197,7 +199,7 @@ class _Folding:
         dropped = {key: self._linears[key].write(new[key]) for key in changed}
         wrappers = [
             layer for layer in self._model._flatten_layers()
-            if isinstance(layer, keras.layers.TimeDistributed) and id(layer.layer) in instead
+            if type(layer) is keras.layers.TimeDistributed and id(layer.layer) in instead
         ]
         gone = [key for key in [*instead, *map(id, wrappers)] if key not in in_code]
         remove_layers(copy, [new[key] for key in gone])
@@ -222,6 +224,11 @@ class _Folding:
             ))
         order = {path: number for number, path in enumerate(self._paths.values())}
         return copy, sorted(rows, key=lambda row: order.get(row.path, len(order)))
+
+    def unseen(self, rows: list[Row]) -> list[Row]:
+        """The rows of layers that may hold a normalization, and of those unknown to Keras."""
+        known = {self._paths[id(norm)] for norm in self.norms}
+        return [row for row in rows if row.path not in known]
 
     def _fold_one(self, way: Callable[[keras.Layer], Verdict]) -> bool:
         """Folds the first normalization that can be folded that way; whether there is one."""

@@ -421,8 +421,8 @@ def test_shared_nested_and_hidden_layers_are_folded_where_it_is_right(float64, t
 
 
 @pytest.mark.parametrize("dtype, tolerance", [
-    ("float64", 1e-10), ("float32", 1e-5), ("mixed_float16", 2e-2), ("mixed_bfloat16", 2e-1),
-    ("float16", 2e-2),
+    ("float64", 1e-10), ("float32", 1e-5), ("mixed_float16", 1e-2), ("mixed_bfloat16", 5e-2),
+    ("float16", 1e-2),
 ])
 def test_every_precision_and_way_of_calling_gives_what_the_model_gives(dtype, tolerance):
     made = [
@@ -604,3 +604,14 @@ def test_a_fold_with_a_small_error_is_refused(dtype, error, monkeypatch):
     model = stirred(keras.Sequential([keras.Input((4,)), layers.Dense(3, dtype=dtype), norm]))
     with pytest.raises(OutputsDiffer, match="may differ by 1e-(05|10) of the largest"):
         fold(model)
+
+
+def test_what_nobody_could_look_into_is_told():
+    hidden = BN(name="hidden")
+    hidden.build((None, 3))
+    model = stirred(keras.Sequential([
+        keras.Input((4,)), layers.Dense(3), BN(name="seen"), layers.Lambda(lambda x: hidden(x))
+    ]))
+    with pytest.warns(UserWarning, match="nobody looked into hidden .*not tracked by Keras"):
+        _, certificate = fold(model)
+    assert fates(certificate) == {"seen": "folded", "hidden": "left"}
