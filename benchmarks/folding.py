@@ -115,8 +115,6 @@ def main():
     parser.add_argument("--batch", type=int, default=1, help="pictures in a prediction")
     parser.add_argument("--rounds", type=int, default=15)
     flags = parser.parse_args()
-    print(f"{'net':<15} {'folded':>6} {'left':>4} {'float32':>8} {'float64':>8}")
-    tables = []
     for name in flags.nets.split(","):
         size = NETS[name]
         x = np.random.default_rng(1).normal(size=(flags.batch, size, size, 3))
@@ -124,24 +122,21 @@ def main():
         model, x = net(name, size, "float32"), x.astype("float32")
         folded, certificate = fold(model, inputs=x)
         print(
-            f"{name:<15} {certificate.count('folded'):>6} {certificate.count('left'):>4} "
-            f"{certificate.relative:>8.1e} {wide.relative:>8.1e}", flush=True,
+            f"{name}: {certificate.count('folded')} folded, {certificate.count('left')} left; "
+            f"relative difference {certificate.relative:.1e} in float32, {wide.relative:.1e} in "
+            "float64", flush=True,
         )
         with tempfile.TemporaryDirectory() as one, tempfile.TemporaryDirectory() as other:
             before, after = (
                 ways(which, folder, x.shape) for which, folder in ((model, one), (folded, other))
             )
             for way in before:
-                tables.append(
-                    (name, way, *alternated(before[way], after[way], x, flags.rounds))
+                slow, fast, ratios = alternated(before[way], after[way], x, flags.rounds)
+                print(
+                    f"  {way:<10} {slow:>8.2f} ms before, {fast:>8.2f} after: "
+                    f"{statistics.median(ratios):.2f} times as fast ({ratios[0]:.2f} to "
+                    f"{ratios[-1]:.2f})", flush=True,
                 )
-    print(f"\n{'net':<15} {'run by':<10} {'before':>8} {'after':>8}   times as fast")
-    for name, way, slow, fast, ratios in tables:
-        middle = statistics.median(ratios)
-        print(
-            f"{name:<15} {way:<10} {slow:>8.2f} {fast:>8.2f}   "
-            f"{middle:.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-        )
 
 
 if __name__ == "__main__":
