@@ -398,7 +398,7 @@ def gamma_under_l2() -> tuple[keras.Model, Any]:
 
 @fault("gamma_decayed", "dead_channels")
 def gamma_under_adamw() -> tuple[keras.Model, Any]:
-    """The same by the weight decay of AdamW, which takes every variable unless it is told not to."""
+    """The same by the weight decay of AdamW, which takes every variable by default."""
     data = points()
     parts = [dense(), BatchNorm(), layers.Activation("elu"), head()]
     model, _ = decayed(built("subclassed", parts, data[0]), data)
@@ -499,7 +499,7 @@ def only_normalizers_train() -> tuple[keras.Model, Any]:
 
 @fault("frozen_or_trainable")
 def training_false_in_the_graph() -> tuple[keras.Model, Any]:
-    """Fine-tuning after keras.io's guide: base(x, training=False), which Keras 3's fit overrides."""
+    """Fine-tuning with base(x, training=False), which the fit of Keras 3 overrides."""
     data = points()
     base = keras.Sequential([keras.Input((FEATURES,)), dense(), KERAS(), layers.ReLU()])
     inputs = keras.Input((FEATURES,))

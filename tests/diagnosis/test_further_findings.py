@@ -1,4 +1,4 @@
-"""Findings on channels, neighbours and freezes, against NumPy, published numbers and `fit` itself."""
+"""Findings on channels, neighbours and freezes, against NumPy, published numbers and `fit`."""
 
 import warnings
 

@@ -3,13 +3,13 @@
 import functools
 import re
 
-import bn_keras
 import keras
 import pytest
 from faults import FAULTS
 from healthy import APPLICATIONS, NOTES, REGISTERED, SMALL
 from make import ROOT
 
+import bn_keras
 from bn_keras.diagnosis import doctor
 from bn_keras.registry import FINDINGS
 
@@ -41,6 +41,11 @@ CASES = [
 ]
 
 
+def without_numbers(text):
+    """A text without numbers, and without those in automatic names of layers."""
+    return re.sub(r"[-+\d.,e%]+", "#", re.sub(r"^\d+\.|_\d+", "", text, flags=re.MULTILINE))
+
+
 @pytest.mark.parametrize("fault", CASES)
 def test_a_planted_fault_is_found_and_nothing_else_and_its_remedy_runs(fault):
     model, data, found = examined(fault.make, **fault.options)
@@ -50,6 +55,10 @@ def test_a_planted_fault_is_found_and_nothing_else_and_its_remedy_runs(fault):
     finding = found.named(fault.finding)[0]
     assert finding.cost or finding.cost_note
     assert str(found) and found.to_json()
+    if fault is FIRST[fault.finding]:
+        page = (PAGES / f"{fault.finding}.md").read_text(encoding="utf-8")
+        printed = next(line for line in found.words() if f"({fault.finding})" in line)
+        assert without_numbers(printed) in without_numbers(page)
     scope = {"model": model, "data": data, "keras": keras, "bn_keras": bn_keras}
     exec(finding.remedy, scope)
     if IN_PLACE not in finding.remedy and not LATER & {fault.finding, fault.make.__name__}:

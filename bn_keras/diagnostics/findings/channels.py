@@ -6,6 +6,7 @@ import numpy as np
 
 from bn_keras.diagnostics.examination import Examination, Normalizer
 from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, Finding, NotLooked, named
+from bn_keras.diagnostics.findings.training import optimizer_of
 from bn_keras.registry import FINDINGS
 
 STUCK = 0.99  # share of positions at an end of the activation from which on a channel is dead
@@ -73,7 +74,7 @@ def gamma_decayed(examined: Examination) -> Iterator[Finding]:
     """A tenth of a layer's gammas or more are almost 0, but not all exactly: those start there."""
     found: dict[str, tuple[Normalizer, int]] = {}
     for one in examined.normalizers:
-        if one.gamma is not None and np.any(one.gamma != 0):
+        if one.gamma is not None and one.gamma.any():
             count = int(np.sum(np.abs(one.gamma) < SMALL))
             if count / len(one.gamma) >= SHARE:
                 found[one.path] = one, count
@@ -106,7 +107,8 @@ def gamma_decayed(examined: Examination) -> Iterator[Finding]:
             "near 0": {path: found[path][1] for path in paths},
             "channels": {path: len(found[path][0].mean) for path in paths},
             "median of abs(gamma)": {
-                path: float(np.median(np.abs(found[path][0].gamma))) for path in paths
+                path: float(np.median(np.abs(one.gamma)))
+                for path, (one, _) in found.items() if one.gamma is not None
             },
             "penalized": penalized, "weight decay": decays,
         },
@@ -136,8 +138,7 @@ def _regularizer(one: Normalizer) -> Any:
 
 def _decay(model: Any) -> float:
     """The optimizer's weight decay, where it takes gamma; 0 for none."""
-    optimizer = getattr(model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = optimizer_of(model)
     gammas = [one for one in model.trainable_variables if one.name == "gamma"]
     decay = getattr(optimizer, "weight_decay", None)
     if not decay or not gammas:

@@ -29,8 +29,9 @@ def redundant_bias(examined: Examination) -> Iterator[Finding]:
     found = {}
     for one, fronts in zip(examined.normalizers, examined.surroundings.fronts, strict=True):
         for front in fronts:
-            has = front is not None and getattr(front.layer, "bias", None) is not None
-            if has and front.adds_constant and examined.mode(one.index) == BY_BATCH:
+            if front is None or getattr(front.layer, "bias", None) is None:
+                continue
+            if front.adds_constant and examined.mode(one.index) == BY_BATCH:
                 found[front.path] = one.path, front.layer
     if not found:
         return
@@ -58,8 +59,8 @@ def channel_axis(examined: Examination) -> Iterator[Finding]:
     found = {}
     for one, fronts in zip(examined.normalizers, examined.surroundings.fronts, strict=True):
         for front, call in zip(fronts, examined.in_inference[one.index]):
-            form = getattr(front and front.layer, "data_format", None)
-            if form is not None and isinstance(one.axis, int):
+            form = getattr(front.layer, "data_format", None) if front is not None else None
+            if front is not None and form is not None and isinstance(one.axis, int):
                 rank = len(call.shape)
                 channels = 1 if form == "channels_first" else rank - 1
                 if one.axis % rank != channels:

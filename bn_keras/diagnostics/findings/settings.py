@@ -12,10 +12,9 @@ from bn_keras.diagnostics.findings.statistics import OUTPUTS_CHANGED, cost_of_av
 from bn_keras.diagnostics.passes import Array, as_array
 from bn_keras.registry import FINDINGS
 
-LEAST_WINDOW = 2.0  # steps; a momentum of .5. Nobody averages over fewer on purpose
-# Epsilon of Keras and TensorFlow, and of PyTorch, Flax and ONNX.
-EPSILONS = {"Keras": 1e-3, "PyTorch": 1e-5}
-SAME = 3.0  # factor within which two epsilons are one: ResNet50 has 1.001e-5
+LEAST = 0.5  # momentum; the averages reach back over 2 steps. Nobody wants fewer
+KERAS, PYTORCH = ("Keras", 1e-3), ("PyTorch", 1e-5)  # defaults of epsilon
+BETWEEN = 1e-4  # an epsilon above it is of Keras's kind: ResNet50 has 1.001e-5
 
 
 @FINDINGS.register(
@@ -33,13 +32,13 @@ def half_precision_statistics(examined: Examination) -> Iterator[Finding]:
         return
     path = next(iter(found))
     one, dtype = found[path]
-    # An update of (1 - momentum) * distance is rounded away below half the distance of two numbers.
-    stalls = DIGITS[dtype] / 2 / (1 - one.momentum) if one.momentum not in (None, 1.0) else math.nan
+    # An update of distance / window is rounded away below half the distance of two numbers.
+    stalls = math.nan if one.window is None else DIGITS[dtype] / 2 * one.window
+    most = ", and float16 ends at 65504" if dtype == "float16" else ""
     yield Finding(
         f"{named(list(found), len(examined.normalizers))} keep their statistics in {dtype}: at a "
         f"momentum of {one.momentum} their updates are rounded away once they are within "
-        f"{stalls:.0%} of their aim" + (", and float16 ends at 65504." if dtype == "float16" else ".")
-        + " A policy such as mixed_float16 keeps them in float32.",
+        f"{stalls:.0%} of their aim{most}. A policy such as mixed_float16 keeps them in float32.",
         "from bn_keras.surgery.convert import convert; model, _ = convert(model)",
         tuple(found), {"dtype": {path: dtype for path, (_, dtype) in found.items()},
                        "updates stall within": stalls},
@@ -57,24 +56,21 @@ DIGITS = {"float16": 2.0**-10, "bfloat16": 2.0**-7}
 )
 def foreign_momentum(examined: Examination) -> Iterator[Finding]:
     """A momentum below .5: PyTorch's .1 is the weight of the new batch, and Keras's .9."""
-    found = [
-        one for one in examined.normalizers
-        if one.moves and one.window is not None and one.window < LEAST_WINDOW
-    ]
+    found = {
+        one.path: one.momentum for one in examined.normalizers
+        if one.moves and one.momentum is not None and one.momentum < LEAST
+    }
     if not found:
         return
-    one = found[0]
+    momentum = next(iter(found.values()))
     yield Finding(
-        f"{named([one.path for one in found], len(examined.normalizers))} have a momentum of "
-        f"{one.momentum:g}: the moving averages reach back over {one.window:.2g} steps, so that "
-        f"inference hangs on the last batches. PyTorch's {one.momentum:g} is "
-        f"{1 - one.momentum:g} in Keras.",
+        f"{named(list(found), len(examined.normalizers))} have a momentum of {momentum:g}: the "
+        f"moving averages reach back over {1 / (1 - momentum):.2g} steps, so that inference hangs "
+        f"on the last batches. PyTorch's {momentum:g} is {1 - momentum:g} in Keras.",
         "from bn_keras.surgery.statistics import batch_normalizers; "
         "[setattr(one, 'momentum', 1 - one.momentum) for one in batch_normalizers(model) "
         "if one.momentum < 0.5]  # and compile again, and recalibrate",
-        tuple(one.path for one in found),
-        {"momentum": {one.path: one.momentum for one in found}},
-        *cost_of_averages(examined)[:2],
+        tuple(found), {"momentum": found}, *cost_of_averages(examined)[:2],
     )
 
 
@@ -89,10 +85,8 @@ def foreign_epsilon(examined: Examination) -> Iterator[Finding]:
     """
     found: list[tuple[Normalizer, str, float]] = []
     for one in examined.normalizers:
-        library = max(EPSILONS, key=lambda name: abs(math.log(EPSILONS[name] / one.epsilon))
-                      if one.epsilon > 0 else EPSILONS[name])
-        other = EPSILONS[library]
-        if one.finite and not (one.epsilon and other / SAME < one.epsilon < other * SAME):
+        library, other = PYTORCH if one.epsilon > BETWEEN else KERAS
+        if one.finite:
             ratio = np.sqrt((one.variance + one.epsilon) / (one.variance + other))
             if math.sqrt(np.mean((ratio - 1) ** 2)) > OUTPUTS_CHANGED:
                 found.append((one, library, other))
@@ -134,7 +128,8 @@ def _outputs_changed(
             layer.epsilon = own
     if not np.isfinite(before).all():
         raise CannotLook("the outputs are not finite")
-    return float(np.sqrt(np.mean((after - before) ** 2) / max(np.mean(before**2), 1e-24)))
+    size = max(float(np.mean(before**2)), 1e-24)
+    return math.sqrt(float(np.mean((after - before) ** 2)) / size)
 
 
 def _flat(outputs: Any) -> Array:

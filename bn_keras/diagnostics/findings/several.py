@@ -58,7 +58,7 @@ def shared_over_domains(examined: Examination) -> Iterator[Finding]:
     "unsynchronized", title="few values on each of several replicas", severity="risk", needs=(),
 )
 def unsynchronized(examined: Examination) -> Iterator[Finding]:
-    """Under a distribution strategy each replica normalizes with its own small part of the batch."""
+    """Under a distribution strategy each replica normalizes with its own part of the batch."""
     strategy = getattr(examined.model, "_distribute_strategy", None)
     replicas = getattr(strategy, "num_replicas_in_sync", 1)
     if replicas < 2:

@@ -74,8 +74,7 @@ def _after_tracing(examined: Examination) -> Iterator[Finding]:
     model = examined.model
     if getattr(model, "train_function", None) is None:
         return  # the next fit traces a new one
-    optimizer = getattr(model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = optimizer_of(model)
     trained = {id(one) for one in getattr(optimizer, "_trainable_variables", None) or []}
     changed = []
     for one in examined.normalizers:
@@ -107,8 +106,7 @@ def averaged_weights(examined: Examination) -> Iterator[Finding]:
 
     Silent where the data show that the moving averages fit all the same.
     """
-    optimizer = getattr(examined.model, "optimizer", None)
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    optimizer = optimizer_of(examined.model)
     moving = [one for one in examined.normalizers if one.moves]
     if not getattr(optimizer, "use_ema", False) or not moving or not examined.weights_moved():
         return
@@ -126,6 +124,12 @@ def averaged_weights(examined: Examination) -> Iterator[Finding]:
         exact_statistics(examined), tuple(one.path for one in moving),
         {"ema_momentum": optimizer.ema_momentum}, cost, note, COSTS_ACCURACY if cost else RISK,
     )
+
+
+def optimizer_of(model: keras.Model) -> Any:
+    """The optimizer that a model is compiled with, unwrapped from loss scaling; or None."""
+    optimizer: Any = getattr(model, "optimizer", None)
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _affine(layer: keras.Layer) -> list[Any]:
