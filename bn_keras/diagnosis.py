@@ -18,7 +18,7 @@ from typing import Any, Iterator, Optional, Sequence
 import keras
 
 from bn_keras.diagnostics.evaluations import BATCH_SIZE, EXAMPLES
-from bn_keras.diagnostics.examination import Examination
+from bn_keras.diagnostics.examination import NOT_CALLED, Examination
 from bn_keras.diagnostics.finding import (
     COSTS_ACCURACY,
     SEVERITIES,
@@ -35,6 +35,10 @@ NEEDS = {
     "data": "no data: doctor(model, data) takes what `fit` takes",
     "labels": "no labels: doctor(model, (x, y)) takes what `fit` takes",
 }
+NOT_SEEN = (
+    "the model does not call it, or does so inside a tf.function that was traced before, where "
+    "nobody can look"
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,6 +254,10 @@ def doctor(
         not_looked += missing
         if not any(one.layer is None for one in missing):
             looked.append(name)
+    not_looked += [
+        NotLooked("", NOT_SEEN, one.path) for one in examined.normalizers
+        if examined.mode(one.index) == NOT_CALLED
+    ]
     findings.sort(key=lambda one: SEVERITIES.index(one.severity))
     return Diagnosis(
         f"{model.name!r} ({type(model).__name__})", tuple(findings), tuple(not_looked),

@@ -60,6 +60,7 @@ def draw(title: str, rows: Sequence[Any], gap: Optional[Gap]) -> Any:
         _bars(second, rows, factors, 1.0, 1.25, "moving variance off by\n(factor, 1: exact)")
         second.set_xscale("log")
         second.set_yticks([])
+        second.set_ylabel("")
     if gap is not None:
         _terms(axes[-1], gap)
     figure.suptitle(f"{in_picture(title)}: {len(rows)} BN layers", fontsize=10)
