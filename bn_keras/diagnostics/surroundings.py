@@ -38,7 +38,8 @@ class Front(NamedTuple):
     Attributes:
         path: of the layer.
         layer: the copy's.
-        adds_constant: whether its bias reaches the normalizer as a constant of each channel.
+        adds_constant: whether its bias reaches the normalizer as a constant of each channel, and
+            nothing else.
     """
 
     path: str
@@ -121,6 +122,13 @@ class Surroundings:
 
         def instead(layer: keras.Layer, call: Any, /, *args: Any, **kwargs: Any) -> Any:
             number = index.get(id(layer))
+            if number is not None:
+                given, _ = calls.inputs_and_mask(layer, args, kwargs)
+                bound = layer._call_signature.bind(*args, **kwargs)
+                # One operation that takes the inputs, in place of several inside of the layer.
+                marked = tf.identity(given)
+                bound.arguments[next(iter(bound.arguments))] = marked
+                args, kwargs = bound.args, bound.kwargs
             results = call(*args, **kwargs)
             results = keras.tree.map_structure(
                 lambda y: tf.identity(y) if tf.is_tensor(y) else y, results
@@ -129,9 +137,8 @@ class Surroundings:
                 if tf.is_tensor(y) and y.graph is graph:
                     made[y.op.name] = layer
             if number is not None:
-                given, _ = calls.inputs_and_mask(layer, args, kwargs)
-                if given.graph is graph:
-                    inputs.append((number, given))
+                if marked.graph is graph:
+                    inputs.append((number, marked))
                     outputs.append((number, results))
                 else:
                     self.unseen.add(number)
@@ -149,8 +156,9 @@ class Surroundings:
         self.unseen |= {
             number for number in index.values() if number not in called
         }
-        for number, given in inputs:
-            self.fronts[number].append(self._front(given, made))
+        entries = {marked.op.name for _, marked in inputs}
+        for number, marked in inputs:
+            self.fronts[number].append(self._front(marked.op, made, entries))
         self._indices: list[int] = []
         found = []
         for number, given in outputs:
@@ -160,11 +168,26 @@ class Surroundings:
                 found.append(_share_at_ends(self._passes.layers[number], kind, y))
         return found
 
-    def _front(self, tensor: Any, made: dict[str, keras.Layer]) -> Optional[Front]:
-        """The nearest layer with a kernel that a tensor comes from."""
+    def _front(
+        self, operation: Any, made: dict[str, keras.Layer], entries: set[str]
+    ) -> Optional[Front]:
+        """The nearest layer with a kernel in front of a normalizer.
+
+        Args:
+            operation: that takes the normalizer's inputs.
+            made: name of the operation of an output → its layer.
+            entries: names of the operations that take normalizers' inputs.
+        """
         constant = True
         while True:
-            layer = made.get(tensor.op.name)
+            tensor = operation.inputs[0]
+            # What goes elsewhere too takes its bias there.
+            constant = constant and all(
+                one.name == operation.name or one.name in entries or one.type == "Shape"
+                for one in tensor.consumers()
+            )
+            operation = tensor.op
+            layer = made.get(operation.name)
             if layer is not None:
                 name = type(layer).__name__.lower()
                 if "drop" in name:  # in training it is no constant any more
@@ -175,10 +198,9 @@ class Surroundings:
                     )
                     path = self._paths.get(id(layer), layer.name)
                     return Front(path, layer, constant and linear)
-            if tensor.op.type not in KEEPS_CHANNELS:
+            if operation.type not in KEEPS_CHANNELS:
                 return None
-            constant = constant and tensor.op.type in KEEPS_CONSTANTS
-            tensor = tensor.op.inputs[0]
+            constant = constant and operation.type in KEEPS_CONSTANTS
 
 
 def _activations(layer: keras.Layer, outputs: Any) -> Iterator[tuple[str, Any]]:

@@ -117,6 +117,14 @@ def test_a_bias_in_front_of_a_frozen_normalizer_is_needed():
     assert not only("redundant_bias", model_of(layers.Dense(4), norm, shape=(4,)))
 
 
+def test_a_bias_that_goes_elsewhere_too_is_needed():
+    inputs = keras.Input((4,))
+    x = layers.Dense(4)(inputs)
+    norm = layers.BatchNormalization()
+    assert not only("redundant_bias", keras.Model(inputs, layers.Add()([x, norm(x)])))
+    assert only("redundant_bias", keras.Model(inputs, norm(x)))
+
+
 def test_a_new_head_on_a_frozen_net_is_no_trap():
     base = layers.Dense(8, trainable=False)
     model = model_of(base, layers.BatchNormalization(), layers.Dense(2), shape=(4,))

@@ -6,6 +6,7 @@ import numpy as np
 
 from bn_keras.diagnostics.examination import Examination, Normalizer
 from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, Finding, NotLooked, named
+from bn_keras.diagnostics.findings.front import unseen
 from bn_keras.diagnostics.findings.training import optimizer_of
 from bn_keras.registry import FINDINGS
 
@@ -26,7 +27,7 @@ def dead_channels(examined: Examination) -> Iterator[Union[Finding, NotLooked]]:
     relu, or a factor so large that tanh is at -1 or 1 for all examples. No gradient comes back
     through such a channel, so that it stays as it is.
     """
-    yield from _unseen(examined)
+    yield from unseen(examined)
     batches = examined.batches
     with examined.passes.having(examined.evaluations.exact_of_data):
         stuck = examined.surroundings.stuck([batch.x for batch in batches.batches])
@@ -121,15 +122,6 @@ def _others(paths: list[str], examined: Examination) -> str:
     if len(paths) == 1:
         return ""
     return f"; in {named(paths, len(examined.normalizers))} it is at least {SHARE:.0%}"
-
-
-def _unseen(examined: Examination) -> Iterator[NotLooked]:
-    """The normalizers whose neighbours are not in the graph."""
-    for index in sorted(examined.surroundings.unseen):
-        yield NotLooked(
-            "", "its neighbours are not seen: it is not called, or in a loop or a tf.function",
-            examined.normalizers[index].path,
-        )
 
 
 def _regularizer(one: Normalizer) -> Any:

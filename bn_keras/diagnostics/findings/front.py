@@ -1,14 +1,14 @@
 """Findings on what stands in front of a normalizer: a bias, dropout, another channel axis."""
 
 import contextlib
-from typing import Any, Iterator, NamedTuple
+from typing import Any, Iterator, NamedTuple, Union
 
 import keras
 import numpy as np
 
 from bn_keras.diagnostics import passes
 from bn_keras.diagnostics.examination import BY_BATCH, LATE_FACTOR, Examination
-from bn_keras.diagnostics.finding import COSTS_ACCURACY, RISK, Finding, named
+from bn_keras.diagnostics.finding import COSTS_ACCURACY, RISK, Finding, NotLooked, named
 from bn_keras.diagnostics.findings.statistics import cost_of_averages, exact_statistics
 from bn_keras.diagnostics.passes import Array, Moments
 from bn_keras.registry import FINDINGS
@@ -21,11 +21,12 @@ SIZES = ("filters", "units", "kernel_size")
 @FINDINGS.register(
     "redundant_bias", title="a bias in front of batch normalization", severity="note", needs=(),
 )
-def redundant_bias(examined: Examination) -> Iterator[Finding]:
+def redundant_bias(examined: Examination) -> Iterator[Union[Finding, NotLooked]]:
     """A layer's bias goes straight into a normalizer, which takes the mean off again.
 
     Not so where the normalizer runs in inference mode in `fit`: there the bias shifts the outputs.
     """
+    yield from unseen(examined)
     found = {}
     for one, fronts in zip(examined.normalizers, examined.surroundings.fronts, strict=True):
         for front in fronts:
@@ -54,8 +55,9 @@ def redundant_bias(examined: Examination) -> Iterator[Finding]:
     "channel_axis", title="the normalizer's axis is not the channel axis", severity="risk",
     needs=(),
 )
-def channel_axis(examined: Examination) -> Iterator[Finding]:
+def channel_axis(examined: Examination) -> Iterator[Union[Finding, NotLooked]]:
     """A convolution has its channels on another axis than the normalizer behind it."""
+    yield from unseen(examined)
     found = {}
     for one, fronts in zip(examined.normalizers, examined.surroundings.fronts, strict=True):
         for front, call in zip(fronts, examined.in_inference[one.index]):
@@ -80,6 +82,15 @@ def channel_axis(examined: Examination) -> Iterator[Finding]:
     )
 
 
+def unseen(examined: Examination) -> Iterator[NotLooked]:
+    """The normalizers whose neighbours are not in the graph."""
+    for index in sorted(examined.surroundings.unseen):
+        yield NotLooked(
+            "", "its neighbours are not seen: it is not called, or in a loop or a tf.function",
+            examined.normalizers[index].path,
+        )
+
+
 class _Shift(NamedTuple):
     """By how much dropout changes the variance of what goes into a normalizer."""
 
@@ -97,16 +108,15 @@ def dropout_in_front(examined: Examination) -> Iterator[Finding]:
     """Dropout raises the variance in training only, and the moving variance learns that one.
 
     Li, Chen, Hu & Yang (2019), https://arxiv.org/abs/1801.05134. Measured: the variance of what
-    goes into each normalizer with dropout and without, the same statistics in all layers.
+    goes into each normalizer with dropout and without, each batch normalized by itself as in
+    training, so that a shift is not handed on to the next normalizer.
     """
     layers = [
         layer for layer in examined.passes.model._flatten_layers() if _drops(layer)
     ]
     if not layers:
         return
-    with examined.passes.having(examined.evaluations.exact_of_data):
-        without = _inputs(examined, [])
-        dropped = _inputs(examined, layers)
+    without, dropped = _inputs(examined, []), _inputs(examined, layers)
     shifts = []
     for one in examined.normalizers:
         if not one.moves or one.index not in without:
@@ -139,8 +149,9 @@ def _drops(layer: keras.Layer) -> bool:
 
 
 def _inputs(examined: Examination, dropping: list[keras.Layer]) -> dict[int, Moments]:
-    """The moments of what goes into each normalizer in inference mode, with some dropout."""
+    """The moments of what goes into each normalizer, with batch statistics and some dropout."""
     found: dict[int, list[Moments]] = {}
+    moving = [one.index for one in examined.normalizers if one.moves]
 
     def drop(layer: keras.Layer, call: Any, /, *args: Any, **kwargs: Any) -> Any:
         return calls.in_mode(True, layer, call, *args, **kwargs)
@@ -153,7 +164,7 @@ def _inputs(examined: Examination, dropping: list[keras.Layer]) -> dict[int, Mom
         for layer in dropping:
             stack.enter_context(calls.redirected(layer, drop))
         for batch in examined.batches.batches:
-            examined.passes.outputs(batch.x, see=see)
+            examined.passes.outputs(batch.x, moving, see, everywhere=True)
     return {index: passes.pooled(parts) for index, parts in found.items()}
 
 
