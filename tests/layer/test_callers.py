@@ -71,7 +71,7 @@ def rematerialized(where):
 
 
 @product_of(
-    strength=1,
+    fast=1,
     where=["model in the scope", "layers in the scope"],
     jit_compile={"graph": False, "xla": True},
 )
@@ -254,17 +254,23 @@ def expected_of(settings, groups):
     return mean, stddev**2 - 1e-3 if settings.get("renorm") else variance
 
 
-@product_of(
-    strength=1,
-    kind=KINDS,
-    how={
-        "1 group": ("graph", 1), "2 groups": ("graph", 2), "3 groups": ("graph", 3),
-        "xla": ("xla", 3), "loss scale": ("loss scale", 2),
-    },
-)
-def test_a_group_of_micro_batches_moves_as_one_pooled_batch(kind, how):
-    how, groups = how
-    settings = {"momentum": 0.9, **kind}
+WAYS = {
+    "1 group": ("graph", 1), "2 groups": ("graph", 2), "3 groups": ("graph", 3),
+    "xla": ("xla", 3), "loss scale": ("loss scale", 2),
+}
+TWICE = [  # each kind in two ways, and each way with two kinds
+    (kind, [*WAYS][(number + turn) % len(WAYS)])
+    for turn in range(2) for number, kind in enumerate(KINDS)
+]
+
+
+@pytest.mark.parametrize("kind, way", [
+    pytest.param(*case, marks=() if case in TWICE[:len(KINDS)] else pytest.mark.slow)
+    for case in TWICE
+])
+def test_a_group_of_micro_batches_moves_as_one_pooled_batch(kind, way):
+    how, groups = WAYS[way]
+    settings = {"momentum": 0.9, **KINDS[kind]}
     model, layer = compiled(settings, jit_compile=how == "xla", scaled=how == "loss scale")
     wanted = []
     for group in range(groups):

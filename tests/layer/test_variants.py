@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from make import product_of
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import reference
@@ -97,7 +98,9 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", [
+    name if name == "renorm" else pytest.param(name, marks=pytest.mark.slow) for name in LIMITS
+])
 def test_a_variant_at_rest_passes_the_conformance_suite(name):
     layer_class, excepted = LIMITS[name]
     failed = {
@@ -331,9 +334,7 @@ def bound(value, infinite):
     return lambda updates: value
 
 
-@pytest.mark.parametrize("how", ["eager", "graph", "xla"])
-@pytest.mark.parametrize("dtype", ACCURATE)
-@pytest.mark.parametrize("name", BOUNDS)
+@product_of(name=list(BOUNDS), dtype=list(ACCURATE), how=["eager", "graph", "xla"])
 def test_renorm_is_its_formula_in_every_dtype(name, dtype, how):
     layer = BatchRenorm(momentum=0.9, renorm_momentum=0.5, dtype=dtype, **BOUNDS[name])
     layer.build((None, 3))
