@@ -14,8 +14,10 @@ from bn_keras.results import OK, Store
 
 
 @pytest.mark.slow
-def test_six_pairs_decide_that_bn_learns_where_the_net_without_does_not(tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), f"--logdir={tmp_path}"]
+def test_in_every_pair_the_net_with_bn_learns_and_the_one_without_does_not(tmp_path):
+    """Two of the six pairs, and fewer images to evaluate; the settings are the headline's own."""
+    command = [sys.executable, str(ROOT / "train.py"), f"--logdir={tmp_path}", "--seeds=2",
+               "--validation_size=1000", "--test_size=1000"]
     assert subprocess.run(command, capture_output=True, timeout=500).returncode == 0
     (path,) = tmp_path.glob("*/results.json")
     content = json.loads(path.read_text())
@@ -29,13 +31,12 @@ def test_six_pairs_decide_that_bn_learns_where_the_net_without_does_not(tmp_path
             assert row["metrics"]["one_at_a_time_accuracy"] >= 0.9
             assert row["metrics"]["validation_accuracy_batch_statistics"] >= 0.9
             assert row["metrics"]["steps_to_90_percent"] <= 60
-    assert len(accuracies["none"]) == len(accuracies["batch"]) == 6
+    assert len(accuracies["none"]) == len(accuracies["batch"]) == 2
     assert min(accuracies["batch"]) >= 0.9, accuracies
     assert max(accuracies["none"]) <= 0.2, accuracies
     (compared,) = content["comparisons"]
-    assert (compared["pairs"]["won"], compared["alike"]) == (6, True)
-    assert compared["adjusted_p"] == pytest.approx(2 / 2**6)
-    assert "batch is higher than none in 6 of 6 pairs" in content["verdict"]
+    assert (compared["pairs"]["won"], compared["alike"]) == (2, True)
+    assert compared["adjusted_p"] is None, "two pairs are too few for a p value"
 
 
 def test_a_run_is_the_same_twice_and_another_seed_differs(tmp_path):

@@ -55,20 +55,25 @@ def test_a_run_of_a_stack_ends_where_it_ends_alone(tmp_path, small_net):
     assert together[0].curves["loss/train"] != together[1].curves["loss/train"]
 
 
+BESIDE = {
+    "every probe": ("ioffe_mlp", "sgd", (0.1, 0.4),
+                    {"measure": (*EVERY_PROBE, "pitfall_curve:correct")}),
+    "penalty": ("not_mnist_mlp", "sgd", (0.01, 0.05), {"measure": ("penalty",)}),
+    "adam": ("deep_mlp_logits", "adam", (0.003, 0.003), {"initializer": "glorot"}),
+    "momentum": ("ioffe_mlp", "momentum", (0.01, 0.01),
+                 {"activation": "tanh", "measure": ("layers",)}),
+    "uneven": ("deep_mlp", "sgd", (0.1, 0.2),
+               {"batch_size": 17, "last_batch": "keep", "log_interval": 4, "eval_interval": 7}),
+}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("normalizer", ["none", "batch", "keras_batch"])
-@pytest.mark.parametrize(
-    "model, optimizer, rates, others",
-    [("ioffe_mlp", "sgd", (0.1, 0.4), {"measure": (*EVERY_PROBE, "pitfall_curve:correct")}),
-     ("not_mnist_mlp", "sgd", (0.01, 0.05), {"measure": ("penalty",)}),
-     ("deep_mlp_logits", "adam", (0.003, 0.003), {"initializer": "glorot"}),
-     ("ioffe_mlp", "momentum", (0.01, 0.01), {"activation": "tanh", "measure": ("layers",)}),
-     ("deep_mlp", "sgd", (0.1, 0.2),
-      {"batch_size": 17, "last_batch": "keep", "log_interval": 4, "eval_interval": 7})],
-)
-def test_a_run_of_any_stack_ends_where_it_ends_alone(
-    tmp_path, normalizer, model, optimizer, rates, others
-):
+@pytest.mark.parametrize("what, normalizer", [
+    # Our layer, whose statistics a stack shares, with all; what a stack does to others is alike.
+    *((what, "batch") for what in BESIDE), ("uneven", "none"), ("momentum", "keras_batch"),
+])
+def test_a_run_of_any_stack_ends_where_it_ends_alone(tmp_path, what, normalizer):
+    model, optimizer, rates, others = BESIDE[what]
     runs = [
         run_config(**{
             "model": model, "normalizer": normalizer, "optimizer": optimizer, "seed": seed,
