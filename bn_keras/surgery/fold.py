@@ -39,8 +39,8 @@ from bn_keras.surgery.surgeon import (
     KERAS,
     Stays,
     Surgeon,
-    name_of,
     is_batch_normalization,
+    name_of,
     told,
 )
 
