@@ -1,5 +1,6 @@
 """The table of findings: each finds its planted fault, and all are silent on healthy nets."""
 
+import ast
 import functools
 import re
 
@@ -95,3 +96,7 @@ def test_every_finding_has_a_page(name):
     titles = re.findall(r"^## (.+)$", page, re.MULTILINE)
     assert titles == ["Symptom", "Cause", "Evidence", "Remedy", "Source"]
     assert page.startswith(f"# {name}: {FINDINGS.properties(name)['title']}\n")
+    code = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    assert code
+    for block in code:
+        ast.parse(block)
