@@ -144,7 +144,7 @@ class Diagnosis:
         """Lines on what was found, the worst first, and on what could not be looked at."""
         count = len(self.findings)
         lines = [
-            f"{self.model}: {len(self.table)} BN layers, "
+            f"{self.model}: {len(self.table)} BN layer{'' if len(self.table) == 1 else 's'}, "
             f"{count or 'no'} finding{'' if count == 1 else 's'}; {self.examples}"
         ]
         if not self.table:

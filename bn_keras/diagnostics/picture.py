@@ -63,7 +63,7 @@ def draw(title: str, rows: Sequence[Any], gap: Optional[Gap]) -> Any:
         second.set_ylabel("")
     if gap is not None:
         _terms(axes[-1], gap)
-    figure.suptitle(f"{in_picture(title)}: {len(rows)} BN layers", fontsize=10)
+    figure.suptitle(f"{in_picture(title)}: BN layers by depth", fontsize=10)
     return figure
 
 

@@ -145,3 +145,66 @@ def test_data_that_are_not_there_are_refused_before_the_model_is_loaded(folder, 
     for flag in ("--batch_size=0", "--examples=x", "--pixels=grey"):
         assert call("fold", "net.keras", flag) == 2
         assert flag.partition("=")[2] in capsys.readouterr().err
+
+
+def late(path):
+    """A net whose moving statistics are far off, with labels that it is right about otherwise."""
+    keras.utils.set_random_seed(0)
+    net = keras.Sequential([
+        keras.Input((4,)), keras.layers.Dense(8, name="dense"),
+        keras.layers.BatchNormalization(momentum=0.5, name="bn"), keras.layers.ReLU(),
+        keras.layers.Dense(3, name="logits"),
+    ])
+    x = np.random.default_rng(0).normal(2, 1, (600, 4)).astype("float32")
+    y = x[:, :3].argmax(1)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    net.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"])
+    net.fit(x, y, batch_size=50, epochs=12, verbose=0)
+    net.get_layer("bn").moving_mean.assign_add([5.0] * 8)
+    net.save(path)
+    np.savez("data.npz", x_train=x[:400], y_train=y[:400], x_test=x[400:], y_test=y[400:])
+
+
+def test_two_commands_find_the_fault_and_mend_it(folder, capsys):
+    late("late.keras")
+    flags = ["late.keras", "--dataset=npz:data.npz", "--pixels=raw"]
+    assert call("doctor", *flags, "--picture=late.png") == 1
+    told = capsys.readouterr().out
+    assert "costs accuracy (averages_lag): The moving averages of 1 of 1 BN layers (bn)" in told
+    command = next(line for line in told.splitlines() if line.startswith("as a command: "))
+    words = command.removeprefix("as a command: ").split()
+    assert words == ["bn-keras", "recalibrate", *flags]
+    assert (folder / "late.png").read_bytes().startswith(b"\x89PNG")
+    assert call(*words[1:]) == 0
+    assert "bn" in capsys.readouterr().out
+    assert call("doctor", "late.recalibrate.keras", *flags[1:], "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["ok"] and "averages_lag" in found["looked"]
+    assert call("gap", *flags, "--json") == 0
+    lag = json.loads(capsys.readouterr().out)["terms"]["lag"]
+    assert lag["value"] > 0.5 and lag["low"] > 0
+    assert call("doctor", "late.keras", "--only=averages_lag") in (0, 2)
+    assert "not looked: averages_lag: no data" in capsys.readouterr().out
+
+
+def test_info_freeze_unfreeze_and_exchange(folder, capsys):
+    def modes(path):
+        assert call("info", path, "--json") == 0
+        row, = json.loads(capsys.readouterr().out)
+        return row["path"], row["kind"], row["mode"]
+
+    assert modes("net.keras") == ("bn", "BatchNormalization", "batch")
+    assert call("freeze", "net.keras", "--layers=b.$") == 0
+    assert "leaves the averages alone, trains gamma and beta" in capsys.readouterr().out
+    assert modes("net.freeze.keras") == ("bn", "FrozenBatchNorm", "averages")
+    assert call("unfreeze", "net.freeze.keras", "--output=thawed.keras") == 0
+    capsys.readouterr()
+    assert modes("thawed.keras") == ("bn", "BatchNormalization", "batch")
+    assert call("freeze", "net.keras", "--layers=norm", "--output=x.keras") == 2
+    assert "matches no batch normalization; known: bn" in capsys.readouterr().err
+    assert call("exchange", "net.keras", "--to=group", "--set", "groups=2") == 0
+    assert "GroupNorm" in capsys.readouterr().out
+    assert keras.models.load_model("net.exchange.keras").get_layer("bn").groups == 2
+    assert call("exchange", "net.keras", "--to=group", "--set", "groups", "--output=x.keras") == 2
+    assert "received 'groups'; expected NAME=VALUE" in capsys.readouterr().err
+    assert not os.path.exists("x.keras")

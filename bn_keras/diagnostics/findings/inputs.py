@@ -17,7 +17,7 @@ FAR = 30.0  # deviations from zero from which on rounding is measured
 LOST = 0.01  # of a standard deviation, by rounding: less is far under the noise of a batch
 HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative rounding error
 SCALE = "data = ((data[0] - data[0].mean(0)) / data[0].std(0), *data[1:])"
-CONVERT = "from bn_keras.surgery.convert import convert; model, _ = convert(model)"
+CONVERT = "import bn_keras; model, _ = bn_keras.convert(model)"
 
 
 @FINDINGS.register(

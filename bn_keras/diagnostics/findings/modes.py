@@ -19,7 +19,7 @@ LEAST_GAP = 0.02  # of a loss near 0
 ALONE = 4  # examples that are fed one by one
 # Kernels add up in another order for another batch size: so much of the outputs' size may change.
 ROUNDING = {"float64": 1e-6, "float32": 1e-3, "float16": 2e-2, "bfloat16": 0.1}
-FREEZE = "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, 'statistics')"
+FREEZE = "import bn_keras; model, _ = bn_keras.freeze(model, 'statistics')"
 
 
 @FINDINGS.register(

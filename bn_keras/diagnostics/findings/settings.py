@@ -39,7 +39,7 @@ def half_precision_statistics(examined: Examination) -> Iterator[Finding]:
         f"{named(list(found), len(examined.normalizers))} keep their statistics in {dtype}: at a "
         f"momentum of {one.momentum} their updates are rounded away once they are within "
         f"{stalls:.0%} of their aim{most}. A policy such as mixed_float16 keeps them in float32.",
-        "from bn_keras.surgery.convert import convert; model, _ = convert(model)",
+        "import bn_keras; model, _ = bn_keras.convert(model)",
         tuple(found), {"dtype": {path: dtype for path, (_, dtype) in found.items()},
                        "updates stall within": stalls},
         *cost_of_averages(examined)[:2],

@@ -17,9 +17,7 @@ from bn_keras.diagnostics.passes import AVERAGED, EXACT, as_array
 from bn_keras.registry import FINDINGS
 
 ERRORS = 3.0  # standard errors by which an accuracy must fall to count
-RECALIBRATE = (
-    "from bn_keras.surgery.recalibrate import recalibrate; model, _ = recalibrate(model, {})"
-)
+RECALIBRATE = "import bn_keras; model, _ = bn_keras.recalibrate(model, {})"
 IN_ONE_PASS = (
     "from bn_keras.surgery.recalibrate import recalibrate_in_one_pass; "
     "model, _ = recalibrate_in_one_pass(model, {}, 256)"

@@ -19,7 +19,7 @@ from bn_keras.surgery import statistics
 from bn_keras.surgery.modes import told_not_to_train
 
 COMPILE = "model.compile_from_config(model.get_compile_config())"
-FREEZE = "from bn_keras.surgery.freeze import freeze; model, _ = freeze(model, 'both')"
+FREEZE = "import bn_keras; model, _ = bn_keras.freeze(model, 'both')"
 
 
 @FINDINGS.register(
