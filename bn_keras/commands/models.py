@@ -223,7 +223,9 @@ def operate(
     def work(options: argparse.Namespace) -> int:
         path = output_path(options, verb)
         splits = read_data(options) if hasattr(options, "dataset") else None
-        new, certificate = surgery(read_model(options.model), splits, options)
+        given = read_model(options.model)
+        new, certificate = surgery(given, splits, options)
+        _compile_like(given, new)
         write_model(new, path)
         if options.json:
             say(json.dumps({"output": str(path), **certificate.to_dict()}, indent=1, default=str))
@@ -233,6 +235,13 @@ def operate(
         return 0
 
     return inspect(parser, arguments, work)
+
+
+def _compile_like(given: "keras.Model", new: "keras.Model") -> None:
+    """Gives a new model the loss, metrics and optimizer of the given one, as files keep them."""
+    config = given.get_compile_config() if given.compiled else None
+    if config:
+        new.compile_from_config(config)
 
 
 def _made(name: str) -> Any:

@@ -177,6 +177,13 @@ def test_two_commands_find_the_fault_and_mend_it(folder, capsys):
     assert (folder / "late.png").read_bytes().startswith(b"\x89PNG")
     assert call(*words[1:]) == 0
     assert "bn" in capsys.readouterr().out
+    with np.load("data.npz") as data:
+        x, y = data["x_test"], data["y_test"]
+    late_one, mended = (
+        keras.models.load_model(name).evaluate(x, y, verbose=0)[1]  # compiled as it was
+        for name in ("late.keras", "late.recalibrate.keras")
+    )
+    assert late_one < 0.8 < 0.9 < mended
     assert call("doctor", "late.recalibrate.keras", *flags[1:], "--json") == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] and "averages_lag" in found["looked"]
