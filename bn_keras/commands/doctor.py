@@ -19,9 +19,10 @@ CALL = re.compile(r"(\w+)\(model\b")  # what a remedy calls
 VERBS = {"recalibrate_in_one_pass": ["recalibrate", "--one_pass", "--batch_size=256"]}
 DATA_FLAGS = ("dataset", "data_dir", "image_size", "pixels")
 DOES = """Looks for faults of batch normalization in a trained model: what is wrong, where, what it
-costs in loss or accuracy, and the line of code that mends it. The validation set of DATA is what it
-looks at, and its training set tells late averages from other data. Without --dataset only weights
-and settings are looked at; what could not be looked at is listed.
+costs in loss or accuracy, and the line of code that mends it. The test set of DATA is what it looks
+at, as examples that the model was not trained on; the training set tells late averages from other
+data. Without --dataset only weights and settings are looked at; what could not be looked at is
+listed.
 
 Exit status: 0 nothing wrong, 1 wrong results or lost accuracy, 2 it could not look.
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
         data = train = None
         if splits is not None:
             data, train = (
-                (split.images, split.labels) for split in (splits.validation, splits.train)
+                (split.images, split.labels) for split in (splits.test, splits.train)
             )
         found = doctor(
             model, data, train=train, batch_size=options.batch_size,

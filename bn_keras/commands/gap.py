@@ -9,8 +9,8 @@ from bn_keras.commands.models import inspect, make_parser, read_data, read_model
 from bn_keras.registry import COMMANDS
 
 DOES = """Splits the gap between the loss in inference mode and that in training mode in parts:
-late averages, the noise of batches, other data. Measured on the validation set of DATA and its
-training set with the same weights; nothing but the statistics in batch normalization changes.
+late averages, the noise of batches, other data. Measured on the test set of DATA and its training
+set with the same weights; nothing but the statistics in batch normalization changes.
 
 Example:
   bn-keras gap net.keras --dataset=my_data.py:load --layers=3
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
 
         assert splits is not None
         found = gap(
-            model, (splits.validation.images, splits.validation.labels),
+            model, (splits.test.images, splits.test.labels),
             train=(splits.train.images, splits.train.labels), layers=options.layers,
             batch_size=options.batch_size,
         )

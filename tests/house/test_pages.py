@@ -13,7 +13,7 @@ from make import ROOT
 
 import bn_keras
 from bn_keras.commands import flags, train
-from bn_keras.registry import COMMANDS, UnknownName
+from bn_keras.registry import COMMANDS, FINDINGS, UnknownName
 
 README = ROOT / "README.md"
 PAGES = [README, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -151,6 +151,15 @@ def test_every_page_is_in_the_site_and_in_the_index():
     index = {path for path, _ in LINK.findall(text_of(ROOT / "docs" / "index.md"))}
     assert len(pages) > 10 and site == pages
     assert pages - {"index.md"} <= index
+
+
+def test_the_page_on_the_doctor_lists_every_finding():
+    text = text_of(ROOT / "docs" / "doctor.md")
+    rows = re.findall(r"^\| \[\w+\]\(findings/.*$", text, re.MULTILINE)
+    assert sorted(rows) == [
+        f"| [{name}](findings/{name}.md) | {told['title']} | {told['severity']} |"
+        for name in FINDINGS.names() for told in [FINDINGS.properties(name)]
+    ]
 
 
 def test_the_reference_has_every_public_name():
