@@ -2,7 +2,6 @@
 
 import argparse
 import io
-import re
 import shlex
 from typing import TYPE_CHECKING, Iterator, Sequence
 
@@ -15,8 +14,18 @@ from bn_keras.texts import plain
 if TYPE_CHECKING:
     from bn_keras.diagnosis import Diagnosis
 
-CALL = re.compile(r"(\w+)\(model\b")  # what a remedy calls
-VERBS = {"recalibrate_in_one_pass": ["recalibrate", "--one_pass", "--batch_size=256"]}
+# A remedy that is one call, and nothing else → the verb that does it.
+VERBS = {
+    "bn_keras.recalibrate(model, train)": ["recalibrate"],
+    "bn_keras.recalibrate(model, data)": ["recalibrate"],
+    "recalibrate_in_one_pass(model, train, 256)": [
+        "recalibrate", "--one_pass", "--batch_size=256"],
+    "recalibrate_in_one_pass(model, data, 256)": [
+        "recalibrate", "--one_pass", "--batch_size=256"],
+    "bn_keras.freeze(model, 'statistics')": ["freeze"],
+    "bn_keras.freeze(model, 'both')": ["freeze", "--what=both"],
+    "bn_keras.convert(model)": ["exchange", "--to=batch"],
+}
 DATA_FLAGS = ("dataset", "data_dir", "image_size", "pixels")
 DOES = """Looks for faults of batch normalization in a trained model: what is wrong, where, what it
 costs in loss or accuracy, and the line of code that mends it. The test set of DATA is what it looks
@@ -74,10 +83,12 @@ def main(arguments: Sequence[str]) -> int:
 
 def _commands(found: "Diagnosis", options: argparse.Namespace) -> Iterator[str]:
     """The verbs that do what remedies say, for the same model and data."""
-    called = [name for one in found.findings for name in CALL.findall(one.remedy)]
-    for name in dict.fromkeys(called):
-        verb, *flags = VERBS.get(name, [name])
-        if verb in COMMANDS.names():
+    remedies = dict.fromkeys(one.remedy.rpartition(" = ")[2] for one in found.findings)
+    for remedy in remedies:
+        if remedy not in VERBS:
+            continue
+        verb, *flags = VERBS[remedy]
+        if verb == "recalibrate":
             flags += [f"--{flag}={getattr(options, flag)}" for flag in DATA_FLAGS
                       if getattr(options, flag) not in (None, "unit")]
-            yield shlex.join(["bn-keras", verb, options.model, *flags])
+        yield shlex.join(["bn-keras", verb, options.model, *flags])

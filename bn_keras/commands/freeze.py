@@ -1,6 +1,7 @@
 """`bn-keras freeze MODEL` and `unfreeze`: batch normalization held still in `fit`, or let go."""
 
 import argparse
+import math
 from typing import Any, Sequence
 
 from bn_keras.commands.models import make_parser, operate
@@ -55,9 +56,10 @@ def _main(verb: str, default: str, does: str, arguments: Sequence[str]) -> int:
 
 
 def _layers(text: str) -> Any:
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text
+    try:
+        number = float(text)
+    except ValueError:
+        return text  # a regular expression
+    if not math.isfinite(number):
+        return text
+    return int(number) if number.is_integer() and "." not in text else number

@@ -8,10 +8,11 @@ from typing import Sequence
 from bn_keras.commands.console import say
 from bn_keras.commands.models import inspect, make_parser, read_model
 from bn_keras.registry import COMMANDS
+from bn_keras.texts import plain
 
 DOES = """Lists every batch normalization of a model: what `fit` would normalize with, whether it is
-trainable, over how many steps its averages reach back, and whether they were ever updated. Nothing
-is computed; bn-keras doctor looks for faults.
+trainable, over how many steps its averages reach back, and whether they were ever updated. The model
+is called on random inputs to see it; bn-keras doctor looks for faults.
 
 Example:
   bn-keras info net.keras
@@ -35,6 +36,9 @@ def main(arguments: Sequence[str]) -> int:
             say(json.dumps([dataclasses.asdict(row) for row in found.table], indent=1))
         else:
             say(found.table_text() if found.table else "no built batch normalization in it")
+            for one in found.not_looked:
+                say(f"not looked: {plain(' in '.join(filter(None, [one.name, one.layer])))}: "
+                    f"{plain(one.reason)}")
         return 0
 
     return inspect(parser, arguments, work)

@@ -207,7 +207,8 @@ def test_info_freeze_unfreeze_and_exchange(folder, capsys):
     assert call("unfreeze", "net.freeze.keras", "--output=thawed.keras") == 0
     capsys.readouterr()
     assert modes("thawed.keras") == ("bn", "BatchNormalization", "batch")
-    assert call("freeze", "net.keras", "--layers=norm", "--output=x.keras") == 2
+    for layers in ("norm", "inf"):
+        assert call("freeze", "net.keras", f"--layers={layers}", "--output=x.keras") == 2
     assert "matches no batch normalization; known: bn" in capsys.readouterr().err
     assert call("exchange", "net.keras", "--to=group", "--set", "groups=2") == 0
     assert "GroupNorm" in capsys.readouterr().out
@@ -215,3 +216,14 @@ def test_info_freeze_unfreeze_and_exchange(folder, capsys):
     assert call("exchange", "net.keras", "--to=group", "--set", "groups", "--output=x.keras") == 2
     assert "received 'groups'; expected NAME=VALUE" in capsys.readouterr().err
     assert not os.path.exists("x.keras")
+
+
+def test_every_command_that_the_doctor_prints_is_understood(folder, capsys):
+    from bn_keras.commands import doctor
+
+    for verb, *flags in doctor.VERBS.values():
+        if verb == "recalibrate":
+            flags += ["--dataset=mnist", "--examples=64"]
+        assert call(verb, "net.keras", *flags, "--output=new.keras", "--force") == 0, (verb, flags)
+        assert os.path.exists("new.keras")
+        capsys.readouterr()
