@@ -11,8 +11,8 @@ from bn_keras.registry import COMMANDS
 from bn_keras.texts import plain
 
 DOES = """Lists every batch normalization of a model: what `fit` would normalize with, whether it is
-trainable, over how many steps its averages reach back, and whether they were ever updated. The model
-is called on random inputs to see it; bn-keras doctor looks for faults.
+trainable, over how many steps its averages reach back, and whether they were ever updated. The
+model is called on random inputs to see it; bn-keras doctor looks for faults.
 
 Example:
   bn-keras info net.keras
