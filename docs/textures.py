@@ -9,12 +9,12 @@ Trains EfficientNetB0 on pictures of four kinds of stripes, for 96 steps, and sa
 import keras
 import numpy as np
 
-SIZE = 64
+SIZE = 96
 DIRECTIONS = np.array([[1, 0], [0, 1], [1, 1], [1, -1]])
 
 
 def load():
-    """512 pictures to train on and 256 to test on, (n, 64, 64, 3) from 0 to 255, and classes."""
+    """512 pictures to train on and 256 to test on, (n, 96, 96, 3) from 0 to 255, and classes."""
     rng = np.random.default_rng(0)
     return (*_pictures(rng, 512), *_pictures(rng, 256))
 

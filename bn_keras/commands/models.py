@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import tempfile
+import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence
 
@@ -196,7 +197,13 @@ def inspect(
     except SystemExit as end:
         return int(end.code or 0)
     try:
-        return work(options)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("default")
+            status = work(options)
+        for one in said:
+            if issubclass(one.category, UserWarning):
+                refuse(parser.prog, f"warning: {one.message}")
+        return status
     except OSError as error:
         return refuse(parser.prog, error, 1)
     except (ValueError, TypeError) as error:  # Refused, DataError and UnknownName among them
@@ -227,14 +234,34 @@ def operate(
         new, certificate = surgery(given, splits, options)
         _compile_like(given, new)
         write_model(new, path)
+        reason = _why_it_does_not_load(path)
         if options.json:
-            say(json.dumps({"output": str(path), **certificate.to_dict()}, indent=1, default=str))
+            told = {"output": str(path), "does_not_load": reason, **certificate.to_dict()}
+            say(json.dumps(told, indent=1, default=str))
         else:
             say(str(certificate))
             say(f"written to {plain(str(path))}")
+            if reason:
+                say(f"but it does not load by itself: {plain(reason)}")
         return 0
 
     return inspect(parser, arguments, work)
+
+
+def _why_it_does_not_load(path: pathlib.Path) -> Optional[str]:
+    """Why Keras cannot load a file that was written, such as classes of one's own; None if it can.
+
+    The file of a model whose own code makes its layers holds weights of other layers than that.
+    """
+    import keras
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            keras.models.load_model(path, safe_mode=True)
+    except Exception as error:
+        return objects.told(error)
+    return None
 
 
 def _compile_like(given: "keras.Model", new: "keras.Model") -> None:
