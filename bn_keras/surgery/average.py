@@ -204,6 +204,8 @@ def _average_weights(
     for layer, *theirs in zip(*layers, strict=True):
         of_statistics = {id(variable) for variable in statistics.variables_of(layer)}
         is_weight = {id(variable) for variable in layer._trainable_variables}
+        if statistics.is_batch_normalizer(layer):  # a frozen gamma may have been made as no weight
+            is_weight |= {id(getattr(layer, name, None)) for name in ("gamma", "beta")}
         for variable, *others in zip(*map(_own_variables, (layer, *theirs)), strict=True):
             if id(variable) in of_statistics:
                 continue

@@ -11,6 +11,7 @@ from zoo import NAMES, ZOO, as_array, inputs_of, predictions, told
 from bn_keras import BatchNorm, FrozenBatchNorm, statistics
 from bn_keras.surgery.average import average
 from bn_keras.surgery.copies import copy_model
+from bn_keras.surgery.freeze import freeze
 from bn_keras.surgery.recalibrate import recalibrated
 
 KERAS = layers.BatchNormalization
@@ -166,6 +167,15 @@ def test_what_cannot_be_averaged_is_named():
             average([net(1), net(2)], weights)
     with pytest.raises(ValueError, match="counts=.0. for 1 models"):
         average([net(1)], counts=[0])
+
+
+def test_frozen_scales_and_offsets_are_averaged_as_others_are():
+    models = [freeze(net(seed), "affine")[0] for seed in (1, 2)]
+    with pytest.warns(UserWarning, match="merged statistics"):
+        soup, certificate = average(models)
+    for weight, value in zip(soup.weights, by_hand(models, [0.5, 0.5]), strict=True):
+        np.testing.assert_allclose(weight.numpy(), value, rtol=1e-6, err_msg=weight.path)
+    assert not [row for row in certificate.rows if "gamma" in row.note or "beta" in row.note]
 
 
 def test_a_model_without_normalizers_and_half_precision_are_averaged():
