@@ -30,6 +30,7 @@ GAP = 0.25  # of the loss in training mode
 NO_LOSS = 0.1  # of the first loss: below that, a gap is measured against it
 MANY_DEAD = MANY_SMALL = 0.5  # of the channels
 MOVED = ("updated", "affine_updated", "skipped_batches")
+COSTS = ("seconds", "seconds_of_training")
 SEEN_IN_BATCHES = ("lag", "dead", "input", "gap")  # kinds of warnings
 
 
@@ -97,6 +98,8 @@ class BatchNormMonitor(keras.callbacks.Callback):
         self._epochs = self._looks = 0
         self._first_loss = 0.0
         self._holding: set[tuple[Optional[str], str]] = set()  # faults that the last look found
+        # The last epoch and what its variables said, where no batches were looked at after it.
+        self._waiting: Optional[tuple[int, Values]] = None
 
     def values(self, quantity: str) -> dict[Optional[str], list[tuple[Any, float]]]:
         """A measured quantity as curves: layer → list of (epoch, value), over all calls of fit.
@@ -120,6 +123,7 @@ class BatchNormMonitor(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: Any = None) -> None:
         self._fitting = True
+        self._waiting = None
         self._start()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
@@ -128,13 +132,14 @@ class BatchNormMonitor(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._trained += time.perf_counter() - self._since
         self._epochs += 1
-        epochs = (self.params or {}).get("epochs") or 1
-        last = self.model.stop_training or epoch + 1 == epochs
+        last = self.model.stop_training or epoch + 1 == self._epochs_of_fit()
         left = self._share * self._trained - self._spent
-        self._measure(epoch, not self._looks or (last and epochs > 1) or self._cost <= left)
+        looks = not self._looks or last and self._epochs_of_fit() > 1 or self._cost <= left
+        self._measure(epoch, looks)
 
     def on_train_end(self, logs: Any = None) -> None:
         self._fitting = False
+        self._catch_up()
         self._finish()
 
     def on_test_begin(self, logs: Any = None) -> None:
@@ -196,14 +201,30 @@ class BatchNormMonitor(keras.callbacks.Callback):
         if not watch.layers:
             return
         watch.begin()
-        if looks:
-            found.update(self._look(watch, epoch is None))
-        self._judge(watch, epoch, found)
+        self._waiting = None if looks or epoch is None else (epoch, found)
+        seen = self._look(watch, epoch is None) if looks else {}
+        self._judge(watch, epoch, {**found, **seen})
+        self._keep(epoch, {**found, **seen}, started)
+
+    def _catch_up(self) -> None:
+        """Looks after the last epoch, if a callback behind this one made it the last one."""
+        if self._waiting is None or self._watch is None or self._epochs_of_fit() == 1:
+            return
+        started = time.perf_counter()
+        epoch, changes = self._waiting
+        seen = self._look(self._watch, False)
+        self._judge(self._watch, epoch, {**changes, **seen})
+        self.history = [  # the cost of this epoch is told anew
+            row for row in self.history
+            if (row["fit"], row["epoch"]) != (self._fit, epoch) or row["quantity"] not in COSTS
+        ]
+        self._keep(epoch, seen, started)
+
+    def _keep(self, epoch: Optional[int], found: Values, started: float) -> None:
+        """Writes and notes what was measured since a time, and what that cost."""
         self._write(epoch, found)
         self._spent += time.perf_counter() - started
-        found = {
-            **found, (None, "seconds"): self._spent, (None, "seconds_of_training"): self._trained,
-        }
+        found = {**found, (None, COSTS[0]): self._spent, (None, COSTS[1]): self._trained}
         self.history += [
             {"fit": self._fit, "epoch": epoch, "layer": layer, "quantity": quantity, "value": value}
             for (layer, quantity), value in found.items()
@@ -312,6 +333,9 @@ class BatchNormMonitor(keras.callbacks.Callback):
         least = GAP * max(abs(training), NO_LOSS * abs(self._first_loss))
         clear = found[None, "gap"] > least and found[None, "gap_of_best_batch"] > 0
         return text if clear else None
+
+    def _epochs_of_fit(self) -> int:
+        return (self.params or {}).get("epochs") or 1
 
     def _updates(self) -> Optional[int]:
         steps = getattr(getattr(self.model, "optimizer", None), "iterations", None)

@@ -332,6 +332,23 @@ def test_it_looks_less_often_to_stay_in_its_share():
     assert len(monitor.values("batches")[None]) == 2, "one epoch at a time is no way around it"
 
 
+def test_the_last_epoch_is_looked_at_where_a_later_callback_ends_the_training(tmp_path):
+    class Ends(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            self.model.stop_training = epoch == 2
+
+    monitor = BatchNormMonitor(
+        (X, Y), tmp_path, batch_size=16, share=1e-9, tell=lambda text: None)
+    compiled(net()).fit(X, Y, batch_size=16, epochs=9, verbose=0, callbacks=[monitor, Ends()])
+    assert monitor.values("batches") == {None: [(0, 1.0), (2, 1.0)]}
+    rows = [(row["epoch"], row["layer"], row["quantity"]) for row in monitor.history]
+    assert len(set(rows)) == len(rows), "nothing is told twice"
+    assert [epoch for epoch, _ in monitor.values("seconds")[None]] == [0, 1, 2]
+    events = EventAccumulator(str(tmp_path / "batch_norm"))
+    events.Reload()
+    assert [one.step for one in events.Tensors("mean_lag/bn")] == [0, 2]
+
+
 def test_a_resumed_fit_goes_on_in_the_same_history_and_folder(tmp_path):
     keras.utils.set_random_seed(0)
     model = compiled(net())
