@@ -54,9 +54,10 @@ class Watch:
         layers: path of each built batch normalization → the layer.
         unseen: what cannot be looked at → why.
         called: path → the calls of the layer as `fit` makes them; empty if unknown.
-        rectified: paths of those whose outputs a ReLU layer takes.
+        rectified: paths of those whose very outputs a ReLU layer takes. A relu that code of the
+            model's own, or an operation in a graph of layers, computes is not seen.
         invariant: weights in front of batch normalization by their paths: their size does not
-            matter to the outputs.
+            matter to the outputs. A layer counts whose very outputs the normalization takes.
     """
 
     def __init__(
