@@ -5,13 +5,15 @@ Every surgery returns a new model and a `Certificate`; the rest here is how it i
 
 import collections
 import dataclasses
+import math
 import warnings
-from typing import Any, Iterator, Mapping, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence, TypeVar
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
 
+Key = TypeVar("Key")
 EXCHANGED, ALREADY, LEFT, KEPT = "exchanged", "already", "left", "kept"
 TRIED = 4  # random examples for the comparison of the outputs
 TRIED_LENGTH = 8  # of an axis whose length the model leaves open
@@ -69,8 +71,11 @@ class Certificate:
         return sum(row.fate == fate for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON can hold it."""
-        return {**dataclasses.asdict(self), "figures": dict(self.figures)}
+        """All of it as JSON can hold it: a number that is not finite is a text, such as "nan"."""
+        found: dict[str, Any] = _jsonable(
+            {**dataclasses.asdict(self), "figures": dict(self.figures)}
+        )
+        return found
 
     def __str__(self) -> str:
         table = [("layer", "before", "after", "")]
@@ -143,20 +148,54 @@ def held_by(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer.layers if isinstance(layer, keras.Model) else layer._layers)
 
 
-def names_in(config: Any, registered: str) -> Iterator[Optional[str]]:
-    """Names of the layers of a registered class in a config, however deep."""
+def not_in_config(copy: keras.Model, layers: Mapping[Key, keras.Layer]) -> set[Key]:
+    """Which of a model's layers its config does not hold as they are, so that no file of it will.
+
+    Of layers of the same class, name and `trainable`, nobody can say which one is in the config: if
+    there are fewer of them in it than in the model, none counts as held.
+
+    Args:
+        copy: the model.
+        layers: any key → a layer, which Keras may track or not.
+
+    Returns:
+        Keys; all of them for a model without a config.
+    """
+    try:
+        config = keras.saving.serialize_keras_object(copy)
+    except Exception:
+        return set(layers)
+
+    def told(layer: keras.Layer) -> tuple[Any, ...]:
+        return keras.saving.get_registered_name(type(layer)), layer.name, layer.trainable
+
+    every = {id(layer): layer for layer in (*copy._flatten_layers(), *layers.values())}
+    here = collections.Counter(map(told, every.values()))
+    there = collections.Counter(_layers_in(config))
+    return {key for key, layer in layers.items() if there[told(layer)] < here[told(layer)]}
+
+
+def _layers_in(config: Any) -> Iterator[tuple[Any, ...]]:
+    """(registered name, name, trainable) of all that has a config in a config, however deep."""
     if isinstance(config, dict):
         inner = config.get("config")
-        found = config.get("registered_name") == registered or (
-            config.get("registered_name") is None and config.get("class_name") == registered
-        )
-        if found and isinstance(inner, dict):
-            yield inner.get("name")
-        config = config.values()
-    if not isinstance(config, (str, bytes)) and hasattr(config, "__iter__"):
-        for part in config:
-            if isinstance(part, (dict, list, tuple)):
-                yield from names_in(part, registered)
+        if isinstance(inner, dict):
+            kind = config.get("registered_name") or config.get("class_name")
+            yield kind, inner.get("name"), inner.get("trainable", True)
+        config = list(config.values())
+    for part in config if isinstance(config, (list, tuple)) else ():
+        yield from _layers_in(part)
+
+
+def _jsonable(value: Any) -> Any:
+    """A value in which each number that is not finite is a text."""
+    if isinstance(value, dict):
+        return {str(key): _jsonable(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(one) for one in value]
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else str(value)
+    return value
 
 
 def _measured(
@@ -174,7 +213,7 @@ def _measured(
             warnings.simplefilter("ignore")
             mode = {"training": False} if "training" in model.call_signature_parameters else {}
             results = [
-                [_wide(y) for y in keras.tree.flatten(m(inputs, **mode))] for m in (model, copy)
+                [wide(y) for y in keras.tree.flatten(m(inputs, **mode))] for m in (model, copy)
             ]
             pairs = [
                 (np.max(np.abs(one - other), initial=0.0), np.max(np.abs(one), initial=0.0))
@@ -195,10 +234,11 @@ def _measured(
     )
 
 
-def _wide(outputs: Any) -> NDArray[np.float64]:
-    if keras.backend.standardize_dtype(outputs.dtype) == "bfloat16":  # NumPy has none
-        outputs = keras.ops.cast(outputs, "float32")
-    return keras.ops.convert_to_numpy(outputs).astype(np.float64)
+def wide(values: Any) -> NDArray[np.float64]:
+    """The values of a variable or tensor in float64."""
+    if keras.backend.standardize_dtype(values.dtype) == "bfloat16":  # NumPy has none
+        values = keras.ops.cast(values, "float32")
+    return keras.ops.convert_to_numpy(values).astype(np.float64)
 
 
 def random_inputs(model: keras.Model) -> Any:

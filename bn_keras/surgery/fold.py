@@ -26,13 +26,14 @@ from bn_keras.surgery.certificate import (
     OutputsDiffer,
     Row,
     certificate_of,
-    names_in,
+    not_in_config,
     paths,
+    wide,
 )
 from bn_keras.surgery.convert import own_code
 from bn_keras.surgery.exchange import called_from_code, policy_name
 from bn_keras.surgery.feeds import Call, forward_pass
-from bn_keras.surgery.linear import LINEAR, Linear, wide
+from bn_keras.surgery.linear import LINEAR, Linear
 from bn_keras.surgery.removal import remove_layers
 from bn_keras.surgery.statistics import moves_statistics
 from bn_keras.surgery.surgeon import (
@@ -204,7 +205,7 @@ class _Folding:
         gone = [key for key in [*instead, *map(id, wrappers)] if key not in in_code]
         remove_layers(copy, [new[key] for key in gone])
         stays = {id(layer) for layer in copy._flatten_layers()}
-        unsaved = _not_in_config(copy, {key: new[key] for key in changed})
+        unsaved = not_in_config(copy, {key: new[key] for key in changed})
         rows = surgeon.rows(copy)
         for norm in self.norms:
             if id(norm) not in self.folded:
@@ -378,16 +379,3 @@ def _nothing(norm: keras.Layer, is_called_from_code: bool) -> keras.Layer:
         layer.built = True
     layer._path, layer._parent_path = norm._path, norm._parent_path
     return layer
-
-
-def _not_in_config(copy: keras.Model, layers: dict[int, keras.Layer]) -> set[int]:
-    """Keys of the layers that a model's config does not hold, so that no file of it will."""
-    try:
-        config = keras.saving.serialize_keras_object(copy)
-    except Exception:  # a model without a config has no file that could be loaded
-        return set(layers)
-    kinds = {
-        key: keras.saving.get_registered_name(type(layer)) for key, layer in layers.items()
-    }
-    there = {(kind, name) for kind in set(kinds.values()) for name in names_in(config, kind)}
-    return {key for key, layer in layers.items() if (kinds[key], layer.name) not in there}

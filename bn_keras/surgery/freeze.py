@@ -33,6 +33,7 @@ from bn_keras.surgery.certificate import (
     Certificate,
     Row,
     certificate_of,
+    not_in_config,
     paths,
 )
 from bn_keras.surgery.convert import own_code
@@ -41,6 +42,7 @@ from bn_keras.surgery.surgeon import (
     KERAS,
     Stays,
     Surgeon,
+    inside_time_distributed,
     is_batch_normalization,
     name_of,
     told,
@@ -145,10 +147,7 @@ def _changed(
     meant = set(_chosen(caller, [names[key] for key in known], layers))
     # Those that Keras does not track are met while the model is copied.
     is_meant = {key: names[key] in meant for key in known}
-    in_time = {
-        id(inner) for layer in model._flatten_layers()
-        if isinstance(layer, keras.layers.TimeDistributed) for inner in layer._flatten_layers()
-    }
+    in_time = inside_time_distributed(model)
     aims: dict[int, State] = {}
 
     def decide(layer: keras.Layer, path: str) -> Union[keras.Layer, Stays]:
@@ -172,9 +171,11 @@ def _changed(
     for key, layer in new.items():
         _set_flags(layer, aims[key])
     _let_through(copy, [new[key] for key, aim in aims.items() if not aim.affine])
-    aimed: dict[str, list[State]] = {}
+    lost = not_in_config(copy, new)
+    aimed: dict[str, list[tuple[State, bool]]] = {}
     for key, aim in aims.items():
-        aimed.setdefault(names.get(key) or new[key].path or new[key].name, []).append(aim)
+        path = names.get(key) or new[key].path or new[key].name
+        aimed.setdefault(path, []).append((aim, key in lost))
     rows = _rows(caller, fate, copy, surgeon.rows(copy), aimed, inputs)
     left = told(row for row in rows if row.fate == LEFT)
     if not surgeon.saw_normalizers:
@@ -188,8 +189,8 @@ def _changed(
 
 
 def _rows(
-    caller: str, fate: str, copy: keras.Model, rows: list[Row], aimed: dict[str, list[State]],
-    inputs: Any,
+    caller: str, fate: str, copy: keras.Model, rows: list[Row],
+    aimed: dict[str, list[tuple[State, bool]]], inputs: Any,
 ) -> list[Row]:
     """Rows that say what each layer does in `fit`.
 
@@ -197,8 +198,8 @@ def _rows(
         caller, fate: the surgery and what it does with a layer.
         copy: the new model.
         rows: of its normalizers, as the surgeon has them.
-        aimed: path → the states that layers were to get. Several layers may have the same path;
-            they come in the same order everywhere.
+        aimed: path → the states that layers were to get, and whether the model's config lacks that
+            layer. Several layers may have the same path; they come in the same order everywhere.
         inputs: for `modes`.
 
     Raises:
@@ -207,7 +208,7 @@ def _rows(
     did: dict[str, list[Mode]] = {}
     for mode in modes(copy, inputs):
         did.setdefault(mode.path, []).append(mode)
-    in_file, done = _flags_in_config(copy), []
+    done = []
     for row in rows:
         if row.fate == LEFT:
             done.append(row)
@@ -215,10 +216,10 @@ def _rows(
         mode = did[row.path].pop(0)
         notes = [note for note in row.note.split("; ") if "config" in note or "tracked" in note]
         if row.fate != KEPT:
-            aim = aimed[row.path].pop(0)
+            aim, is_lost = aimed[row.path].pop(0)
             _check(caller, row, mode, aim)
             is_flag = row.after is None and aim != State(False, False)
-            is_kept = aim == State(True, True) and row.path.rpartition("/")[2] in in_file
+            is_kept = aim == State(True, True) and not is_lost
             if is_flag and not is_kept and not notes:
                 notes.append(f"a file does not hold that: {caller} again after loading one")
         done.append(dataclasses.replace(
@@ -355,25 +356,6 @@ def _let_through(copy: keras.Model, thawed: list[keras.Layer]) -> None:
         inside = holder._flatten_layers(include_self=False)
         if not holder.trainable and any(one is layer for one in inside for layer in thawed):
             holder._trainable = True
-
-
-def _flags_in_config(copy: keras.Model) -> set[Optional[str]]:
-    """Names of the layers that a file of the model has with `trainable=False`."""
-    found: set[Optional[str]] = set()
-
-    def walk(part: Any) -> None:
-        if isinstance(part, dict):
-            if part.get("trainable") is False:
-                found.add(part.get("name"))
-            part = list(part.values())
-        for inner in part if isinstance(part, (list, tuple)) else ():
-            walk(inner)
-
-    try:
-        walk(keras.saving.serialize_keras_object(copy))
-    except Exception:  # a model without a config has no file that could be loaded
-        pass
-    return found
 
 
 def _check(caller: str, row: Row, mode: Mode, aim: State) -> None:

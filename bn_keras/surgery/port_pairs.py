@@ -37,9 +37,7 @@ def torch_sources(net: Any, caller: str) -> list[Source]:
     if is_module:
         modules = dict(net.named_modules())
         for name, module in modules.items():
-            if {one.__name__ for one in type(module).__mro__} & set(NORMS):
-                groups[name] = {}
-            elif module._parameters or module._buffers:
+            if _is_norm(module) or module._parameters or module._buffers:
                 groups[name] = {}
     if not isinstance(state, Mapping):
         raise TypeError(

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 
 from bn_keras.surgery import copies
-from bn_keras.surgery.certificate import KEPT, Certificate, Row, certificate_of, names_in
+from bn_keras.surgery.certificate import KEPT, Certificate, Row, certificate_of, not_in_config
 from bn_keras.surgery.port_kinds import (
     BATCH_NORM,
     CHANNELWISE,
@@ -516,25 +516,10 @@ class _Port:
 
     def _lost(self) -> set[int]:
         """Numbers of the layers with a changed setting that the copy's config does not have."""
-        changed = [
-            number for number, notes in self._notes.items() if any("→" in note for note in notes)
-        ]
-        try:
-            config = keras.saving.serialize_keras_object(self.copy)
-        except Exception:  # a model without a config has no file that could be loaded
-            return set(changed)
-        kinds = [
-            keras.saving.get_registered_name(type(place.layer)) for place in self.places.places
-        ]
-        there = collections.Counter(
-            (kind, name) for kind in set(kinds) for name in names_in(config, kind)
-        )
-        here = collections.Counter(
-            (kind, place.layer.name) for kind, place in zip(kinds, self.places.places)
-        )
-        keys = {number: (kinds[number], self.places.places[number].layer.name)
-                for number in changed}
-        return {number for number, key in keys.items() if there[key] < here[key]}
+        return not_in_config(self.copy, {
+            number: self.places.places[number].layer for number, notes in self._notes.items()
+            if any("→" in note for note in notes)
+        })
 
 
 def _eps(module: Any) -> float:

@@ -1,6 +1,5 @@
 """Exchanging layers while a model is copied, and keeping a table of it: what surgeries share."""
 
-import collections
 import dataclasses
 from typing import Callable, Iterable, NamedTuple, Optional, Union
 
@@ -9,10 +8,11 @@ import keras
 from bn_keras.batch_norm.layer import BatchNorm
 from bn_keras.surgery import copies
 from bn_keras.surgery.adapted import Adapted
-from bn_keras.surgery.certificate import ALREADY, EXCHANGED, LEFT, Row, names_in, paths
+from bn_keras.surgery.certificate import ALREADY, EXCHANGED, LEFT, Row, not_in_config, paths
 from bn_keras.surgery.statistics import is_batch_normalizer
 
 KERAS = keras.layers.BatchNormalization
+NOT_IN_CONFIG = "not in the model's config: do it again after loading a file"
 
 
 class Stays(NamedTuple):
@@ -40,7 +40,7 @@ class Surgeon:
     ) -> None:
         self._is_normalizer, self._decide = is_normalizer, decide
         self._paths = paths(model)
-        self._steps = _inside_time_distributed(model)
+        self._steps = inside_time_distributed(model)
         # By the id of each normalizer, in the order in which they were met.
         self._fates: dict[int, Row] = {}
         self._new: dict[int, keras.Layer] = {}
@@ -66,9 +66,11 @@ class Surgeon:
 
     def rows(self, copy: keras.Model) -> list[Row]:
         """The table, in the order of the model's layers."""
-        lost = self._not_in_config(copy)
+        lost = not_in_config(copy, self._new)
         rows = [
-            dataclasses.replace(row, note="; ".join(filter(None, [row.note, lost.get(key)])))
+            dataclasses.replace(row, note="; ".join(
+                filter(None, [row.note, NOT_IN_CONFIG if key in lost else None])
+            ))
             for key, row in self._fates.items()
         ]
         order = {path: number for number, path in enumerate(self._paths.values())}
@@ -91,23 +93,6 @@ class Surgeon:
             self._path(layer), name_of(type(layer)),
             None if after is None else name_of(after), fate, note,
         )
-
-    def _not_in_config(self, copy: keras.Model) -> dict[int, str]:
-        """Exchanged layers that the new model's config does not have: id → note."""
-        try:
-            config = keras.saving.serialize_keras_object(copy)
-        except Exception:  # a model without a config has no file that could be loaded
-            return dict.fromkeys(self._new, "the model has no config, so no file")
-        kinds = {key: keras.saving.get_registered_name(type(new)) for key, new in self._new.items()}
-        there = collections.Counter(
-            (kind, name) for kind in set(kinds.values()) for name in names_in(config, kind)
-        )
-        here = collections.Counter((kinds[key], new.name) for key, new in self._new.items())
-        return {
-            key: "not in the model's config: do it again after loading a file"
-            for key, new in self._new.items()
-            if there[kinds[key], new.name] < here[kinds[key], new.name]
-        }
 
 
 def is_batch_normalization(layer: keras.Layer) -> bool:
@@ -135,7 +120,7 @@ def name_of(kind: type[keras.Layer]) -> str:
     return "BatchNorm" if kind is BatchNorm else kind.__name__
 
 
-def _inside_time_distributed(model: keras.Model) -> dict[int, keras.Layer]:
+def inside_time_distributed(model: keras.Model) -> dict[int, keras.Layer]:
     """Id of each layer in a TimeDistributed → the layer that the wrapper calls."""
     return {
         id(inner): layer.layer for layer in model._flatten_layers()

@@ -526,6 +526,35 @@ def test_a_file_that_cannot_hold_a_fold_is_not_loaded_as_if_it_did(tmp_path):
         keras.saving.load_model(tmp_path / "model.keras")
 
 
+@keras.saving.register_keras_serializable(package="test_fold")
+class Block(layers.Layer):
+    """A dense layer and a normalization in no config, named as those in front of the block."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense, self.norm = layers.Dense(3, name="dense"), BN(name="norm")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.norm.build(shape)
+
+    def call(self, x, training=None):
+        return self.norm(self.dense(x), training=training)
+
+
+def test_a_namesake_in_the_config_does_not_hide_what_a_file_loses():
+    model = stirred(keras.Sequential([
+        keras.Input((3,)), layers.Dense(3, name="dense"), BN(name="norm"), Block(),
+    ]))
+    _, folded = fold(model)
+    assert all("not in the model's config: fold again" in row.note for row in folded.rows)
+    _, frozen = bn_keras.freeze(model, "both")
+    assert all("a file does not hold that: freeze again" in row.note for row in frozen.rows)
+    _, exchanged = bn_keras.exchange(model, "layer")
+    assert all("not in the model's config: do it again" in row.note for row in exchanged.rows)
+    assert len(folded.rows) == len(frozen.rows) == len(exchanged.rows) == 2
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:fold. nothing")
 def test_every_kind_of_model_has_a_row_for_each_normalization_and_predicts_as_before():

@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import functools
+import json
 
 import keras
 import numpy as np
@@ -629,6 +630,15 @@ class Doubled(keras.metrics.Metric):
 
     def result(self):
         return self.total / self.n
+
+
+def test_a_certificate_of_numbers_that_are_none_is_strict_json():
+    model = net(BatchNorm)
+    model.layers[1].kernel.assign(np.full((3, 4), np.nan))
+    _, certificate = recalibrate(model, data(5, 3))
+    found = json.loads(json.dumps(certificate.to_dict(), allow_nan=False))
+    assert found["difference"] == "nan" and found["surgery"] == "recalibrate"
+    assert [row["path"] for row in found["rows"]] == [row.path for row in certificate.rows]
 
 
 def test_a_compiled_model_is_judged_by_its_own_loss_and_stays_as_it_is():
