@@ -8,12 +8,11 @@ It looks at a copy: the model is left as it is. Each finding is a file in `diagn
 """
 
 import dataclasses
-import functools
 import html
 import json
 import math
 import traceback
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Iterator, Mapping, Optional, Sequence
 
 import keras
 
@@ -29,7 +28,7 @@ from bn_keras.diagnostics.finding import (
 )
 from bn_keras.diagnostics.gap import Gap
 from bn_keras.registry import FINDINGS
-from bn_keras.texts import plain
+from bn_keras.texts import jsonable, plain
 
 NEEDS = {
     "data": "no data: doctor(model, data) takes what `fit` takes",
@@ -54,11 +53,13 @@ class LayerRow:
         momentum: None for a schedule or a cumulative average.
         window: steps that the averages reach back over, 1 / (1 - momentum).
         epsilon: added to the variance.
-        statistics: "initial", "lagging", "exact" (as far as the examples can show), "not finite",
-            or "not compared".
+        statistics: "initial"; "lagging" behind the statistics of the examples; "exact": no further
+            from these than training and the number of examples explain; "not finite"; or "not
+            compared": nothing was measured, the layer is frozen, or no example reaches it in
+            inference mode.
         values: per channel in a batch of the data, the fewest of its calls; None without data.
         shift: of the moving mean from the exact one, in exact standard deviations (root mean square
-            over channels); None if not measured, as for frozen layers.
+            over channels); None if not compared.
         factor: by which the moving variance is off, at least 1 (likewise, of logarithms).
         gap: how much the loss grows if this layer alone has its averages where all others have
             exact statistics; None if it was not measured.
@@ -90,6 +91,7 @@ class Diagnosis:
         table: a LayerRow for each batch normalization.
         gap: the Gap between inference and training mode, or None (`not_looked` says why).
         examples: what was looked at, in words.
+        blind: whether data were given, and no finding that needs them could look.
     """
 
     model: str
@@ -99,6 +101,7 @@ class Diagnosis:
     table: tuple[LayerRow, ...]
     gap: Optional[Gap]
     examples: str
+    blind: bool = False
 
     @property
     def ok(self) -> bool:
@@ -107,10 +110,10 @@ class Diagnosis:
 
     @property
     def exit_status(self) -> int:
-        """1: wrong results or lost accuracy; 2: there was nothing to look at; else 0."""
+        """1: wrong results or lost accuracy; 2: none of the model or of the data was seen; or 0."""
         if any(one.severity in (WRONG_RESULTS, COSTS_ACCURACY) for one in self.findings):
             return 1
-        return 0 if self.table and self.looked else 2
+        return 0 if self.table and self.looked and not self.blind else 2
 
     def named(self, name: str) -> list[Finding]:
         """The findings of a name."""
@@ -118,7 +121,7 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it; numbers that are not finite are texts."""
-        return _jsonable({
+        return jsonable({
             **{field.name: getattr(self, field.name) for field in dataclasses.fields(self)},
             "findings": [one.to_dict() for one in self.findings],
             "gap": self.gap and self.gap.to_dict(),
@@ -231,7 +234,8 @@ def doctor(
             labels.
         layers: for how many layers, those with the latest averages first, it is measured what they
             cost by themselves; two passes over the examples for each.
-        only: names of findings; none means all.
+        only: names of findings; none means all. Gap and distances are measured only if one of these
+            needs data, or for `layers`.
 
     Returns:
         A Diagnosis; print it, or leave it in a notebook's last line.
@@ -252,16 +256,23 @@ def doctor(
         found, missing = _looked(name, examined)
         findings += found
         not_looked += missing
-        if not any(one.layer is None for one in missing):
+        layers_missing = {one.layer for one in missing}
+        if None not in layers_missing and (
+            not layers_missing or len(layers_missing) < len(examined.normalizers)
+        ):
             looked.append(name)
     not_looked += [
         NotLooked("", NOT_SEEN, one.path) for one in examined.normalizers
         if examined.mode(one.index) == NOT_CALLED
     ]
     findings.sort(key=lambda one: SEVERITIES.index(one.severity))
+    of_data = [name for name in names if "data" in FINDINGS.properties(name).get("needs", ())]
+    found_gap = _gap(examined) if of_data or layers else None
+    rows = _rows(examined, _lags(examined) if of_data else {}, found_gap)
     return Diagnosis(
         f"{model.name!r} ({type(model).__name__})", tuple(findings), tuple(not_looked),
-        tuple(looked), tuple(_rows(examined)), _gap(examined), _told(examined),
+        tuple(looked), tuple(rows), found_gap, _told(examined),
+        data is not None and bool(of_data) and not set(of_data) & set(looked),
     )
 
 
@@ -275,6 +286,8 @@ def _looked(name: str, examined: Examination) -> tuple[list[Finding], list[NotLo
     found: list[Finding] = []
     missing: list[NotLooked] = []
     try:
+        if "data" in properties.get("needs", ()):
+            examined.in_inference  # on data that cannot be run, no such finding has looked
         for one in FINDINGS.get(name)(examined):
             if isinstance(one, NotLooked):
                 missing.append(dataclasses.replace(one, name=name))
@@ -292,22 +305,28 @@ def _looked(name: str, examined: Examination) -> tuple[list[Finding], list[NotLo
     return found, missing
 
 
-def _rows(examined: Examination) -> Iterator[LayerRow]:
+def _lags(examined: Examination) -> dict[int, tuple[float, float]]:
+    """Index of each layer that could be compared → its distance from exact statistics."""
     try:
-        lags: Sequence[tuple[Optional[float], Optional[float]]] = [
-            lag if one.moves else (None, None)
-            for one, lag in zip(examined.normalizers, examined.lags, strict=True)
-        ]
+        return {
+            one.index: lag for one, lag in zip(examined.normalizers, examined.lags, strict=True)
+            if one.moves and lag is not None
+        }
     except CannotLook:
-        lags = [(None, None)] * len(examined.normalizers)
-    found = _gap(examined)
+        return {}
+
+
+def _rows(
+    examined: Examination, lags: Mapping[int, tuple[float, float]], found: Optional[Gap]
+) -> Iterator[LayerRow]:
     costs = {one.path: one.lag.value for one in found.layers} if found else {}
-    for one, (shift, factor) in zip(examined.normalizers, lags, strict=True):
+    for one in examined.normalizers:
+        shift, factor = lags.get(one.index, (None, None))
         if not one.finite:
             state = "not finite"
         elif one.initial:
             state = "initial"
-        elif shift is None or factor is None:
+        elif one.index not in lags:
             state = "not compared"
         else:
             state = "lagging" if examined.is_late(one.index) else "exact"
@@ -342,29 +361,3 @@ def _number(value: Optional[float], unit: str = "") -> str:
     if isinstance(value, int) or not math.isfinite(value):
         return str(value)
     return f"{value:.3g}{unit}"
-
-
-@functools.singledispatch
-def _jsonable(value: Any) -> Any:
-    """The value as JSON can hold it."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return _jsonable(dataclasses.asdict(value))
-    if hasattr(value, "tolist"):  # a number or an array of NumPy's
-        return _jsonable(value.tolist())
-    return value
-
-
-@_jsonable.register(dict)
-def _(value: dict[Any, Any]) -> Any:
-    return {str(key): _jsonable(one) for key, one in value.items()}
-
-
-@_jsonable.register(list)
-@_jsonable.register(tuple)
-def _(value: Any) -> Any:
-    return [_jsonable(one) for one in value]
-
-
-@_jsonable.register(float)
-def _(value: float) -> Any:
-    return value if math.isfinite(value) else str(value)

@@ -1,8 +1,13 @@
-"""Text from users and files, made safe to show in a terminal and in a picture.
+"""Text from users and files, made safe to show in a terminal and in a picture; values for JSON.
 
 A dataset's path, an arm or a column of a CSV file may hold anything: escape codes that would steer
 the terminal, dollars that matplotlib takes for mathematics, characters that an encoding lacks.
 """
+
+import dataclasses
+import functools
+import math
+from typing import Any
 
 # A terminal that cannot show the characters on the left gets those on the right.
 SUBSTITUTES = str.maketrans({
@@ -37,3 +42,29 @@ def encodable(text: str, encoding: str) -> str:
         return text
     except UnicodeEncodeError:
         return text.translate(SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
+
+
+@functools.singledispatch
+def jsonable(value: Any) -> Any:
+    """The value as strict JSON can hold it: a number that is not finite becomes a text."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return jsonable(dataclasses.asdict(value))
+    if hasattr(value, "tolist"):  # a number or an array of NumPy's
+        return jsonable(value.tolist())
+    return value
+
+
+@jsonable.register(dict)
+def _(value: dict[Any, Any]) -> Any:
+    return {str(key): jsonable(one) for key, one in value.items()}
+
+
+@jsonable.register(list)
+@jsonable.register(tuple)
+def _(value: Any) -> Any:
+    return [jsonable(one) for one in value]
+
+
+@jsonable.register(float)
+def _(value: float) -> Any:
+    return value if math.isfinite(value) else str(value)

@@ -16,6 +16,9 @@ from bn_keras.surgery.examples import Batch, Examples
 
 BATCH_SIZE = 32  # Keras's own in `fit`
 EXAMPLES = 512  # enough to find what is grossly wrong, and read in seconds
+CATEGORICAL = (
+    keras.losses.categorical_crossentropy, keras.losses.sparse_categorical_crossentropy,
+)
 CHUNK_BYTES = 32e6  # of inputs that go through the model at once for exact statistics
 
 
@@ -27,12 +30,15 @@ class Batches(NamedTuple):
         read: how many examples are in these.
         total: how many there are in the data; None where nobody knows.
         size: examples of a full batch; arrays may have fewer.
+        form: "array" for a single array, "tuple" for a tuple whose first part is one, "dataset" for
+            a tf.data.Dataset with one input, or "".
     """
 
     batches: list[Batch]
     read: int
     total: Optional[int]
     size: int
+    form: str = ""
 
     @property
     def first(self) -> Batch:
@@ -73,7 +79,19 @@ def read(
         count += _length(batch.x)
     total = count if ended else source.count
     size = batch_size if source.count else max(_length(batch.x) for batch in batches)
-    return Batches(batches, count, total, size)
+    return Batches(batches, count, total, size, _form(data, batches[0]))
+
+
+def _form(data: Any, batch: Batch) -> str:
+    """The form of data that have a single input; "" for several, and for other forms."""
+    if len(keras.tree.flatten(batch.x)) > 1 or isinstance(batch.x, (dict, list, tuple)):
+        return ""
+    if hasattr(data, "unbatch"):
+        return "dataset"
+    if hasattr(data, "shape"):
+        return "array"
+    arrays = isinstance(data, tuple) and all(hasattr(part, "shape") for part in data)
+    return "tuple" if arrays else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +170,7 @@ class Evaluations:
         return _scorer(self.passes.source, self._loss, self.data.first)
 
     def scored(
-        self, on: str, kind: str, layer: Optional[int] = None
+        self, on: str, kind: str, layers: Optional[Iterable[int]] = None
     ) -> Scored:
         """The losses under some statistics.
 
@@ -160,28 +178,34 @@ class Evaluations:
             on: "data" or "train".
             kind: AVERAGED, EXACT (of the training examples) or BATCH statistics; "own" for the
                 exact ones of what it is evaluated on.
-            layer: None for all; else the index of the only layer that has the statistics of this
-                kind, AVERAGED or BATCH, where all others have exact ones.
+            layers: None for all; else the indices of those that have the statistics of this kind,
+                AVERAGED or BATCH, where all others have exact ones.
 
         Raises:
             CannotLook: there is no loss.
         """
         on = on if self.has_train else "data"
-        key = on, kind, layer
+        every = range(len(self.passes.layers))
+        indices = every if layers is None else sorted(set(layers))
+        key = on, kind, tuple(indices)
         if key not in self._scored:
             batches = self.data if on == "data" else self.train
-            exact = self.exact_of_data if kind == "own" and on == "data" else self.exact
-            indices: Iterable[int] = range(len(self.passes.layers)) if layer is None else [layer]
+            values = self.exact_of_data if kind == "own" and on == "data" else self.exact
             if kind == AVERAGED:
-                if layer is None:
-                    exact = self.passes.averaged
-                else:
-                    exact = [*exact[:layer], self.passes.averaged[layer], *exact[layer + 1:]]
-            if kind == BATCH and layer is None:
-                exact = self.passes.averaged  # of layers that are in inference mode in `fit`
-            with self.passes.having(exact):
+                values = self.with_averages(indices)
+            if kind == BATCH and len(indices) == len(every):
+                values = self.passes.averaged  # of layers that are in inference mode in `fit`
+            with self.passes.having(values):
                 self._scored[key] = self._score(batches, indices if kind == BATCH else ())
         return self._scored[key]
+
+    def with_averages(self, layers: Iterable[int]) -> list[dict[str, Array]]:
+        """Statistics as `Passes.put` takes them: averages in some layers, exact in all others."""
+        chosen = set(layers)
+        return [
+            averaged if index in chosen else exact
+            for index, (averaged, exact) in enumerate(zip(self.passes.averaged, self.exact))
+        ]
 
     def _score(self, batches: Batches, batch_mode: Iterable[int]) -> Scored:
         scorer, indices = self.scorer, list(batch_mode)
@@ -229,13 +253,29 @@ def _scorer(model: keras.Model, given: Any, batch: Batch) -> Scorer:
         raise CannotLook("the model is compiled without a loss: give loss=…")
     name = _loss_name(loss)
     metrics, weighted = (settings.get(key) for key in ("metrics", "weighted_metrics"))
-    if "crossentropy" in name and not metrics and not weighted:
-        metrics = ["accuracy"]
+    if not metrics and not weighted and len(keras.tree.flatten(batch.y)) == 1:
+        metrics = _accuracy(loss)
     outputs = getattr(model, "output_names", None)
     return Scorer(
         f"{name}, {said}", CompileLoss(loss, settings.get("loss_weights"), output_names=outputs),
         lambda: CompileMetrics(scores.anew(metrics), scores.anew(weighted), output_names=outputs),
     )
+
+
+def _accuracy(loss: Any) -> Optional[list[Any]]:
+    """The accuracy that goes with a loss for a single output; None where none does."""
+    if isinstance(loss, (list, tuple, dict)):
+        flat = keras.tree.flatten(loss)
+        loss = flat[0] if len(flat) == 1 else None
+    loss = keras.losses.get(loss)
+    if isinstance(loss, keras.losses.BinaryCrossentropy):
+        middle = 0.0 if loss.from_logits else 0.5  # a logit of 0 is a probability of 1/2
+        return [keras.metrics.BinaryAccuracy("accuracy", threshold=middle)]
+    if loss is keras.losses.binary_crossentropy or loss in CATEGORICAL or isinstance(
+        loss, (keras.losses.CategoricalCrossentropy, keras.losses.SparseCategoricalCrossentropy)
+    ):
+        return ["accuracy"]
+    return None
 
 
 def rows(x: Any, start: int, end: int) -> Any:

@@ -155,7 +155,7 @@ class Examination:
             self.data = self.train = read(model, data, batch_size, examples, "doctor")
         if train is not None:
             self.train = read(model, train, batch_size, examples, "doctor")
-        self.batch_size = self.data.size if self.data else batch_size
+        self.batch_size = self.train.size if self.train else batch_size
         self._loss, self._singly = loss, layers
         try:
             self._passes: Optional[Passes] = Passes(model)
@@ -176,6 +176,7 @@ class Examination:
             for reason in [surgeon.unseen(layer)] if reason
         )
         self._failed: dict[str, CannotLook] = {}
+        self._changes: dict[tuple[int, ...], float] = {}
 
     @property
     def passes(self) -> Passes:
@@ -251,27 +252,36 @@ class Examination:
     def exact(self) -> list[dict[str, Array]]:
         """For each normalizer its exact statistics on the training examples, by name.
 
+        {} for one that no example reaches in inference mode.
+
         Raises:
             CannotLook: no data, or no forward pass.
         """
         return self._measured("exact statistics", lambda: self.evaluations.exact)
 
     @functools.cached_property
-    def lags(self) -> list[tuple[float, float]]:
+    def lags(self) -> list[Optional[tuple[float, float]]]:
         """How far each normalizer's averages are from exact statistics, as `gap.distances` says.
+
+        None for one that no example reaches in inference mode.
 
         Raises:
             CannotLook: no data, or no forward pass.
         """
         return self._measured("lags", self._lags)
 
-    def is_late(self, index: int) -> bool:
+    def is_late(self, index: int) -> Optional[bool]:
         """Whether a normalizer's averages are further from exact statistics than chance explains.
+
+        None for one that no example reaches in inference mode.
 
         Raises:
             CannotLook: no data, or no forward pass.
         """
-        shift, factor = self.lags[index]
+        lag = self.lags[index]
+        if lag is None:
+            return None
+        shift, factor = lag
         examples = self.evaluations.train.read
         allowed = LATE_SHIFT + 2 / math.sqrt(examples)
         return not (
@@ -287,13 +297,15 @@ class Examination:
         """
         return self._measured("gap", lambda: gap_of(self.evaluations, self._singly))
 
-    def scored(self, kind: str, on: str = "data") -> Scored:
-        """Losses and accuracies under AVERAGED, EXACT or BATCH statistics.
+    def scored(self, kind: str, layers: Optional[Sequence[int]] = None) -> Scored:
+        """Losses and accuracies on the data, under statistics of a kind in some layers or all.
+
+        See `Evaluations.scored`.
 
         Raises:
             CannotLook: no data, labels or loss, or no forward pass.
         """
-        return self._measured("losses", lambda: self.evaluations.scored(on, kind))
+        return self._measured("losses", lambda: self.evaluations.scored("data", kind, layers))
 
     @functools.cached_property
     def observed(self) -> tuple[Optional[Observed], ...]:
@@ -304,17 +316,22 @@ class Examination:
         """
         return self._measured("observation", self._observe)
 
-    @functools.cached_property
-    def outputs_changed(self) -> float:
+    def outputs_changed(self, layers: Sequence[int]) -> float:
         """How far the outputs on the first batch move when averages become exact statistics.
 
         The root mean square distance, divided by the root mean square of the outputs with exact
         statistics; inf where outputs are not finite with averages and are with exact ones.
 
+        Args:
+            layers: indices of those whose averages become exact; all others have exact statistics.
+
         Raises:
             CannotLook: no data, or no forward pass.
         """
-        return self._measured("outputs", self._change)
+        key = tuple(sorted(layers))
+        if key not in self._changes:
+            self._changes[key] = self._measured("outputs", lambda: self._change(key))
+        return self._changes[key]
 
     @functools.cached_property
     def surroundings(self) -> Surroundings:
@@ -353,7 +370,7 @@ class Examination:
             )
             raise self._failed[what] from error
 
-    def _lags(self) -> list[tuple[float, float]]:
+    def _lags(self) -> list[Optional[tuple[float, float]]]:
         for one, values in zip(self.normalizers, self.exact, strict=True):
             if one.moves and not all(np.isfinite(value).all() for value in values.values()):
                 raise CannotLook(
@@ -397,15 +414,13 @@ class Examination:
             for calls, parts in zip(found, behind)
         )
 
-    def _change(self) -> float:
+    def _change(self, layers: Sequence[int]) -> float:
         x = self.batches.first.x
-        averaged = _flat(self.passes.outputs(x))
+        with self.passes.having(self.evaluations.with_averages(layers)):
+            averaged = self.passes.outputs(x)
         with self.passes.having(self.exact):
-            exact = _flat(self.passes.outputs(x))
-        if not np.isfinite(averaged).all():
-            return math.inf
-        size = float(np.sqrt(np.mean(exact**2)))
-        return float(np.sqrt(np.mean((averaged - exact) ** 2))) / max(size, 1e-12)
+            exact = self.passes.outputs(x)
+        return relative_change(averaged, exact)
 
 
 def _normalizer(index: int, path: str, layer: keras.Layer) -> Normalizer:
@@ -467,5 +482,15 @@ def _observed(
     )
 
 
-def _flat(outputs: Any) -> Array:
-    return np.concatenate([passes.as_array(y).ravel() for y in keras.tree.flatten(outputs)])
+def relative_change(outputs: Any, right: Any) -> float:
+    """The root mean square distance of outputs from the right ones, over that of these from 0.
+
+    inf where outputs are not finite.
+    """
+    one, other = (
+        np.concatenate([passes.as_array(y).ravel() for y in keras.tree.flatten(part)])
+        for part in (outputs, right)
+    )
+    if not np.isfinite(one).all():
+        return math.inf
+    return float(np.sqrt(np.mean((one - other) ** 2) / max(np.mean(other**2), 1e-24)))

@@ -18,6 +18,7 @@ from bn_keras.diagnostics.evaluations import BATCH_SIZE, EXAMPLES, Evaluations, 
 from bn_keras.diagnostics.finding import CannotLook
 from bn_keras.diagnostics.passes import AVERAGED, BATCH, EXACT, Passes
 from bn_keras.intervals import CONFIDENCE
+from bn_keras.texts import jsonable
 
 OWN = "own"  # exact statistics of what is evaluated
 
@@ -103,8 +104,9 @@ class Gap:
         return max(above, key=lambda name: above[name]) if above else None
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it as JSON can hold it."""
-        return dataclasses.asdict(self)
+        """All of it as JSON can hold it; numbers that are not finite are texts."""
+        found: dict[str, Any] = jsonable(self)
+        return found
 
     def __str__(self) -> str:
         lines = [
@@ -210,10 +212,13 @@ def gap_of(found: Evaluations, layers: int = 0) -> Gap:
     )
 
 
-def distances(found: Evaluations) -> list[tuple[float, float]]:
-    """How far each layer's moving averages are from exact statistics, as `distance` says."""
+def distances(found: Evaluations) -> list[Optional[tuple[float, float]]]:
+    """How far each layer's moving averages are from exact statistics, as `distance` says.
+
+    None for a layer that no example reaches in inference mode.
+    """
     return [
-        distance(layer, new, old)
+        distance(layer, new, old) if new else None
         for layer, old, new in zip(found.passes.layers, found.passes.averaged, found.exact)
     ]
 
@@ -243,17 +248,20 @@ def _root_mean_square(values: Any) -> float:
 def _worst(found: Evaluations, count: int) -> list[int]:
     if not count:
         return []
-    size = [shift + math.log(factor) for shift, factor in distances(found)]
-    size = [math.inf if math.isnan(one) else one for one in size]
-    order = sorted(range(len(size)), key=lambda index: -size[index])
+    size = {}
+    for index, one in enumerate(distances(found)):
+        if one is not None:
+            lag = one[0] + math.log(one[1])
+            size[index] = math.inf if math.isnan(lag) else lag
+    order = sorted(size, key=lambda index: -size[index])
     return order[:count]
 
 
 def _of_layer(found: Evaluations, index: int) -> LayerGap:
-    exact, batch = found.scored("train", EXACT), found.scored("train", BATCH, index)
+    exact, batch = found.scored("train", EXACT), found.scored("train", BATCH, [index])
     return LayerGap(
         found.passes.paths[index],
-        difference(found.scored("data", AVERAGED, index), found.scored("data", EXACT)),
+        difference(found.scored("data", AVERAGED, [index]), found.scored("data", EXACT)),
         difference(exact, batch),
     )
 

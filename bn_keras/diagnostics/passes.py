@@ -187,8 +187,8 @@ class Passes:
 
         Every layer normalizes with its chunk's statistics on the way. Of a single chunk they are
         those of `surgery.recalibrate`; of several chunks they are pooled, which is close to it for
-        chunks of some hundred examples. Frozen layers, and those that no example reaches, keep
-        theirs.
+        chunks of some hundred examples. Frozen layers keep theirs; a layer that no example
+        reaches has none: {}.
 
         Args:
             chunks: batches x, large ones.
@@ -201,9 +201,11 @@ class Passes:
 
         for x in chunks:
             self.outputs(x, moving, see, everywhere=True)
-        exact = [dict(values) for values in self.averaged]
+        exact = [
+            dict(values) if index in found else {} for index, values in enumerate(self.averaged)
+        ]
         for index in moving:
-            if found[index]:
+            if index in found:
                 mean, variance, count = pooled(found[index])
                 deviation = np.sqrt(variance + getattr(self.layers[index], "epsilon", 0.0))
                 new = {"moving_mean": mean, "moving_variance": variance,

@@ -54,8 +54,7 @@ def draw(title: str, rows: Sequence[Any], gap: Optional[Gap]) -> Any:
     axes = list(figure.subplots(1, panels, squeeze=False)[0])
     if measured:
         first, second = axes[:2]
-        shifts = np.array([np.nan if row.shift is None else row.shift for row in rows])
-        factors = np.array([np.nan if row.factor is None else row.factor for row in rows])
+        shifts, factors = [row.shift for row in rows], [row.factor for row in rows]
         _bars(first, rows, shifts, 0.0, 0.1, "moving mean off by\n(standard deviations)")
         _bars(second, rows, factors, 1.0, 1.25, "moving variance off by\n(factor, 1: exact)")
         second.set_xscale("log")
@@ -68,16 +67,19 @@ def draw(title: str, rows: Sequence[Any], gap: Optional[Gap]) -> Any:
 
 
 def _bars(
-    ax: Any, rows: Sequence[Row], values: Any, start: float, least: float, title: str
+    ax: Any, rows: Sequence[Row], given: Sequence[Optional[float]], start: float, least: float,
+    title: str,
 ) -> None:
     """Bars from `start` on an axis that goes to `least` at least."""
     places = np.arange(len(rows))
+    values = np.array([np.nan if value is None else value for value in given])
     finite = np.isfinite(values)
     shown = np.where(finite, values, start)
     worst = (shown == shown.max()) & (shown > least)
     ax.barh(places, shown - start, left=start, color=np.where(worst, WORST, BAR))
     for place in places[~finite]:
-        ax.text(start, place, " not measured", va="center", fontsize=7, color=GREY)
+        told = " not measured" if given[place] is None else " not finite"
+        ax.text(start, place, told, va="center", fontsize=7, color=GREY)
     if len(rows) <= MOST_NAMES:
         ax.set_yticks(places, [in_picture(row.path) for row in rows], fontsize=7)
     else:

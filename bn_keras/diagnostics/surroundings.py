@@ -9,6 +9,7 @@ from typing import Any, Iterator, NamedTuple, Optional
 
 import keras
 import numpy as np
+from keras.src.backend.common import global_state
 
 from bn_keras.diagnostics.finding import CannotLook
 from bn_keras.diagnostics.passes import Array, Passes, as_array
@@ -80,9 +81,12 @@ class Surroundings:
             ), x
         )
         function = tf.function(self._run, autograph=False, input_signature=[signature])
+        scopes = global_state.get_global_attribute("name_scope_stack", [], set_to_default=True)
+        before = list(scopes)
         try:
             function.get_concrete_function()
         except Exception as error:
+            scopes[:] = before  # Keras leaves a name there that TensorFlow refuses
             said = " ".join(str(error).split())
             raise CannotLook(
                 f"no graph of the model: {type(error).__name__}: {said[:200]}"
@@ -150,13 +154,15 @@ class Surroundings:
                     stack.enter_context(calls.redirected(layer, instead))
             for layer in self._passes.layers:
                 stack.enter_context(calls.redirected(layer, instead))
-            calls.infer(self._passes.model, x)
+            answers = calls.infer(self._passes.model, x)
         self._paths = certificate.paths(self._passes.model)
         called = {number for number, _ in inputs}
         self.unseen |= {
             number for number in index.values() if number not in called
         }
         entries = {marked.op.name for _, marked in inputs}
+        # What the model hands out takes its bias there.
+        self._handed_out = {y.op.name for y in keras.tree.flatten(answers) if tf.is_tensor(y)}
         for number, marked in inputs:
             self.fronts[number].append(self._front(marked.op, made, entries))
         self._indices: list[int] = []
@@ -182,7 +188,7 @@ class Surroundings:
         while True:
             tensor = operation.inputs[0]
             # What goes elsewhere too takes its bias there.
-            constant = constant and all(
+            constant = constant and tensor.op.name not in self._handed_out and all(
                 one.name == operation.name or one.name in entries or one.type == "Shape"
                 for one in tensor.consumers()
             )
