@@ -7,6 +7,7 @@ import numpy as np
 from bn_keras.diagnostics.examination import Examination, Normalizer
 from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, Finding, NotLooked, named
 from bn_keras.diagnostics.findings.front import unseen
+from bn_keras.diagnostics.findings.statistics import layers_in
 from bn_keras.diagnostics.findings.training import optimizer_of
 from bn_keras.registry import FINDINGS
 
@@ -56,9 +57,8 @@ def dead_channels(examined: Examination) -> Iterator[Union[Finding, NotLooked]]:
         f"{count} of {len(worst.mean)} channels of {worst.path} are {where} behind "
         f"{kinds[paths[0]][0].lower()} in at least {STUCK:.0%} of all positions"
         f"{_others(paths, examined)}.",
-        "from bn_keras.surgery.statistics import batch_normalizers; "
-        f"[{again} for one in batch_normalizers(model) "
-        f"if one.name in {[found[path][0].layer.name for path in paths]}]  # and train on",
+        f"import bn_keras; [{again} {layers_in(examined, [found[path][0] for path in paths])}]"
+        "  # and train on",
         tuple(paths),
         {"dead": {path: found[path][1] for path in paths},
          "channels": {path: len(found[path][0].mean) for path in paths}, "behind": kinds},
@@ -85,21 +85,22 @@ def gamma_decayed(examined: Examination) -> Iterator[Finding]:
     worst, count = found[paths[0]]
     penalized = [path for path in paths if _regularizer(found[path][0]) is not None]
     decays = _decay(examined.model)
-    cause = "nothing in the model says why"
-    remedy = (
-        "optimizer = type(model.optimizer).from_config(model.optimizer.get_config()); "
-        "optimizer.exclude_from_weight_decay(var_names=['gamma', 'beta']); "
-        "model.compile(optimizer, model.loss)"
-    )
-    if decays:
-        cause = f"the optimizer's weight decay of {decays:g} takes gamma too"
+    causes, remedies = [], []
     if penalized:
-        cause = f"{len(penalized)} of them have a penalty on gamma"
-    if penalized or not decays:
-        remedy = (
-            "from bn_keras.surgery.statistics import batch_normalizers; "
-            "[setattr(one.gamma, 'regularizer', None) for one in batch_normalizers(model)]"
+        causes.append(f"{len(penalized)} of them have a penalty on gamma")
+        layers = layers_in(examined, [found[path][0] for path in penalized])
+        # The variable's is the one that counts, the layer's goes into its config.
+        remedies.append(
+            "import bn_keras; [setattr(part, name, None) "
+            f"{layers} for part, name in ((one.gamma, 'regularizer'), (one, 'gamma_regularizer'))]"
         )
+    if decays:
+        causes.append(f"the optimizer's weight decay of {decays:g} takes gamma too")
+        remedies.append(_without_decay(examined.model))
+    cause = " and ".join(causes) or "nothing in the model says why"
+    remedy = "; ".join(remedies) or (
+        "# no penalty and no weight decay is left to take off: train on, and gamma may grow again"
+    )
     yield Finding(
         f"{count} of {len(worst.mean)} gammas of {worst.path} are below {SMALL:g}, so that these "
         f"channels give beta whatever comes in{_others(paths, examined)}; {cause}.",
@@ -114,6 +115,16 @@ def gamma_decayed(examined: Examination) -> Iterator[Finding]:
             "penalized": penalized, "weight decay": decays,
         },
         cost_note="not measured: what these channels could learn takes training",
+    )
+
+
+def _without_decay(model: Any) -> str:
+    """Code that compiles a model as it is, with an optimizer that leaves gamma and beta alone."""
+    inner = ".inner_optimizer" if optimizer_of(model) is not model.optimizer else ""
+    return (
+        "optimizer = type(model.optimizer).from_config(model.optimizer.get_config()); "
+        f"optimizer{inner}.exclude_from_weight_decay(var_names=['gamma', 'beta']); "
+        "model.compile_from_config(model.get_compile_config()); model.optimizer = optimizer"
     )
 
 

@@ -14,9 +14,6 @@ from bn_keras.diagnostics.passes import Array, Moments
 from bn_keras.registry import FINDINGS
 from bn_keras.surgery import calls
 
-# Arguments of a layer that stand in front of use_bias=False.
-SIZES = ("filters", "units", "kernel_size")
-
 
 @FINDINGS.register(
     "redundant_bias", title="a bias in front of batch normalization", severity="note", needs=(),
@@ -38,17 +35,31 @@ def redundant_bias(examined: Examination) -> Iterator[Union[Finding, NotLooked]]
         return
     first = next(iter(found))
     layer = found[first][1]
-    config = layer.get_config()
-    sizes = ", ".join(repr(config[name]) for name in SIZES if name in config)
     count = sum(int(np.prod(layer.bias.shape)) for _, layer in found.values())
     yield Finding(
         f"{first}{f' and {len(found) - 1} more layers' if len(found) > 1 else ''} in front of BN "
         f"with a bias: {count} weights that change nothing in training, as the batch's mean is "
         "taken off; an optimizer such as Adam moves them by rounding errors.",
-        f"keras.layers.{type(layer).__name__}({sizes}, use_bias=False)  # in place of {first}",
+        _without_bias(examined.model, first, layer),
         tuple(path for path, _ in found.values()), {"biases": list(found), "weights": count},
         cost_note="none: outputs stay as they are",
     )
+
+
+def _without_bias(model: keras.Model, path: str, layer: keras.Layer) -> str:
+    """Code that makes a layer like the one at a path, but for its bias."""
+    found, code = model, "model"
+    try:
+        for name in path.split("/"):
+            found, code = found.get_layer(name), f"{code}.get_layer({name!r})"
+        if "use_bias" in layer.get_config():
+            return (
+                f"layer = {code}; type(layer).from_config("
+                f"{{**layer.get_config(), 'use_bias': False}})  # in place of {path}"
+            )
+    except (AttributeError, ValueError, NotImplementedError):  # inside of a layer that is no model
+        pass
+    return f"# the same layer without a bias, in place of {path}"
 
 
 @FINDINGS.register(
@@ -128,8 +139,10 @@ def dropout_in_front(examined: Examination) -> Iterator[Finding]:
     if not shifts:
         return
     shifts.sort(key=lambda shift: -shift.ratio)
-    worst = shifts[0]
-    cost, note, _ = cost_of_averages(examined)
+    worst, paths = shifts[0], {shift.path for shift in shifts}
+    cost, note, _ = cost_of_averages(
+        examined, [one for one in examined.normalizers if one.path in paths]
+    )
     yield Finding(
         f"Dropout in front of {named([one.path for one in shifts], len(examined.normalizers))} "
         f"makes the variance {worst.ratio:.2f} times as large in training as in inference "

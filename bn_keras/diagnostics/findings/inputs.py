@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from bn_keras.diagnostics import passes
+from bn_keras.diagnostics.evaluations import Batches
 from bn_keras.diagnostics.examination import Examination, Normalizer
 from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, Finding, NotLooked, named
 from bn_keras.diagnostics.findings.modes import FREEZE
@@ -16,7 +17,8 @@ FEW = 8  # values of a channel: the variance's own relative deviation, sqrt(2 / 
 FAR = 30.0  # deviations from zero from which on rounding is measured
 LOST = 0.01  # of a standard deviation, by rounding: less is far under the noise of a batch
 HALF = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative rounding error
-SCALE = "data = ((data[0] - data[0].mean(0)) / data[0].std(0), *data[1:])"
+MOST_LOST = 1000.0  # deviations: more than that are no matter of digits, and no figure to print
+SMALLEST = 1e-3  # deviation that inputs are divided by: a pixel may be the same in all examples
 CONVERT = "import bn_keras; model, _ = bn_keras.convert(model)"
 
 
@@ -30,8 +32,9 @@ def few_values(examined: Examination) -> Iterator[Finding]:
     Of one value the output is beta, whatever the input, and Keras's moving variance moves towards
     0. Where the size of the data is known, its last batch is looked at as well.
     """
-    size, examples = examined.batches.size, len(keras.tree.flatten(examined.batches.first.x)[0])
-    values = {  # in a full batch, of which there may be none in the data
+    train = examined.train or examined.batches
+    size, examples = train.size, len(keras.tree.flatten(examined.batches.first.x)[0])
+    values = {  # in a full batch of training, of which there may be none in the data
         one.path: size * min(
             call.values for call in examined.in_fit[one.index] if call.batch_mode
         ) // examples
@@ -52,7 +55,6 @@ def few_values(examined: Examination) -> Iterator[Finding]:
             "in training, and not in inference",
             WRONG_RESULTS if least == 1 else "",
         )
-    train = examined.train or examined.batches
     last = (train.total or 0) % train.size
     alone = [
         path for path, count in values.items()
@@ -64,7 +66,7 @@ def few_values(examined: Examination) -> Iterator[Finding]:
             f"{train.total} examples in batches of {train.size} leave a last batch of {last}, in "
             f"which {named(alone, len(examined.normalizers))} have one value per channel: their "
             "output is beta there, and the moving variance moves towards 0 once an epoch.",
-            f"{name} = tuple(part[:len(part) // {train.size} * {train.size}] for part in {name})",
+            _without_last(name, train),
             tuple(alone), {"last_batch": last, "examples": train.total, "batch_size": train.size},
             None, "a step in an epoch", RISK,
         )
@@ -103,8 +105,9 @@ def far_from_zero(examined: Examination) -> Iterator[Finding | NotLooked]:
     yield Finding(
         f"{named(order, len(examined.normalizers))} get inputs far from zero: in {order[0]} a "
         f"channel's mean is {far:.3g} standard deviations from 0, and {how} is off by "
-        f"{lost:.2g} standard deviations.",
-        SCALE if "its input" in how else CONVERT, tuple(order),
+        + (f"{lost:.2g}" if lost <= MOST_LOST else f"more than {MOST_LOST:g}")
+        + " standard deviations.",
+        _scaled(examined.batches) if "its input" in how else CONVERT, tuple(order),
         {"lost": {path: worst[path][0] for path in order},
          "distance": {path: worst[path][1] for path in order},
          "how": {path: worst[path][2] for path in order}},
@@ -136,6 +139,27 @@ def inside_wrapper(examined: Examination) -> Iterator[Finding]:
             "not measured: the mended layer has to be trained" if cell
             else "not measured: statistics over all steps have to be trained or recalibrated",
         )
+
+
+def _without_last(name: str, data: Batches) -> str:
+    """The remedy for a last batch that is too small, for the form that the data have."""
+    end = f"[:{(data.total or 0) // data.size * data.size}]"
+    return {
+        "array": f"{name} = {name}{end}",
+        "tuple": f"{name} = tuple(part{end} for part in {name})",
+        "dataset": f"{name} = {name}.unbatch().batch({data.size}, drop_remainder=True)",
+    }.get(data.form, f"# where {name} is made: leave out the last batch")
+
+
+def _scaled(data: Batches) -> str:
+    """The remedy for inputs far from zero, for the form that the data have."""
+    scale = f"({{0}} - {{0}}.mean(0)) / np.maximum({{0}}.std(0), {SMALLEST:g})"
+    return {
+        "array": f"import numpy as np; data = {scale.format('data')}",
+        "tuple": f"import numpy as np; data = ({scale.format('data[0]')}, *data[1:])",
+        "dataset": "norm = keras.layers.Normalization(); norm.adapt(data.map(lambda x, *_: x)); "
+        "data = data.map(lambda x, *more: (norm(x), *more))",
+    }.get(data.form, "# where data are made: subtract the mean, divide by the standard deviation")
 
 
 def _lost(one: Normalizer, examined: Examination, distance: float) -> tuple[float, str]:

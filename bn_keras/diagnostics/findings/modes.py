@@ -9,7 +9,7 @@ import numpy as np
 from bn_keras.diagnostics.evaluations import rows
 from bn_keras.diagnostics.examination import Examination
 from bn_keras.diagnostics.finding import RISK, CannotLook, Cost, Finding, named
-from bn_keras.diagnostics.findings.statistics import exact_statistics
+from bn_keras.diagnostics.findings.statistics import exact_statistics, layers_in
 from bn_keras.diagnostics.gap import MEANING, difference
 from bn_keras.diagnostics.passes import AVERAGED, BATCH, as_array
 from bn_keras.registry import FINDINGS
@@ -103,7 +103,7 @@ def batch_dependent(examined: Examination) -> Iterator[Finding]:
         yield Finding(
             f"An example alone gets other outputs than among {count}: they differ by {far:.2g} of "
             f"the outputs' size; {where}.",
-            _remedy(examined), tuple(baked),
+            _remedy(examined, baked), tuple(baked),
             {"relative_difference": far, "allowed": allowed, "batch_mode_in_inference": baked},
             None, f"the outputs change by {far:.0%}",
         )
@@ -113,7 +113,7 @@ def batch_dependent(examined: Examination) -> Iterator[Finding]:
         yield Finding(
             f"model(x) without `training` normalizes {named(called, total)} with the batch's "
             "statistics: the graph says training=True there. `predict` and `evaluate` override it.",
-            _remedy(examined), tuple(called), {"batch_mode_in_model(x)": called}, None,
+            _remedy(examined, called), tuple(called), {"batch_mode_in_model(x)": called}, None,
             "nothing is lost in predict", RISK,
         )
 
@@ -127,9 +127,20 @@ def _in_batch_mode(examined: Examination, predict: bool) -> list[str]:
     ]
 
 
-def _remedy(examined: Examination) -> str:
-    """Exact statistics, for those that were never used are seldom right; then inference mode."""
-    return f"{exact_statistics(examined)}; model.trainable = False"
+def _remedy(examined: Examination, paths: list[str]) -> str:
+    """Exact statistics, for those that were never used are seldom right; then inference mode.
+
+    Args:
+        examined: the model.
+        paths: of the layers that are the reason; none if another layer is.
+    """
+    if not paths:
+        return "# in the layer that mixes examples, such as one that takes a mean over axis 0"
+    chosen = [one for one in examined.normalizers if one.path in paths]
+    return (
+        f"{exact_statistics(examined)}; "
+        f"[setattr(one, 'trainable', False) {layers_in(examined, chosen)}]"
+    )
 
 
 def _rows_of(examined: Examination, x: object) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 from bn_keras.diagnostics.examination import Examination
 from bn_keras.diagnostics.finding import COSTS_ACCURACY, RISK, CannotLook, Cost, Finding, named
 from bn_keras.diagnostics.findings.statistics import LOSS_CHANGED
-from bn_keras.diagnostics.passes import BATCH, EXACT, Moments
+from bn_keras.diagnostics.gap import OWN, difference
+from bn_keras.diagnostics.passes import BATCH, Moments
 from bn_keras.registry import FINDINGS
 
 FAR_DEVIATIONS, FAR_FACTOR = 0.5, 2.0  # from which on two inputs are two domains
@@ -103,10 +104,10 @@ def _apart(calls: Sequence[Moments], epsilon: float) -> tuple[float, float]:
 def _cost(examined: Examination) -> tuple[Cost | None, str]:
     """What one average for all calls costs: the loss against that with each batch's statistics."""
     try:
-        exact, batch = examined.scored(EXACT), examined.scored(BATCH)
-        term = examined.gap.terms["noise"]
+        exact, batch = examined.scored(OWN), examined.scored(BATCH)
     except CannotLook as error:
         return None, f"not measured: {error}"
+    term = difference(exact, batch)
     if term.value > LOSS_CHANGED * abs(batch.loss) and term.is_clear:
         return Cost("loss", exact.loss, batch.loss), ""
     return None, f"loss changes by {term} only with statistics of each batch and call"

@@ -1,11 +1,12 @@
 """Findings on moving statistics: initial, never updated, late, not finite."""
 
 import math
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 import keras
 import numpy as np
 
+from bn_keras.diagnostics.evaluations import Batches
 from bn_keras.diagnostics.examination import (
     BY_AVERAGES,
     NOT_CALLED,
@@ -13,8 +14,10 @@ from bn_keras.diagnostics.examination import (
     Normalizer,
 )
 from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, CannotLook, Cost, Finding, named
+from bn_keras.diagnostics.gap import difference
 from bn_keras.diagnostics.passes import AVERAGED, EXACT, as_array
 from bn_keras.registry import FINDINGS
+from bn_keras.surgery import statistics
 
 ERRORS = 3.0  # standard errors by which an accuracy must fall to count
 RECALIBRATE = "import bn_keras; model, _ = bn_keras.recalibrate(model, {})"
@@ -42,7 +45,7 @@ def statistics_initial(examined: Examination) -> Iterator[Finding]:
     if not initial:
         return
     trained = examined.weights_moved()
-    cost, note, _ = cost_of_averages(examined)
+    cost, note, _ = cost_of_averages(examined, initial)
     yield Finding(
         f"{named([one.path for one in initial], len(examined.normalizers))} still have their "
         f"initial statistics (mean {initial[0].mean.mean():g}, variance "
@@ -77,7 +80,7 @@ def never_updated(examined: Examination) -> Iterator[Finding]:
     if not left and not deaf:
         return
     about = deaf or left
-    cost, note, _ = cost_of_averages(examined)
+    cost, note, _ = cost_of_averages(examined, about)
     paths = [one.path for one in about]
     told = named(paths, len(examined.normalizers))
     if deaf:
@@ -105,14 +108,17 @@ def never_updated(examined: Examination) -> Iterator[Finding]:
 )
 def averages_lag(examined: Examination) -> Iterator[Finding]:
     """Moving averages are not the exact statistics of the training examples, and that costs."""
-    lags = examined.lags
+    lags = {
+        one.index: lag for one, lag in zip(examined.normalizers, examined.lags, strict=True)
+        if lag is not None
+    }
     late = [
         one for one in examined.normalizers
         if one.moves and one.finite and not one.initial and examined.is_late(one.index)
     ]
     if not late:
         return
-    cost, note, clear = cost_of_averages(examined)
+    cost, note, clear = cost_of_averages(examined, late)
     if not clear:
         return
     late.sort(key=lambda one: -lags[one.index][0])
@@ -128,7 +134,7 @@ def averages_lag(examined: Examination) -> Iterator[Finding]:
         {
             "shift": {one.path: lags[one.index][0] for one in late},
             "factor": {one.path: lags[one.index][1] for one in late},
-            "outputs_changed": examined.outputs_changed,
+            "outputs_changed": examined.outputs_changed([one.index for one in late]),
             "compared_with": "training examples" if examined.has_train else "the given examples, "
             "which may differ from the training examples: train=… tells these apart",
         },
@@ -163,7 +169,8 @@ def not_finite(examined: Examination) -> Iterator[Finding]:
     if not bad:
         return
     first = next(iter(bad))
-    cost, note, _ = cost_of_averages(examined)
+    about = [one for one in examined.normalizers if one.path in bad]
+    cost, note, _ = cost_of_averages(examined, about)
     if weights_too:
         cost, note = None, "not measured: gamma or beta are lost, too; go back to an earlier file"
     yield Finding(
@@ -188,10 +195,36 @@ def _data_not_finite(examined: Examination) -> Iterator[Finding]:
         yield Finding(
             f"{bad} of {examined.data.read} examples have NaN or inf in them: one such training "
             "batch makes Keras's moving statistics NaN for good.",
-            "import numpy as np; keep = np.isfinite(data[0]).reshape(len(data[0]), -1).all(1); "
-            "data = tuple(part[keep] for part in data)",
+            _finite_data(examined.batches),
             (), {"examples": bad}, None, "every output of such an example is NaN",
         )
+
+
+def _finite_data(data: Batches) -> str:
+    """The remedy for data with NaN or inf, for the form that they have."""
+    keep = "import numpy as np; keep = np.isfinite({0}).reshape(len({0}), -1).all(1); data = {1}"
+    return {
+        "array": keep.format("data", "data[keep]"),
+        "tuple": keep.format("data[0]", "tuple(part[keep] for part in data)"),
+        "dataset": "import tensorflow as tf; data = data.unbatch().filter("
+        f"lambda x, *_: tf.reduce_all(tf.math.is_finite(x))).batch({data.size})",
+    }.get(data.form, "# where data are made: leave out the examples with NaN or inf")
+
+
+def layers_in(examined: Examination, chosen: Sequence[Normalizer]) -> str:
+    """Code that goes over some layers of `model`: the end of a list comprehension over `one`."""
+    every = statistics.batch_normalizers(examined.model)
+    ids, names = {id(one.layer) for one in chosen}, [one.layer.name for one in chosen]
+    line = "for one in bn_keras.statistics.batch_normalizers(model)"
+    if all(id(layer) in ids for layer in every):
+        return line
+    if all(id(layer) in ids for layer in every if layer.name in names):
+        return f"{line} if one.name in {names}"
+    places = [number for number, layer in enumerate(every) if id(layer) in ids]
+    return (
+        "for number, one in enumerate(bn_keras.statistics.batch_normalizers(model)) "
+        f"if number in {places}"
+    )
 
 
 def exact_statistics(examined: Examination, of_data: bool = False) -> str:
@@ -218,24 +251,31 @@ def initial_ones(examined: Examination) -> list[Normalizer]:
     ]
 
 
-def cost_of_averages(examined: Examination) -> tuple[Optional[Cost], str, bool]:
-    """What averages cost in place of exact statistics.
+def cost_of_averages(
+    examined: Examination, about: Sequence[Normalizer]
+) -> tuple[Optional[Cost], str, bool]:
+    """What the averages of some layers cost in place of exact statistics.
+
+    All other layers have exact statistics, so that what they cost is not charged to these.
 
     Returns:
         `(cost, note, clear)`: the cost in accuracy, or else in the loss, or None; why there is
         none; and whether the outputs change by more than noise.
     """
+    chosen = {one.index for one in about}
+    others = {one.index for one in examined.normalizers if one.moves} - chosen
+    whose = " with exact statistics in all other layers" if others else ""
+    layers = [one.index for one in examined.normalizers if one.index not in others]
     try:
-        changed = examined.outputs_changed > OUTPUTS_CHANGED
+        far = examined.outputs_changed(layers)
     except CannotLook as error:
         return None, f"not measured: {error}", True
+    changed = far > OUTPUTS_CHANGED
     try:
-        averaged, exact = examined.scored(AVERAGED), examined.scored(EXACT)
-        term = examined.gap.terms["lag"]
+        averaged, exact = examined.scored(AVERAGED, layers), examined.scored(EXACT)
     except CannotLook as error:
-        return None, (
-            f"the outputs change by {examined.outputs_changed:.0%}; no loss measured: {error}"
-        ), changed
+        return None, f"the outputs change by {far:.0%}; no loss measured: {error}", changed
+    term = difference(averaged, exact)
     costs = not math.isfinite(averaged.loss) or (
         term.value > LOSS_CHANGED * abs(exact.loss) and (term.is_clear or term.low is None)
     )
@@ -244,15 +284,15 @@ def cost_of_averages(examined: Examination) -> tuple[Optional[Cost], str, bool]:
         # As if of different examples, which overstates the error: these are the same ones.
         spread = math.sqrt((one * (1 - one) + other * (1 - other)) / averaged.sizes.sum())
         if costs or other - one > ERRORS * spread:
-            return Cost("accuracy", one, other), "", True
+            return Cost(f"accuracy{whose}", one, other), "", True
     if not costs:
         return None, f"exact statistics lower the loss by {term} only", changed
-    return Cost("loss", averaged.loss, exact.loss), "", True
+    return Cost(f"loss{whose}", averaged.loss, exact.loss), "", True
 
 
 def _right(one: Normalizer, examined: Examination) -> bool:
     """Whether the data show that a layer's statistics are right."""
     try:
-        return one.moves and not examined.is_late(one.index)
+        return one.moves and examined.is_late(one.index) is False
     except CannotLook:
         return False

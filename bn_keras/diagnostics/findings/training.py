@@ -116,7 +116,7 @@ def averaged_weights(examined: Examination) -> Iterator[Finding]:
         pass
     if not moving:
         return
-    cost, note, _ = cost_of_averages(examined)
+    cost, note, _ = cost_of_averages(examined, moving)
     yield Finding(
         f"The optimizer averages the weights (use_ema=True, momentum {optimizer.ema_momentum}), "
         f"and {named([one.path for one in moving], len(examined.normalizers))} have the statistics "
