@@ -151,7 +151,7 @@ def test_a_layer_in_a_graph_of_the_models_own_is_refused_by_name():
     found = doctor(model, points()[0])
     assert [row.mode for row in found.table] == ["unknown"]
     reasons = {one.reason for one in found.not_looked if one.name == "averages_lag"}
-    assert "tf.function" in reasons.pop() and found.exit_status == 0
+    assert "tf.function" in reasons.pop() and found.exit_status == 2 and not found.ok
     assert "statistics_initial" in names(found)  # what needs no forward pass is found all the same
 
 
@@ -226,10 +226,53 @@ def test_a_finding_that_fails_or_cannot_look_costs_no_other(sick, monkeypatch):
         FINDINGS.register(part.__name__, title="", severity="note", needs=())(part)
     found = doctor(sick, points(), only=["broken", "partly", "blind", "averages_lag"])
     assert [one.name for one in found.findings] == ["averages_lag", "broken"]
-    assert found.looked == ("partly", "averages_lag")
+    assert found.looked == ("averages_lag",)  # "norm" is the only layer
     reasons = {one.name: (one.layer, one.reason) for one in found.not_looked}
     assert reasons["partly"] == ("norm", "too dark") and reasons["blind"] == (None, "no light")
     assert reasons["broken"][1].startswith("it failed: ZeroDivisionError: of its own (broken, line")
+
+
+def test_data_on_which_every_pass_fails_are_no_clean_bill_of_health(sick):
+    wrong = np.ones((8, 5), "float32")
+    found = doctor(sick, wrong)
+    assert "a forward pass failed" in str(found) and "statistics_initial" in found.looked
+    assert (found.ok, found.exit_status, found.to_dict()["blind"]) == (False, 2, True)
+    assert doctor(sick, wrong, only="not_finite").exit_status == 0  # which was looked at
+
+
+def test_what_no_finding_needs_is_not_measured(sick):
+    found = doctor(sick, points(), only="statistics_initial")
+    assert found.gap is None and found.table[0].statistics == "not compared" and found.ok
+
+
+def test_a_finding_that_looked_at_no_layer_did_not_look():
+    model = chain(KERAS(name="norm"), layers.ReLU())
+    found = doctor(model, points(10), only="dead_channels")
+    assert found.looked == () and found.exit_status == 2
+    assert "looked, and nothing found" not in str(found)
+
+
+def test_a_layer_that_no_example_reaches_in_inference_is_not_called_exact():
+    class Auxiliary(Deaf):
+        def __init__(self):
+            super().__init__()
+            self.aux = BatchNorm(name="aux")
+
+        def call(self, x, training=None):
+            if training:
+                self.aux(x, training=True)
+            return self.head(self.norm(x, training=training))
+
+    model, x = Auxiliary(), points()[0]
+    model(x, training=True)
+    found = doctor(model, (x, np.zeros((len(x), 3))), layers=2, loss="mse")
+    assert [one.path for one in found.gap.layers] == ["norm"]
+    assert {row.path: (row.statistics, row.shift) for row in found.table}["aux"] == (
+        "not compared", None)
+    aux, = [layer for layer in bn_keras.statistics.batch_normalizers(model) if layer.name == "aux"]
+    aux.moving_mean.assign(np.zeros(4)), aux.moving_variance.assign(np.ones(4))
+    (initial,) = doctor(model, x).named("statistics_initial")
+    assert initial.layers == ("aux",)
 
 
 def test_a_model_without_batch_normalization_is_not_called_healthy():
@@ -339,13 +382,16 @@ def test_training_true_in_code_makes_inference_depend_on_the_batch_until_it_is_m
     assert (found.layer, found.severity) == ("norm", "wrong results")
     scope = {"model": model, "data": data}
     exec(found.remedy, scope)
-    assert not doctor(scope["model"], data).named("batch_dependent")
+    mended = scope["model"]
+    assert not doctor(mended, data).named("batch_dependent")
+    assert not mended.norm.trainable and mended.head.trainable_weights  # nothing else is frozen
 
 
 def test_a_layer_that_mixes_examples_is_no_fault_of_batch_normalization():
     model = chain(KERAS(), layers.Lambda(lambda x: x - keras.ops.mean(x, 0)))
     (found,) = doctor(recalibrated(model, points()[0]), points()).named("batch_dependent")
     assert found.layers == () and "another layer mixes" in found.symptom
+    assert found.remedy.startswith("# in the layer that mixes examples")
 
 
 # ---------------------------------------------------------------- what it shows
@@ -415,7 +461,12 @@ def test_what_users_write_is_escaped_and_what_is_not_finite_is_text():
     assert "not_finite" in names(found)
     parsed = json.loads(found.to_json())
     assert parsed["table"][0]["statistics"] == "not finite" and parsed["exit_status"] == 1
-    found.figure().canvas.draw()
+    figure = found.figure()
+    figure.canvas.draw()
+    assert {text.get_text().strip() for ax in figure.axes for text in ax.texts} == {"not finite"}
+    later = layers.Dense(1)
+    later.build((None, 4))
+    assert later.kernel.path == f"{later.name}/kernel"  # the odd name is in no later one
 
 
 def test_the_picture_has_a_bar_for_every_layer_and_the_terms_of_the_gap(sick):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 from bn_keras import BatchNorm
@@ -109,6 +110,44 @@ def test_a_last_batch_of_one_is_seen_from_the_number_of_examples(examples, last)
     assert [one.evidence["last_batch"] for one in found] == ([last] if last else [])
     for one in found:
         assert "few_values" not in mended(one, model, (x, y))
+
+
+def dataset(x, y, size):
+    return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
+
+
+def test_values_are_counted_in_the_batches_of_training():
+    x, y = classes()
+    model = classifier(x, y, KERAS(name="norm"))
+    found, = doctor(model, (x, y), train=dataset(x, y, 2), only="few_values").findings
+    assert found.evidence["values"] == {"norm": 2} and found.symptom.startswith("A batch of 2 ")
+    assert not doctor(model, dataset(x, y, 1), train=(x, y), only="few_values").findings
+
+
+@pytest.mark.parametrize("form", ["array", "tuple", "dataset", "batches"])
+def test_data_of_every_form_are_mended(form):
+    """A last batch of one, NaN, and a constant input far from zero, in turn."""
+    x, y = classes(65)
+
+    def data(x):
+        return {"array": x, "tuple": (x, y), "dataset": dataset(x, y, 32),
+                "batches": list(dataset(x, y, 32).as_numpy_iterator())}[form]
+
+    nan, far = x.copy(), (x + 1e4).astype("float32")
+    nan[3, 1], far[:, 0] = np.nan, 0.1
+    for name, values, norm in (
+        ("few_values", x, KERAS()), ("not_finite", nan, KERAS()),
+        ("far_from_zero", far, KERAS(dtype="mixed_float16")),
+    ):
+        model = recalibrated(keras.Sequential([keras.Input((6,)), norm]), np.nan_to_num(values))
+        found, = doctor(model, data(values), only=name).findings
+        if form == "batches":
+            assert found.remedy.startswith("# where data ")
+            continue
+        scope = {"data": data(values), "keras": keras}
+        exec(found.remedy, scope)
+        again = doctor(model, scope["data"], only=[name, "not_finite"])
+        assert not again.findings and "not_finite" in again.looked, name
 
 
 @pytest.mark.parametrize("norm, mean, how", [

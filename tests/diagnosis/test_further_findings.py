@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from keras import layers
 
+import bn_keras
+from bn_keras import BatchNorm
 from bn_keras.diagnosis import doctor
 from bn_keras.surgery import statistics
 
@@ -122,6 +124,7 @@ def test_a_bias_that_goes_elsewhere_too_is_needed():
     x = layers.Dense(4)(inputs)
     norm = layers.BatchNormalization()
     assert not only("redundant_bias", keras.Model(inputs, layers.Add()([x, norm(x)])))
+    assert not only("redundant_bias", keras.Model(inputs, [x, norm(x)]))
     assert only("redundant_bias", keras.Model(inputs, norm(x)))
 
 
@@ -129,3 +132,82 @@ def test_a_new_head_on_a_frozen_net_is_no_trap():
     base = layers.Dense(8, trainable=False)
     model = model_of(base, layers.BatchNormalization(), layers.Dense(2), shape=(4,))
     assert not only("frozen_or_trainable", model)
+
+
+# ---------------------------------------------------------------- remedies
+
+
+def test_the_layer_without_a_bias_is_the_same_in_all_else():
+    conv = layers.Conv2D(4, 3, strides=2, padding="same", kernel_regularizer="l2", name="conv")
+    block = keras.Sequential(
+        [keras.Input((8, 8, 3)), conv, layers.BatchNormalization()], name="block"
+    )
+    model = model_of(block, shape=(8, 8, 3))
+    code = only("redundant_bias", model)[0].remedy
+    assert code.endswith("# in place of block/conv")
+    scope = {"model": model}
+    exec(code.replace("type(layer).from_config", "new = type(layer).from_config"), scope)
+    assert scope["new"].get_config() == {**conv.get_config(), "use_bias": False}
+
+
+def test_settings_are_mended_where_they_are_wrong_and_nowhere_else():
+    momenta = [0.1, None, 0.0, 0.9]
+    model = model_of(*(BatchNorm(momentum=m, name=f"n{m}") for m in momenta), shape=(4,))
+    finding, = only("foreign_momentum", model)
+    assert finding.layers == ("n0.1", "n0.0")
+    exec(finding.remedy, {"model": model})
+    assert [layer.momentum for layer in model.layers] == [0.9, None, 0.99, 0.9]
+    small, large = BatchNorm(name="small"), layers.BatchNormalization(name="large", epsilon=2e-3)
+    small.build((None, 4)), small.moving_variance.assign(np.full(4, 1e-5))
+    model = model_of(large, small, shape=(4,))
+    finding, = only("foreign_epsilon", model, np.ones((8, 4), "float32"))
+    exec(finding.remedy, {"model": model})
+    assert (small.epsilon, large.epsilon) == (1e-5, 2e-3)
+
+
+def test_layers_of_the_same_name_are_told_apart_in_a_remedy():
+    def block(name, momentum):
+        return keras.Sequential(
+            [keras.Input((4,)), layers.BatchNormalization(momentum=momentum, name="bn")], name=name
+        )
+
+    model = model_of(block("a", 0.95), block("b", 0.1), shape=(4,))
+    exec(only("foreign_momentum", model)[0].remedy, {"model": model})
+    found = [layer.momentum for layer in bn_keras.statistics.batch_normalizers(model)]
+    assert found == [0.95, 0.9]
+
+
+@pytest.mark.parametrize("momentum", [None, 1.0])
+def test_half_precision_without_a_window_says_no_number(momentum):
+    model = model_of(layers.BatchNormalization(dtype="float16"), shape=(4,))
+    model.layers[0].momentum = momentum
+    finding, = only("half_precision_statistics", model)
+    assert "float16: small updates are rounded away" in finding.symptom
+    assert finding.evidence["updates stall within"] is None
+
+
+@pytest.mark.parametrize("penalty, decay", [
+    ("l2", None), (None, 0.1), ("l2", 0.1), (None, None),
+], ids=["penalty", "decay", "both", "neither"])
+def test_every_cause_of_a_decayed_gamma_is_taken_off(penalty, decay):
+    norm = layers.BatchNormalization(gamma_regularizer=penalty)
+    model = model_of(norm, layers.Dense(3), shape=(4,))
+    norm.gamma.assign([1e-5, 1e-5, 1, 1])
+    optimizer = keras.optimizers.AdamW(0.1, weight_decay=decay) if decay else "sgd"
+    model.compile(optimizer, "mse", metrics=["mae"])
+    finding, = only("gamma_decayed", model)
+    assert finding.remedy.startswith("#") == (not penalty and not decay)
+    exec(finding.remedy, {"model": model})
+    assert norm.gamma.regularizer is None and norm.get_config()["gamma_regularizer"] is None
+    before = np.array(norm.gamma)
+    x = np.zeros((4, 4), "float32")
+    history = model.fit(x, np.zeros((4, 3)), verbose=0).history  # the loss has no gradient
+    assert "mae" in history
+    np.testing.assert_array_equal(before, norm.gamma)
+
+
+def test_the_cost_of_a_shared_normalizer_is_decided_by_the_data_it_is_of():
+    model, (x, y) = faults.one_normalizer_for_two_inputs()
+    alike = {"left": x["left"], "right": x["left"][::-1]}
+    finding, = only("shared_over_domains", model, (x, y), train=(alike, y))
+    assert finding.severity == "costs accuracy" and finding.cost.present > finding.cost.mended

@@ -1,5 +1,7 @@
 """The gap between inference and training mode, against NumPy in float64 and known cases."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from scipy import stats
 
 from bn_keras import BatchNorm
 from bn_keras.diagnostics.evaluations import Evaluations, read
+from bn_keras.diagnostics.examination import Examination
+from bn_keras.diagnostics.findings.statistics import cost_of_averages
 from bn_keras.diagnostics.gap import distances, gap
 from bn_keras.diagnostics.passes import Passes
 
@@ -180,3 +184,54 @@ def test_a_model_without_batch_normalization_has_no_such_gap():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(1)], name="plain")
     with pytest.raises(ValueError, match="gap: 'plain' has no batch normalization"):
         gap(model, batches(2), loss="mse")
+
+
+@pytest.mark.parametrize("late, other", [("first", "second"), ("second", "first")])
+def test_a_finding_is_charged_with_its_own_layers_only(late, other):
+    model, data = two_layers(late)
+    model.compile("sgd", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    examined = Examination(model, data, batch_size=8)
+    layers_of = {one.path: one for one in examined.normalizers}
+    present = examined.scored("averaged").loss
+    assert abs(present - examined.scored("exact").loss) > 0.1
+    assert examined.scored("averaged", [layers_of[late].index]).loss == pytest.approx(present)
+    assert examined.outputs_changed([layers_of[late].index]) > 0.1
+    cost, note, clear = cost_of_averages(examined, [layers_of[other]])
+    assert (cost, clear) == (None, False) and "only" in note
+    assert cost_of_averages(examined, [layers_of[late]])[2]
+
+
+def test_numbers_that_are_none_are_text_in_json():
+    model = model_of(BatchNorm)
+    model.layers[-1].kernel.assign(np.full_like(KERNEL, np.nan))
+    found = json.loads(json.dumps(gap(model, batches(2)).to_dict(), allow_nan=False))
+    assert found["inference"] == "nan" and found["terms"]["lag"]["value"] == "nan"
+
+
+@pytest.mark.parametrize("loss, name", [
+    (keras.losses.BinaryCrossentropy(from_logits=True), "accuracy"),
+    (keras.losses.BinaryCrossentropy(), "probability"), ("binary_crossentropy", "probability"),
+    (keras.losses.BinaryFocalCrossentropy(from_logits=True), None),
+], ids=["logits", "probabilities", "name", "focal"])
+def test_the_accuracy_of_two_classes_is_cut_where_the_loss_says(loss, name):
+    data = [(x, (y > 0).astype("int32")) for x, y in batches(3)]
+    head = "sigmoid" if name == "probability" else None
+    model = keras.Sequential([keras.Input((4,)), BatchNorm(), layers.Dense(1, head, name="head")])
+    model.layers[-1].bias.assign([0.3])
+    model.compile("sgd", loss)
+    found = gap(model, data).metrics
+    right = [(model(x).numpy()[:, 0] > (0.5 if head else 0.0)) == y for x, y in data]
+    assert list(found) == (["accuracy"] if name else [])
+    if name:
+        assert found["accuracy"][0] == pytest.approx(np.mean(right))
+
+
+def test_one_loss_for_two_outputs_is_that_of_evaluate():
+    inputs = keras.Input((4,))
+    x = BatchNorm()(inputs)
+    model = keras.Model(inputs, [layers.Dense(3, "softmax", name=name)(x) for name in "ab"])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    (x, y), = batches(1)
+    found = gap(model, (x, [y, y]))
+    expected = model.evaluate(x, [y, y], verbose=0, return_dict=True)["loss"]
+    assert found.inference == pytest.approx(expected, rel=1e-5) and found.metrics == {}
