@@ -5,6 +5,7 @@
 The verb `train` shares `train_and_tell` and `same_data_everywhere`.
 """
 
+import contextlib
 import pathlib
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
@@ -115,6 +116,8 @@ def finish(
     try:
         train_and_tell(work, workers, console)
     except KeyboardInterrupt:
+        with contextlib.suppress(Exception):  # there may be nothing to report on yet
+            experiment.report(work.store)
         tell(console, f"stopped; finished runs are kept in {work.store.work_dir}, and the same "
                       "call trains the others")
         raise

@@ -12,19 +12,22 @@ import sys
 from typing import Any, Dict, Iterator, List
 
 from bn_keras import study as studies
-from bn_keras.plan import Plan
+from bn_keras.plan import Plan, make_plan
 from bn_keras.registry import STUDIES
 from bn_keras.report import report, sentences
 from bn_keras.results import Store, write_atomically
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 KEPT = ROOT / "docs" / "studies"
+SECONDS = "seconds per run"
 BEGIN, END = "<!-- studies -->", "<!-- end of studies -->"
 INTRODUCTION = """# The studies and what they found
 
 This page is written by `python docs/write_studies.py` from stored runs. Each study is one command,
-`python train.py --study=NAME`, which prints the figures below, beside those found elsewhere, and a
-verdict on each claim.
+which prints the figures below and a verdict on each claim; the command that gave these very figures
+stands above them, with its seeds. *Elsewhere* are figures of other seeds and programs, for
+comparison: the tutorial's own, runs of it as it was written, and runs of this toolkit with the seeds
+on which the study was made. No claim is judged by them.
 
 Figures are median [lowest, highest] over seeds; counts in parentheses say in how many seeds there
 is a value. A claim *holds* if the seeds show, with 95 % confidence, that it is true in more than
@@ -48,6 +51,7 @@ def record(work_dir: pathlib.Path) -> Dict[str, Any]:
     return {
         "study": found.plan.name,
         "seeds": len({run.seed for run in found.plan.runs}),
+        "first_seed": min(run.seed for run in found.plan.runs),
         "headings": list(headings),
         "cells": [list(row) for row in cells],
         "comparisons": [sentences.against(found, compared) for compared in found.comparisons],
@@ -89,9 +93,18 @@ def _section(found: Dict[str, Any]) -> Iterator[str]:
     module = inspect.getmodule(STUDIES.get(found["study"]))
     head, _, rest = inspect.cleandoc(module.__doc__ or "").partition("\n")
     yield f"## `{found['study']}`: {head}\n"
-    yield from (rest.strip(), "")
-    yield f"{study.question} Source: {study.source}. {found['seeds']} seeds, {study.duration}.\n"
-    yield from _markdown([found["headings"], *found["cells"]])
+    yield from (rest.strip("\n"), "")  # its second line is a command, indented
+    yield (
+        f"{study.question} Source: {study.source}. The figures are those of version "
+        f"{found['versions']['bn_keras']}, by\n"
+    )
+    seeds = f"--seeds={found['seeds']} --first_seed={found['first_seed']}"
+    yield f"```bash\npython train.py --study={found['study']} {seeds}\n```\n"
+    rows = [found["headings"], *found["cells"]]
+    if SECONDS in found["headings"]:  # several nets were trained at the same time
+        place = found["headings"].index(SECONDS)
+        rows = [[*row[:place], *row[place + 1:]] for row in rows]
+    yield from _markdown(rows)
     yield ""
     yield from (f"- {sentence}" for sentence in found["comparisons"])
     for claim in found["claims"]:
@@ -134,6 +147,9 @@ def main() -> None:
             plan = Plan.from_json(path.read_text(encoding="utf-8"))
             if plan.quick or set(plan.study.arms) != set(STUDIES.get(plan.name)().arms):
                 print(f"left out {path.parent}: not the whole study")
+                continue
+            if path.parent.name != make_plan(plan.name, {}, seeds=1).folder_name():
+                print(f"left out {path.parent}: other settings than the study's own")
                 continue
             try:
                 text = json.dumps(record(path.parent), indent=1, ensure_ascii=False)

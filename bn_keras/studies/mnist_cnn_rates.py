@@ -4,7 +4,8 @@
 
 Each rate is tried without BN, without BN from Glorot's weights in the dense layers, and with BN.
 Takes 9 min on 2 cores. At .01 the net without BN learns in most seeds and not in all, from Glorot's
-weights or others. At .05 and above it learns with BN, and without BN in about one seed of eight.
+weights or others. At .05 and above it learns with BN; without BN it did in 3 of 23 seeds elsewhere
+and in none of the five below.
 """
 
 from bn_keras.registry import STUDIES
