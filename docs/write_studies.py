@@ -24,10 +24,10 @@ BEGIN, END = "<!-- studies -->", "<!-- end of studies -->"
 INTRODUCTION = """# The studies and what they found
 
 This page is written by `python docs/write_studies.py` from stored runs. Each study is one command,
-which prints the figures below and a verdict on each claim; the command that gave these very figures
-stands above them, with its seeds. *Elsewhere* are figures of other seeds and programs, for
-comparison: the tutorial's own, runs of it as it was written, and runs of this toolkit with the seeds
-on which the study was made. No claim is judged by them.
+which prints such figures and a verdict on each claim; the one that gave the figures below stands
+above them, with its seeds. *Elsewhere* are figures of other seeds and programs, for comparison: the
+tutorial's own, runs of it as it was written, and runs of this toolkit with the seeds on which the
+study was made. No claim is judged by them.
 
 Figures are median [lowest, highest] over seeds; counts in parentheses say in how many seeds there
 is a value. A claim *holds* if the seeds show, with 95 % confidence, that it is true in more than

@@ -491,17 +491,18 @@ def test_low_rank_and_quantized_kernels_are_left():
 ])
 @pytest.mark.filterwarnings("ignore:fold. nothing")
 def test_statistics_that_are_no_numbers_are_named(name, value, reason):
+    """The outputs are no numbers either way: the new model's equal the given one's."""
     model = small()
     getattr(model.layers[1], name).assign([value, 1, 1])
-    with pytest.raises(OutputsDiffer, match=f"norm .*left .*{reason}"):
-        fold(model)
+    row, = fold(model)[1].rows
+    assert row.fate == "left" and reason in row.note
     half = stirred(keras.Sequential([
         keras.Input((4,)), layers.Dense(3, dtype="float16"), BN(name="half", dtype="float16")
     ]))
     half.layers[1].gamma.assign([6e4, 1, 1])
     half.layers[1].moving_variance.assign([0, 1, 1])
-    with pytest.raises(OutputsDiffer, match="float16 cannot hold"):
-        fold(half)
+    row, = fold(half)[1].rows
+    assert row.fate == "left" and "float16 cannot hold" in row.note
 
 
 def test_what_is_given_is_checked():
