@@ -36,7 +36,7 @@ def average(
 
     >>> one, other = (keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]) for _ in "ab")
     >>> for model, value in ((one, 1.0), (other, 4.0)):
-    ...     model.layers[0].kernel.assign([[value]])
+    ...     _ = model.layers[0].kernel.assign([[value]])
     >>> model, _ = average([one, other], weights=[2, 1])
     >>> float(model.layers[0].kernel.numpy()[0, 0])
     2.0
