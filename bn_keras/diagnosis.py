@@ -17,7 +17,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 import keras
 
 from bn_keras.diagnostics.evaluations import BATCH_SIZE, EXAMPLES
-from bn_keras.diagnostics.examination import NOT_CALLED, Examination
+from bn_keras.diagnostics.examination import NO_DATA, NOT_CALLED, Examination
 from bn_keras.diagnostics.finding import (
     COSTS_ACCURACY,
     SEVERITIES,
@@ -31,7 +31,7 @@ from bn_keras.registry import FINDINGS
 from bn_keras.texts import jsonable, plain
 
 NEEDS = {
-    "data": "no data: doctor(model, data) takes what `fit` takes",
+    "data": NO_DATA,
     "labels": "no labels: doctor(model, (x, y)) takes what `fit` takes",
 }
 NOT_SEEN = (

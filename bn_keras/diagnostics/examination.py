@@ -34,6 +34,7 @@ T = TypeVar("T")
 BY_BATCH, BY_AVERAGES, BOTH, NOT_CALLED, UNKNOWN = (
     "batch", "averages", "both", "not called", "unknown"
 )
+NO_DATA = "no data: doctor(model, data) takes what `fit` takes"
 # How far averages may be from exact statistics before they count as late: training at a momentum of
 # .9 leaves so much. Twice what n examples leave open comes on top: 1 / sqrt(n) of a mean,
 # sqrt(2 / n) of a variance.
@@ -197,7 +198,7 @@ class Examination:
             CannotLook: there are none.
         """
         if self.data is None:
-            raise CannotLook("no data: doctor(model, data) takes what `fit` takes")
+            raise CannotLook(NO_DATA)
         return self.data
 
     @functools.cached_property
