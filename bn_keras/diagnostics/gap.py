@@ -18,6 +18,7 @@ from bn_keras.diagnostics.evaluations import BATCH_SIZE, EXAMPLES, Evaluations, 
 from bn_keras.diagnostics.finding import CannotLook
 from bn_keras.diagnostics.passes import AVERAGED, BATCH, EXACT, Passes
 from bn_keras.intervals import CONFIDENCE
+from bn_keras.surgery import statistics
 from bn_keras.texts import jsonable
 
 OWN = "own"  # exact statistics of what is evaluated
@@ -201,6 +202,9 @@ def gap_of(found: Evaluations, layers: int = 0) -> Gap:
     words = str(found.data)
     if found.has_train:
         words += f"; training: {found.train}"
+    frozen = sum(not statistics.moves_statistics(layer) for layer in found.passes.layers)
+    if frozen:
+        words += f"; {frozen} frozen layers keep their averages in all of it"
     metrics = {
         name: (value, exact.metrics[name], batch.metrics[name])
         for name, value in averaged.metrics.items() if name != "loss"

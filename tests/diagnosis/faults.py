@@ -463,6 +463,16 @@ def train_statistics(model: keras.Model, x: Any) -> None:
 # What trains.
 
 
+@fault("frozen_off", "dead_channels")
+def frozen_with_other_pixels() -> tuple[keras.Model, Any]:
+    """A frozen base, and inputs on another scale than it was frozen with."""
+    x, y = points()
+    model = fitted(built("nested", [dense(), KERAS(), layers.ReLU(), head()], x), (x, y))
+    normalizer(model).trainable = False
+    model.compile("sgd", model.loss)
+    return model, (x + 3.0, y)
+
+
 @fault("frozen_or_trainable")
 def frozen_after_fit() -> tuple[keras.Model, Any]:
     """Frozen after fit was called and not compiled again: the stored training step goes on."""

@@ -10,8 +10,8 @@ from bn_keras.diagnostics.evaluations import rows
 from bn_keras.diagnostics.examination import Examination
 from bn_keras.diagnostics.finding import RISK, CannotLook, Cost, Finding, named
 from bn_keras.diagnostics.findings.statistics import exact_statistics, layers_in
-from bn_keras.diagnostics.gap import MEANING, difference
-from bn_keras.diagnostics.passes import AVERAGED, BATCH, as_array
+from bn_keras.diagnostics.gap import MEANING, OWN, difference
+from bn_keras.diagnostics.passes import AVERAGED, BATCH, EXACT, as_array
 from bn_keras.registry import FINDINGS
 
 LOSS_GAP = 0.1  # of the training mode's loss
@@ -43,10 +43,16 @@ def train_inference_gap(examined: Examination) -> Iterator[Finding]:
     worst = max(statistics, key=lambda name: statistics[name].value)
     if lost:
         worst = "lag"
-    if None not in (averaged.accuracy, batch.accuracy):
-        cost = Cost("accuracy", averaged.accuracy, batch.accuracy)  # type: ignore[arg-type]
-    else:
-        cost = Cost("loss", averaged.loss, batch.loss)
+    # What the remedy gives; a freeze keeps the averages, and training has to go on with it.
+    mended = None if worst == "noise" else examined.scored(OWN if worst == "shift" else EXACT)
+    cost = None
+    if mended is not None:
+        one, other = averaged.accuracy, mended.accuracy
+        if one is not None and other is not None and one < other:
+            cost = Cost("accuracy", one, other)
+        elif lost or mended.loss < averaged.loss:
+            cost = Cost("loss", averaged.loss, mended.loss)
+    note = "" if cost else "not measured: the remedy shows once training goes on"
     yield Finding(
         f"On the same examples and with the same weights, the loss is {averaged.loss:.3g} in "
         f"inference mode and {batch.loss:.3g} in training mode, by {found}; the largest part is "
@@ -55,7 +61,7 @@ def train_inference_gap(examined: Examination) -> Iterator[Finding]:
         {"cause": worst, "difference": found.value, **{
             name: one.value for name, one in cause.terms.items()
         }},
-        cost,
+        cost, note,
     )
 
 

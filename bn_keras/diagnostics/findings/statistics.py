@@ -19,6 +19,7 @@ from bn_keras.diagnostics.passes import AVERAGED, EXACT, as_array
 from bn_keras.registry import FINDINGS
 from bn_keras.surgery import statistics
 
+HAND_ON = "# def call(self, inputs, training=None): hand training on to every layer; train again"
 ERRORS = 3.0  # standard errors by which an accuracy must fall to count
 RECALIBRATE = "import bn_keras; model, _ = bn_keras.recalibrate(model, {})"
 IN_ONE_PASS = (
@@ -94,8 +95,10 @@ def never_updated(examined: Examination) -> Iterator[Finding]:
             f"{told} have their initial statistics while the weights have moved ({trained}): "
             "training=True was forgotten in the loop, or a file lost the statistics."
         )
+    if deaf:  # its weights were trained with these averages: others would not suit them
+        cost, note = None, "not measured: the net has to be trained once more"
     yield Finding(
-        symptom, exact_statistics(examined), tuple(paths),
+        symptom, HAND_ON if deaf else exact_statistics(examined), tuple(paths),
         {"trained": trained, "initial": [one.path for one in left],
          "inference_mode_in_fit": [one.path for one in deaf]},
         cost, note, WRONG_RESULTS if trained or cost else RISK,
@@ -247,6 +250,7 @@ def initial_ones(examined: Examination) -> list[Normalizer]:
     return [
         one for one in examined.normalizers
         if one.initial and examined.mode(one.index) != NOT_CALLED
+        and not (one.moves and examined.mode(one.index) == BY_AVERAGES)  # see never_updated
         and (one.moves or (not one.trainable and one.learned))
     ]
 

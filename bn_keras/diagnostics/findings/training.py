@@ -14,6 +14,7 @@ from bn_keras.diagnostics.finding import (
     named,
 )
 from bn_keras.diagnostics.findings.statistics import cost_of_averages, exact_statistics
+from bn_keras.diagnostics.gap import distance
 from bn_keras.registry import FINDINGS
 from bn_keras.surgery import statistics
 from bn_keras.surgery.modes import told_not_to_train
@@ -160,3 +161,43 @@ def _between_frozen(examined: Examination) -> list[Normalizer]:
                 found += pending
             pending = []
     return found
+
+
+FAR, OTHER = 1.0, 4.0  # of frozen averages: standard deviations of the mean, factor of the variance
+
+
+@FINDINGS.register(
+    "frozen_off", title="frozen averages are not those of these data", severity="risk",
+    needs=("data",),
+)
+def frozen_off(examined: Examination) -> Iterator[Finding]:
+    """What goes into frozen normalizers is far from the averages that they were frozen with.
+
+    No other finding compares these: a frozen layer's averages are right for the weights that were
+    trained with them, whatever the data. So this speaks of data of another scale or domain only.
+    """
+    found = {}
+    for one, seen in zip(examined.normalizers, examined.observed, strict=True):
+        if one.moves or not one.finite or seen is None:
+            continue
+        found[one.index] = distance(
+            one.layer, {"moving_mean": one.mean, "moving_variance": one.variance},
+            {"moving_mean": seen.inputs.mean, "moving_variance": seen.inputs.variance},
+        )
+    off = [index for index, (shift, factor) in found.items() if shift > FAR or factor > OTHER]
+    if not off:
+        return
+    first = off[0]  # those behind it may only pass it on
+    paths = [examined.normalizers[index].path for index in off]
+    shift, factor = found[first]
+    yield Finding(
+        f"{named(paths, len(examined.normalizers))} are frozen with averages that are not those of "
+        f"these data: in {paths[0]} the mean is off by {shift:.2g} standard deviations and the "
+        f"variance by a factor of {factor:.2g}. Look at the scale of the inputs first.",
+        "import bn_keras; model, _ = bn_keras.recalibrate(bn_keras.unfreeze(model)[0], "
+        f"{'train' if examined.has_train else 'data'})",
+        tuple(paths),
+        {"shift": {path: found[index][0] for path, index in zip(paths, off)},
+         "factor": {path: found[index][1] for path, index in zip(paths, off)}},
+        cost_note="not measured: averages that were frozen are right for data like those of then",
+    )
