@@ -213,7 +213,7 @@ def _measured(
             warnings.simplefilter("ignore")
             mode = {"training": False} if "training" in model.call_signature_parameters else {}
             results = [
-                [wide(y) for y in keras.tree.flatten(m(inputs, **mode))] for m in (model, copy)
+                [_wide(y) for y in keras.tree.flatten(m(inputs, **mode))] for m in (model, copy)
             ]
             pairs = [
                 (np.max(_distance(one, other), initial=0.0),
@@ -235,11 +235,10 @@ def _measured(
     )
 
 
-def wide(values: Any) -> NDArray[np.float64]:
-    """The values of a variable or tensor in float64."""
-    if keras.backend.standardize_dtype(values.dtype) == "bfloat16":  # NumPy has none
-        values = keras.ops.cast(values, "float32")
-    return keras.ops.convert_to_numpy(values).astype(np.float64)
+def _wide(outputs: Any) -> NDArray[np.float64]:
+    if keras.backend.standardize_dtype(outputs.dtype) == "bfloat16":  # NumPy has none
+        outputs = keras.ops.cast(outputs, "float32")
+    return keras.ops.convert_to_numpy(outputs).astype(np.float64)
 
 
 def _distance(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:

@@ -28,12 +28,11 @@ from bn_keras.surgery.certificate import (
     certificate_of,
     not_in_config,
     paths,
-    wide,
 )
 from bn_keras.surgery.convert import own_code
 from bn_keras.surgery.exchange import called_from_code, policy_name
 from bn_keras.surgery.feeds import Call, forward_pass
-from bn_keras.surgery.linear import LINEAR, Linear
+from bn_keras.surgery.linear import LINEAR, Linear, wide
 from bn_keras.surgery.removal import remove_layers
 from bn_keras.surgery.statistics import moves_statistics
 from bn_keras.surgery.surgeon import (

@@ -11,7 +11,6 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_keras.surgery.certificate import wide
 from bn_keras.surgery.convert import own_code
 
 layers = keras.layers
@@ -162,6 +161,11 @@ def _kernels(layer: keras.Layer) -> list[keras.Variable]:
     if isinstance(layer, SEPARABLE):
         return [layer.depthwise_kernel, layer.pointwise_kernel]
     return [layer.kernel]
+
+
+def wide(variable: keras.Variable) -> Array:
+    """The values of a variable in float64."""
+    return variable.numpy().astype(np.float64)
 
 
 def _add_bias(layer: keras.Layer, kernel: keras.Variable, size: int) -> None:
