@@ -17,7 +17,7 @@ from typing import Any, Iterator, Mapping, Optional, Sequence
 import keras
 
 from bn_keras.diagnostics.evaluations import BATCH_SIZE, EXAMPLES
-from bn_keras.diagnostics.examination import NO_DATA, NOT_CALLED, Examination
+from bn_keras.diagnostics.examination import NO_DATA, NOT_CALLED, UNKNOWN, Examination
 from bn_keras.diagnostics.finding import (
     COSTS_ACCURACY,
     SEVERITIES,
@@ -28,7 +28,7 @@ from bn_keras.diagnostics.finding import (
 )
 from bn_keras.diagnostics.gap import Gap
 from bn_keras.registry import FINDINGS
-from bn_keras.texts import jsonable, plain
+from bn_keras.texts import jsonable, plain, table
 
 NEEDS = {
     "data": NO_DATA,
@@ -186,12 +186,7 @@ class Diagnosis:
 
     def table_text(self) -> str:
         """The table, a line for each batch normalization."""
-        cells = self._cells()
-        widths = [max(map(len, column)) for column in zip(*cells)]
-        return "\n".join(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip()
-            for row in cells
-        )
+        return table(self._cells())
 
     def __str__(self) -> str:
         lines = self.words()
@@ -331,7 +326,7 @@ def _rows(
         else:
             state = "lagging" if examined.is_late(one.index) else "exact"
         values = None
-        if examined.data is not None and examined.mode(one.index) not in ("unknown", "not called"):
+        if examined.data is not None and examined.mode(one.index) not in (UNKNOWN, NOT_CALLED):
             values = min(call.values for call in examined.in_fit[one.index])
         yield LayerRow(
             one.path, one.kind, examined.mode(one.index), one.trainable, one.momentum, one.window,

@@ -218,16 +218,16 @@ def make_plan(
         if not own.is_own(normalizer):
             NORMALIZERS.check(normalizer)
     axes = checked_axes(axes or {})
-    ladder = None if _takes_normalizers(name) else _study(name).ladder
-    if ladder is not None and "model" in overrides:
+    asked = _study(name) if "model" in overrides and not _takes_normalizers(name) else None
+    if asked is not None and asked.ladder is not None:
         if arms:
             raise ConfigError(
                 f"arms={'; '.join(arms)} with model={overrides['model']!r}: the arms of {name!r} "
                 "are nets of its own; expected the one or the other"
             )
-        settings = {**_study(name).base, **(_study(name).quick if quick else {}), **overrides}
+        settings = {**asked.base, **(asked.quick if quick else {}), **overrides}
         if "learning_rate" not in overrides:
-            axes = {"learning_rate": ladder.rates, **axes}
+            axes = {"learning_rate": asked.ladder.rates, **axes}
         plain = next(other for other in STUDIES.names() if _takes_normalizers(other))
         return make_plan(plain, settings, seeds=seeds, first_seed=first_seed, axes=axes)
     if axes and not _takes_normalizers(name):

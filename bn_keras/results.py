@@ -9,6 +9,7 @@
     WORK_DIR/results.json, results.csv  its numbers; the CSV has one a line
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -17,7 +18,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple, Union
 
 import numpy as np
 
@@ -205,16 +206,28 @@ def write_atomically(path: Union[str, pathlib.Path], content: Union[str, bytes])
     path.parent.mkdir(parents=True, exist_ok=True)
     # Names from a file may hold characters that no encoding has.
     data = content.encode("utf-8", "backslashreplace") if isinstance(content, str) else content
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    with in_place_of(path) as scratch:
+        scratch.write_bytes(data)
+
+
+@contextlib.contextmanager
+def in_place_of(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A path to write to; what is there at the end takes another file's place, whole or not at all.
+
+    Args:
+        path: of the file, in a folder that exists. The scratch file's name has the same suffix.
+    """
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    os.close(handle)
+    scratch = pathlib.Path(name)
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
+        yield scratch
+        with open(scratch, "rb") as stream:
             os.fsync(stream.fileno())
         os.chmod(scratch, 0o644)  # mkstemp makes files for the owner alone
         os.replace(scratch, path)
     except BaseException:
-        pathlib.Path(scratch).unlink(missing_ok=True)
+        scratch.unlink(missing_ok=True)
         raise
 
 

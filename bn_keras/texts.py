@@ -7,7 +7,7 @@ the terminal, dollars that matplotlib takes for mathematics, characters that an 
 import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Any, Sequence
 
 # A terminal that cannot show the characters on the left gets those on the right.
 SUBSTITUTES = str.maketrans({
@@ -42,6 +42,14 @@ def encodable(text: str, encoding: str) -> str:
         return text
     except UnicodeEncodeError:
         return text.translate(SUBSTITUTES).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as lines of text, the columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows
+    )
 
 
 @functools.singledispatch

@@ -171,6 +171,18 @@ def predictions(model, x):
     return [as_array(y) for y in keras.tree.flatten(model(x, training=False))]
 
 
+def tflite_predictions(folder, x):
+    """What a TFLite model, made of a SavedModel in a folder, says to an array."""
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], x.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given["index"], x)
+    interpreter.invoke()
+    return interpreter.get_tensor(wanted["index"])
+
+
 def training_call(model, x):
     """Outputs, gradients of a loss with the regularizers, and all weights after it."""
     with tf.GradientTape() as tape:

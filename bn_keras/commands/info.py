@@ -1,14 +1,13 @@
 """`bn-keras info MODEL`: every batch normalization of a model, and what `fit` would do with it."""
 
 import argparse
-import dataclasses
 import json
 from typing import Sequence
 
 from bn_keras.commands.console import say
 from bn_keras.commands.models import inspect, make_parser, read_model
 from bn_keras.registry import COMMANDS
-from bn_keras.texts import plain
+from bn_keras.texts import jsonable, plain
 
 DOES = """Lists every batch normalization of a model: what `fit` would normalize with, whether it is
 trainable, over how many steps its averages reach back, and whether they were ever updated. The
@@ -33,7 +32,7 @@ def main(arguments: Sequence[str]) -> int:
 
         found = doctor(model, only=["statistics_initial"])
         if options.json:
-            say(json.dumps([dataclasses.asdict(row) for row in found.table], indent=1))
+            say(json.dumps(jsonable(found.table), indent=1, allow_nan=False))
         else:
             say(found.table_text() if found.table else "no built batch normalization in it")
             for one in found.not_looked:

@@ -4,7 +4,6 @@ import argparse
 import json
 import os
 import pathlib
-import tempfile
 import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any, Callable, Optional, Sequence
@@ -13,6 +12,7 @@ from bn_keras import data, objects
 from bn_keras.commands.console import INTERRUPTED, refuse, say
 from bn_keras.data import Splits
 from bn_keras.native_log import quiet_native_log
+from bn_keras.results import in_place_of
 from bn_keras.texts import plain
 
 if TYPE_CHECKING:
@@ -162,9 +162,7 @@ def write_model(model: "keras.Model", path: pathlib.Path) -> None:
         Refused: Keras cannot save it.
         OSError: the disk.
     """
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=FILE)
-    os.close(handle)
-    try:
+    with in_place_of(path) as scratch:
         try:
             model.save(scratch)
         except OSError:
@@ -174,13 +172,6 @@ def write_model(model: "keras.Model", path: pathlib.Path) -> None:
                 f"{path}: Keras cannot save this model ({objects.told(error)}); call the function "
                 "from Python and use the model it returns"
             ) from error
-        with open(scratch, "rb") as stream:
-            os.fsync(stream.fileno())
-        os.chmod(scratch, 0o644)  # mkstemp makes files for the owner alone
-        os.replace(scratch, path)
-    except BaseException:
-        pathlib.Path(scratch).unlink(missing_ok=True)
-        raise
 
 
 def inspect(

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from bn_keras.diagnostics.finding import CannotLook
 from bn_keras.diagnostics.passes import AVERAGED, BATCH, Array, Passes, as_array
 from bn_keras.surgery import scores
-from bn_keras.surgery.examples import Batch, Examples
+from bn_keras.surgery.examples import Batch, Examples, length
 
 BATCH_SIZE = 32  # Keras's own in `fit`
 EXAMPLES = 512  # enough to find what is grossly wrong, and read in seconds
+OWN = "own"  # exact statistics of what is evaluated
 CATEGORICAL = (
     keras.losses.categorical_crossentropy, keras.losses.sparse_categorical_crossentropy,
 )
@@ -76,9 +77,9 @@ def read(
             ended = False
             break
         batches.append(batch)
-        count += _length(batch.x)
+        count += length(batch.x)
     total = count if ended else source.count
-    size = batch_size if source.count else max(_length(batch.x) for batch in batches)
+    size = batch_size if source.count else max(length(batch.x) for batch in batches)
     return Batches(batches, count, total, size, _form(data, batches[0]))
 
 
@@ -176,7 +177,7 @@ class Evaluations:
 
         Args:
             on: "data" or "train".
-            kind: AVERAGED, EXACT (of the training examples) or BATCH statistics; "own" for the
+            kind: AVERAGED, EXACT (of the training examples) or BATCH statistics; OWN for the
                 exact ones of what it is evaluated on.
             layers: None for all; else the indices of those that have the statistics of this kind,
                 AVERAGED or BATCH, where all others have exact ones.
@@ -190,7 +191,7 @@ class Evaluations:
         key = on, kind, tuple(indices)
         if key not in self._scored:
             batches = self.data if on == "data" else self.train
-            values = self.exact_of_data if kind == "own" and on == "data" else self.exact
+            values = self.exact_of_data if kind == OWN and on == "data" else self.exact
             if kind == AVERAGED:
                 values = self.with_averages(indices)
             if kind == BATCH and len(indices) == len(every):
@@ -216,7 +217,7 @@ class Evaluations:
             losses.append(as_array(scorer.loss(y, outputs, weight)))
             metrics.update_state(y, outputs, weight)
         return Scored(
-            np.array(losses), np.array([_length(batch.x) for batch in batches.batches], np.float64),
+            np.array(losses), np.array([length(batch.x) for batch in batches.batches], np.float64),
             {name: float(as_array(value)) for name, value in metrics.result().items()},
         )
 
@@ -305,10 +306,6 @@ def _plain(x: Any) -> NDArray[Any]:
 
 def _bytes(x: Any) -> int:
     return int(np.prod(x.shape)) * 4
-
-
-def _length(x: Any) -> int:
-    return len(keras.tree.flatten(x)[0])
 
 
 def _loss_name(loss: Any) -> str:

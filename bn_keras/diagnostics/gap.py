@@ -14,14 +14,12 @@ from typing import Any, Mapping, Optional, Sequence
 import keras
 import numpy as np
 
-from bn_keras.diagnostics.evaluations import BATCH_SIZE, EXAMPLES, Evaluations, Scored, read
+from bn_keras.diagnostics.evaluations import BATCH_SIZE, EXAMPLES, OWN, Evaluations, Scored, read
 from bn_keras.diagnostics.finding import CannotLook
 from bn_keras.diagnostics.passes import AVERAGED, BATCH, EXACT, Passes
 from bn_keras.intervals import CONFIDENCE
 from bn_keras.surgery import statistics
 from bn_keras.texts import jsonable
-
-OWN = "own"  # exact statistics of what is evaluated
 
 MEANING = {
     "lag": "the moving averages are not the exact statistics of the training examples",

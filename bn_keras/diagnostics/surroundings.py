@@ -14,6 +14,7 @@ from keras.src.backend.common import global_state
 from bn_keras.diagnostics.finding import CannotLook
 from bn_keras.diagnostics.passes import Array, Passes, as_array
 from bn_keras.surgery import calls, certificate
+from bn_keras.surgery.examples import length
 
 # Operations behind which a constant that is added to a channel is still one.
 KEEPS_CONSTANTS = ("Identity", "Cast", "MaxPool", "AvgPool")
@@ -104,10 +105,10 @@ class Surroundings:
         """
         shares: list[list[Array]] = [[] for _ in self._passes.layers]
         for x in batches:
-            weight = len(keras.tree.flatten(x)[0])
+            weight = length(x)
             for index, found in zip(self._indices, self._function(x), strict=True):
                 shares[index].append(weight * as_array(found))
-        total = sum(len(keras.tree.flatten(x)[0]) for x in batches)
+        total = sum(length(x) for x in batches)
         # Of several calls: a channel is stuck where it is in all of them.
         return [
             np.sum(of_one, 0) * len(batches) / len(of_one) / total if of_one else None

@@ -5,13 +5,14 @@ Every surgery returns a new model and a `Certificate`; the rest here is how it i
 
 import collections
 import dataclasses
-import math
 import warnings
 from typing import Any, Iterator, Mapping, Optional, Sequence, TypeVar
 
 import keras
 import numpy as np
 from numpy.typing import NDArray
+
+from bn_keras.texts import jsonable, table
 
 Key = TypeVar("Key")
 EXCHANGED, ALREADY, LEFT, KEPT = "exchanged", "already", "left", "kept"
@@ -72,26 +73,24 @@ class Certificate:
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as JSON can hold it: a number that is not finite is a text, such as "nan"."""
-        found: dict[str, Any] = _jsonable(
+        found: dict[str, Any] = jsonable(
             {**dataclasses.asdict(self), "figures": dict(self.figures)}
         )
         return found
 
     def __str__(self) -> str:
-        table = [("layer", "before", "after", "")]
-        table += [(row.path, row.before, row.after or row.fate, row.note) for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*table)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip()
-            for line in table
-        ]
+        cells = [("layer", "before", "after", "")]
+        cells += [(row.path, row.before, row.after or row.fate, row.note) for row in self.rows]
         counts = collections.Counter(row.fate for row in self.rows)
         done = ", ".join(f"{number} {WORDS.get(fate, fate)}" for fate, number in counts.items())
         far = "not measured" if self.difference is None else (
             f"differ by {self.difference:.1e}, {self.relative:.1e} of the largest"
         )
-        lines.append(f"{self.surgery}: {done or 'nothing to do'}; outputs {far} ({self.measured})")
-        return "\n".join([*lines, *(f"{name}: {value}" for name, value in self.figures.items())])
+        return "\n".join([
+            table(cells),
+            f"{self.surgery}: {done or 'nothing to do'}; outputs {far} ({self.measured})",
+            *(f"{name}: {value}" for name, value in self.figures.items()),
+        ])
 
 
 WORDS = {ALREADY: "already of the wanted kind"}
@@ -185,17 +184,6 @@ def _layers_in(config: Any) -> Iterator[tuple[Any, ...]]:
         config = list(config.values())
     for part in config if isinstance(config, (list, tuple)) else ():
         yield from _layers_in(part)
-
-
-def _jsonable(value: Any) -> Any:
-    """A value in which each number that is not finite is a text."""
-    if isinstance(value, dict):
-        return {str(key): _jsonable(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(one) for one in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else str(value)
-    return value
 
 
 def _measured(

@@ -85,7 +85,7 @@ class Examples:
             self._batches, self.once = data, iter(data) is data
         self.count = getattr(self._batches, "length", None)
         batches = iter(self._batches)
-        first = next((batch for batch in map(self._parts, batches) if _length(batch.x)), None)
+        first = next((batch for batch in map(self._parts, batches) if length(batch.x)), None)
         if first is None:
             raise ValueError(f"{caller}: received 0 examples; expected at least 1.")
         self.first_batch, self.first = first, first.x
@@ -96,7 +96,7 @@ class Examples:
         read = 0
         rest = map(self._parts, self._rest if self.once else self._batches)
         for batch in itertools.chain([self.first_batch] if self.once else [], rest):
-            if _length(batch.x):
+            if length(batch.x):
                 read += 1
                 yield batch
         if not read:
@@ -165,5 +165,6 @@ def _is_array(x: object) -> bool:
     return hasattr(x, "shape")
 
 
-def _length(batch: Any) -> int:
-    return len(keras.tree.flatten(batch)[0])
+def length(x: Any) -> int:
+    """How many examples are in an array or a nest of arrays."""
+    return len(keras.tree.flatten(x)[0])

@@ -220,7 +220,13 @@ def test_info_freeze_unfreeze_and_exchange(folder, capsys):
 
 def test_every_command_that_the_doctor_prints_is_understood(folder, capsys):
     from bn_keras.commands import doctor
+    from bn_keras.diagnostics.findings import inputs, modes, statistics, training
 
+    remedies = [modes.FREEZE, training.FREEZE, inputs.CONVERT, *(
+        line.format(of) for line in (statistics.RECALIBRATE, statistics.IN_ONE_PASS)
+        for of in ("train", "data")
+    )]
+    assert set(doctor.VERBS) == {line.rpartition(" = ")[2] for line in remedies}
     for verb, *flags in doctor.VERBS.values():
         if verb == "recalibrate":
             flags += ["--dataset=mnist", "--examples=64"]

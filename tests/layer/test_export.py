@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from zoo import tflite_predictions
 
 from bn_keras import BatchNorm
 
@@ -38,11 +39,6 @@ def test_a_saved_model_predicts_the_same(trained, tmp_path):
 def test_a_tflite_model_predicts_the_same(trained, tmp_path):
     model, x, expected = trained
     model.export(tmp_path / "saved", verbose=False)
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved"))
-    interpreter = tf.lite.Interpreter(model_content=converter.convert())
-    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.resize_tensor_input(given["index"], x.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(given["index"], x)
-    interpreter.invoke()
-    np.testing.assert_allclose(interpreter.get_tensor(wanted["index"]), expected, atol=1e-4)
+    np.testing.assert_allclose(
+        tflite_predictions(tmp_path / "saved", x), expected, atol=1e-4
+    )

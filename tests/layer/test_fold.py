@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import zoo
 from keras import layers
 from zoo import NAMES, ZOO, inputs_of
 
@@ -306,16 +307,8 @@ class Odd(keras.Model):
 
 
 @keras.saving.register_keras_serializable(package="test_fold")
-class Cell(layers.Layer):
-    """A recurrent cell in which a normalization stands behind a dense layer."""
-
-    def __init__(self, **kwargs):
-        super().__init__(**kwargs)
-        self.state_size, self.dense, self.norm = 3, layers.Dense(3), BN()
-
-    def build(self, shape):
-        self.dense.build(shape)
-        self.norm.build((None, 3))
+class Cell(zoo.Cell):
+    """A recurrent cell in which a normalization stands right behind a dense layer."""
 
     def call(self, x, states, training=None):
         h = keras.ops.tanh(self.norm(self.dense(x), training=training) + states[0])
@@ -577,14 +570,7 @@ def lite(model, x, folder):
     """What an exported model predicts, and a TFLite model made of that."""
     model.export(folder, verbose=False)
     loaded = tf.saved_model.load(str(folder))
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
-    interpreter = tf.lite.Interpreter(model_content=converter.convert())
-    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
-    interpreter.resize_tensor_input(given["index"], x.shape)
-    interpreter.allocate_tensors()
-    interpreter.set_tensor(given["index"], x)
-    interpreter.invoke()
-    return loaded.serve(x), interpreter.get_tensor(wanted["index"])
+    return loaded.serve(x), zoo.tflite_predictions(folder, x)
 
 
 @pytest.mark.slow

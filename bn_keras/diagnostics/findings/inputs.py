@@ -12,6 +12,7 @@ from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, Finding, NotLooked
 from bn_keras.diagnostics.findings.modes import FREEZE
 from bn_keras.registry import FINDINGS
 from bn_keras.surgery import calls
+from bn_keras.surgery.examples import length
 
 FEW = 8  # values of a channel: the variance's own relative deviation, sqrt(2 / (n - 1)), is .53
 FAR = 30.0  # deviations from zero from which on rounding is measured
@@ -33,7 +34,7 @@ def few_values(examined: Examination) -> Iterator[Finding]:
     0. Where the size of the data is known, its last batch is looked at as well.
     """
     train = examined.train or examined.batches
-    size, examples = train.size, len(keras.tree.flatten(examined.batches.first.x)[0])
+    size, examples = train.size, length(examined.batches.first.x)
     values = {  # in a full batch of training, of which there may be none in the data
         one.path: size * min(
             call.values for call in examined.in_fit[one.index] if call.batch_mode

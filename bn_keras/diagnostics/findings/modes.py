@@ -6,13 +6,14 @@ from typing import Iterator
 import keras
 import numpy as np
 
-from bn_keras.diagnostics.evaluations import rows
+from bn_keras.diagnostics.evaluations import OWN, rows
 from bn_keras.diagnostics.examination import Examination
 from bn_keras.diagnostics.finding import RISK, CannotLook, Cost, Finding, named
 from bn_keras.diagnostics.findings.statistics import exact_statistics, layers_in
-from bn_keras.diagnostics.gap import MEANING, OWN, difference
+from bn_keras.diagnostics.gap import MEANING, difference
 from bn_keras.diagnostics.passes import AVERAGED, BATCH, EXACT, as_array
 from bn_keras.registry import FINDINGS
+from bn_keras.surgery.examples import length
 
 LOSS_GAP = 0.1  # of the training mode's loss
 LEAST_GAP = 0.02  # of a loss near 0
@@ -77,7 +78,7 @@ def batch_dependent(examined: Examination) -> Iterator[Finding]:
     """
     baked = _in_batch_mode(examined, predict=True)
     x = examined.batches.first.x
-    count = len(keras.tree.flatten(x)[0])
+    count = length(x)
     if count < 2:
         raise CannotLook("the batches of the data have one example each; expected more")
     if not examined.normalizers:

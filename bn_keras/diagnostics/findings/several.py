@@ -5,10 +5,11 @@ from typing import Iterator, Sequence
 
 import numpy as np
 
+from bn_keras.diagnostics.evaluations import OWN
 from bn_keras.diagnostics.examination import Examination
 from bn_keras.diagnostics.finding import COSTS_ACCURACY, RISK, CannotLook, Cost, Finding, named
 from bn_keras.diagnostics.findings.statistics import LOSS_CHANGED
-from bn_keras.diagnostics.gap import OWN, difference
+from bn_keras.diagnostics.gap import difference
 from bn_keras.diagnostics.passes import BATCH, Moments
 from bn_keras.registry import FINDINGS
 

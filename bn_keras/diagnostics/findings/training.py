@@ -37,37 +37,31 @@ def frozen_or_trainable(examined: Examination) -> Iterator[Finding]:
     """
     yield from _after_tracing(examined)
     half = [one for one in examined.normalizers if one.moves and _affine_frozen(one)]
-    if half:
-        yield Finding(
-            f"gamma and beta of {named([one.path for one in half], len(examined.normalizers))} are "
-            "frozen, but not the layers: in fit these normalize with the batch's statistics, and "
-            "the moving ones change.",
-            FREEZE, tuple(one.path for one in half), {"case": "gamma and beta frozen one by one"},
-            cost_note="not measured: nothing changes until the model is trained",
-        )
     told = told_not_to_train(examined.model)
     told_so = [
         one for one in examined.normalizers
         if one.moves and id(one.layer) in told and examined.mode(one.index) in (BY_BATCH, BOTH)
     ]
-    if told_so:
-        yield Finding(
-            f"The graph calls {named([one.path for one in told_so], len(examined.normalizers))} "
-            "with training=False, which fit overrides: these normalize with the batch's "
-            "statistics in fit, and the moving ones change.",
-            FREEZE, tuple(one.path for one in told_so), {"case": "training=False in the graph"},
-            cost_note="not measured: nothing changes until the model is trained",
-        )
     between = [one for one in _between_frozen(examined) if one not in half + told_so]
-    if between:
-        yield Finding(
-            f"{named([one.path for one in between], len(examined.normalizers))} stand between "
-            "frozen layers and are not frozen themselves: in fit these normalize with statistics "
-            "of the new batches, and the moving ones leave those that the frozen weights were "
-            "trained with.",
-            FREEZE, tuple(one.path for one in between), {"case": "all around is frozen"},
-            cost_note="not measured: nothing changes until the model is trained",
-        )
+    for layers, case, symptom in (
+        (half, "gamma and beta frozen one by one",
+         "gamma and beta of {} are frozen, but not the layers: in fit these normalize with the "
+         "batch's statistics, and the moving ones change."),
+        (told_so, "training=False in the graph",
+         "The graph calls {} with training=False, which fit overrides: these normalize with the "
+         "batch's statistics in fit, and the moving ones change."),
+        (between, "all around is frozen",
+         "{} stand between frozen layers and are not frozen themselves: in fit these normalize "
+         "with statistics of the new batches, and the moving ones leave those that the frozen "
+         "weights were trained with."),
+    ):
+        if layers:
+            paths = tuple(one.path for one in layers)
+            yield Finding(
+                symptom.format(named(paths, len(examined.normalizers))), FREEZE, paths,
+                {"case": case},
+                cost_note="not measured: nothing changes until the model is trained",
+            )
 
 
 def _after_tracing(examined: Examination) -> Iterator[Finding]:
