@@ -16,3 +16,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from bn_keras.diagnostics.conformance.replicas import make_logical_devices
 
         make_logical_devices()
+
+
+def pytest_runtest_setup() -> None:
+    """Every test starts from one random state, alone and among others, fixtures included."""
+    import keras
+
+    keras.utils.set_random_seed(0)
