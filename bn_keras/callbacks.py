@@ -17,6 +17,7 @@ import keras
 from bn_keras.diagnostics.evaluations import BATCH_SIZE, Batches, read
 from bn_keras.diagnostics.monitoring import Values, Watch, kept_randomness
 from bn_keras.surgery.statistics import moves_statistics
+from bn_keras.texts import in_a_line
 from bn_keras.writers.tensorboard import TensorBoard
 
 EXAMPLES = 128  # four batches: enough for a lag or a gap that matters, read in seconds
@@ -31,6 +32,8 @@ NO_LOSS = 0.1  # of the first loss: below that, a gap is measured against it
 MANY_DEAD = MANY_SMALL = 0.5  # of the channels
 MOVED = ("updated", "affine_updated", "skipped_batches")
 COSTS = ("seconds", "seconds_of_training")
+# What a warning is judged by beside the measured quantities; no curve worth to be drawn.
+JUDGED_BY = ("updated", "affine_updated", "values", "gap_of_best_batch")
 SEEN_IN_BATCHES = ("lag", "dead", "input", "gap")  # kinds of warnings
 
 
@@ -245,9 +248,9 @@ class BatchNormMonitor(keras.callbacks.Callback):
         try:
             return watch.passes(goes_on)
         except Exception as error:
-            said = f"{type(error).__name__}: {error}"
-            if watch.unseen.setdefault("a forward pass", said) is said:
-                self._say(f"cannot look at a forward pass: {said}")
+            why = in_a_line(error)
+            if watch.unseen.setdefault("a forward pass", why) is why:
+                self._say(f"cannot look at a forward pass: {why}")
             return {}
         finally:
             self._cost = time.perf_counter() - started
@@ -259,7 +262,7 @@ class BatchNormMonitor(keras.callbacks.Callback):
             self._writer = TensorBoard(pathlib.Path(self._log_dir) / FOLDER, FOLDER)
         self._writer.scalars(epoch, {
             f"{quantity}/{layer or 'model'}": value if math.isfinite(value) else None
-            for (layer, quantity), value in found.items()
+            for (layer, quantity), value in found.items() if quantity not in JUDGED_BY
         })
 
     def _finish(self) -> None:

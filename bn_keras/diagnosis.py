@@ -28,7 +28,7 @@ from bn_keras.diagnostics.finding import (
 )
 from bn_keras.diagnostics.gap import Gap
 from bn_keras.registry import FINDINGS
-from bn_keras.texts import jsonable, plain, table
+from bn_keras.texts import in_a_line, jsonable, plain, table
 
 NEEDS = {
     "data": NO_DATA,
@@ -293,9 +293,8 @@ def _looked(name: str, examined: Examination) -> tuple[list[Finding], list[NotLo
         missing.append(NotLooked(name, str(error)))
     except Exception as error:  # a finding that fails must not cost the others
         place = traceback.extract_tb(error.__traceback__)[-1]
-        said = " ".join(str(error).split())
         missing.append(NotLooked(
-            name, f"it failed: {type(error).__name__}: {said} ({place.name}, line {place.lineno})"
+            name, f"it failed: {in_a_line(error)} ({place.name}, line {place.lineno})"
         ))
     return found, missing
 

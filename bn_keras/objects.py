@@ -19,7 +19,7 @@ import types
 from typing import Any, Iterator, Optional, Tuple
 
 from bn_keras.registry import did_you_mean
-from bn_keras.texts import plain
+from bn_keras.texts import in_a_line, plain
 
 FILE = re.compile(r"(?P<place>(?:[A-Za-z]:[\\/])?[^:\0]*\.py)(?::(?P<name>.*))?", re.DOTALL)
 MODULE = re.compile(r"(?P<place>[^\W\d]\w*(?:\.[^\W\d]\w*)+):(?P<name>[^\W\d]\w*(?:\.[^\W\d]\w*)*)")
@@ -119,18 +119,13 @@ def told(error: BaseException) -> str:
 
     The place is the last line of the user's own: not one of a library, nor one of bn_keras.
     """
-    text = _BOLD.sub("", str(error))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if lines and lines[0].startswith("Exception encountered when calling"):  # Keras's; then why
-        lines = lines[1:] or lines
-    text = ": ".join([type(error).__name__, *(line.rstrip(" .")[:300] for line in lines[:1])])
+    text = in_a_line(error)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(_LIBRARIES) and os.path.isfile(frame.filename):
             return plain(f"{text} ({frame.filename}, line {frame.lineno})")
     return plain(text)
 
 
-_BOLD = re.compile(r"\x1b\[[0-9;]*m")  # Keras prints the core of its messages in bold
 _LIBRARIES = (
     *(sysconfig.get_path(kind) + os.sep for kind in ("stdlib", "purelib", "platlib")),
     str(pathlib.Path(__file__).parent) + os.sep,

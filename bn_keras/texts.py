@@ -7,6 +7,7 @@ the terminal, dollars that matplotlib takes for mathematics, characters that an 
 import dataclasses
 import functools
 import math
+import re
 from typing import Any, Sequence
 
 # A terminal that cannot show the characters on the left gets those on the right.
@@ -25,6 +26,19 @@ def plain(text: object) -> str:
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in " ".join(str(text).splitlines())
     )
+
+
+def in_a_line(error: BaseException) -> str:
+    """An exception in a line: its type, and the first line that tells why."""
+    lines = [line.strip() for line in _ORNAMENTS.sub("", str(error)).splitlines() if line.strip()]
+    if lines and lines[0].startswith("Exception encountered when calling"):  # Keras's; then why
+        lines = lines[1:] or lines
+    why = [line.strip(" .")[:300] for line in lines[:1]]
+    return plain(": ".join([type(error).__name__, *why]))
+
+
+# Keras prints the core of its messages in bold; TensorFlow names the operation, before and after.
+_ORNAMENTS = re.compile(r"\x1b\[[0-9;]*m|\{\{.*?\}\}|\[Op:.*")
 
 
 def in_picture(text: object) -> str:

@@ -20,7 +20,7 @@ from bn_keras.data.reading.files import MAX_BYTES, resolve
 from bn_keras.data.reading.pixels import to_pixels
 from bn_keras.data.splits import DataError, Source, Split
 from bn_keras.registry import DATASETS
-from bn_keras.texts import plain
+from bn_keras.texts import in_a_line, plain
 
 # TFDS asks another site for a set of a namespace, as in huggingface:mnist; a version is no name.
 NAMESPACE = re.compile(r"\w+:(?![\d*])")
@@ -54,17 +54,11 @@ def tfds(argument: str, data_dir: Optional[str]) -> Source:
         raise
     except Exception as error:  # TensorFlow's own kinds, which are not to be imported for this
         raise DataError(
-            f"tfds:{argument}: {place} cannot be read ({_told(error)}); delete that folder and "
+            f"tfds:{argument}: {place} cannot be read ({in_a_line(error)}); delete that folder and "
             "prepare the set again."
         ) from error
     (train, test), notes = to_pixels(f"tfds:{argument}", train, test)
     return Source(Split(train, train_labels), Split(test, test_labels), classes, notes=notes)
-
-
-def _told(error: Exception) -> str:
-    """The first line of an error, without TensorFlow's names of operations, or its kind."""
-    lines = re.sub(r"\{\{.*?\}\}|\[Op:.*", "", str(error)).strip().splitlines()
-    return lines[0].strip(" .")[:300] if lines else type(error).__name__
 
 
 def _builder(tensorflow_datasets: Any, argument: str, folder: Optional[str]) -> Any:
@@ -89,7 +83,7 @@ def _builder(tensorflow_datasets: Any, argument: str, folder: Optional[str]) -> 
     except Exception as error:  # an unknown config or version, or damaged files of a prepared set
         hint = f" If the name is right, {damaged}." if damaged else ""
         raise DataError(
-            f"tfds:{argument}: {_told(error)}; expected tfds:NAME or tfds:NAME/CONFIG.{hint}"
+            f"tfds:{argument}: {in_a_line(error)}; expected tfds:NAME or tfds:NAME/CONFIG.{hint}"
         ) from error
 
 
@@ -115,7 +109,7 @@ def _prepare_mnist(tensorflow_datasets: Any, builder: Any) -> None:
             )
     except Exception as error:  # OSError, or TensorFlow's own
         raise DataError(
-            f"tfds:mnist: cannot be prepared in {place} ({_told(error)}); name by "
+            f"tfds:mnist: cannot be prepared in {place} ({in_a_line(error)}); name by "
             "--data_dir a folder that can be written, with 100 MB free."
         ) from error
 

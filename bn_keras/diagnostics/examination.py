@@ -27,6 +27,7 @@ from bn_keras.diagnostics.gap import Gap, distances, gap_of
 from bn_keras.diagnostics.passes import Array, Call, Moments, Passes
 from bn_keras.diagnostics.surroundings import Surroundings
 from bn_keras.surgery import certificate, copies, statistics, surgeon
+from bn_keras.texts import in_a_line
 
 T = TypeVar("T")
 
@@ -365,10 +366,7 @@ class Examination:
             self._failed[what] = error
             raise
         except Exception as error:
-            said = " ".join(str(error).split())
-            self._failed[what] = CannotLook(
-                f"a forward pass failed: {type(error).__name__}: {said}"
-            )
+            self._failed[what] = CannotLook(f"a forward pass failed: {in_a_line(error)}")
             raise self._failed[what] from error
 
     def _lags(self) -> list[Optional[tuple[float, float]]]:

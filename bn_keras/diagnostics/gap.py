@@ -49,6 +49,8 @@ class Term:
         return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
 
     def __str__(self) -> str:
+        if not math.isfinite(self.value):
+            return f"{self.value} (not every output is finite)"
         if self.low is None:
             return f"{self.value:+.4f} (one batch: no interval)"
         return f"{self.value:+.4f} [{self.low:+.4f}, {self.high:+.4f}]"

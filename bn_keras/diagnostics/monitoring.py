@@ -29,6 +29,7 @@ from bn_keras.diagnostics.passes import (
 )
 from bn_keras.surgery import calls, certificate, statistics
 from bn_keras.surgery.examples import Batch
+from bn_keras.texts import in_a_line
 
 # (path of a layer or weight, or None for the whole model; quantity) → value.
 Values = dict[tuple[Optional[str], str], float]
@@ -200,7 +201,7 @@ class Watch:
             self.invariant = self._in_front()
             self.rectified = {passes.paths[index] for index in _rectified(passes, x)}
         except Exception as error:  # of the model's own code: watching must not stop a training
-            self.unseen["the model's forward pass"] = f"{type(error).__name__}: {error}"
+            self.unseen["the model's forward pass"] = in_a_line(error)
             return
         if few is None:
             return

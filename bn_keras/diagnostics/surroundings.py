@@ -15,6 +15,7 @@ from bn_keras.diagnostics.finding import CannotLook
 from bn_keras.diagnostics.passes import Array, Passes, as_array
 from bn_keras.surgery import calls, certificate
 from bn_keras.surgery.examples import length
+from bn_keras.texts import in_a_line
 
 # Operations behind which a constant that is added to a channel is still one.
 KEEPS_CONSTANTS = ("Identity", "Cast", "MaxPool", "AvgPool")
@@ -88,10 +89,7 @@ class Surroundings:
             function.get_concrete_function()
         except Exception as error:
             scopes[:] = before  # Keras leaves a name there that TensorFlow refuses
-            said = " ".join(str(error).split())
-            raise CannotLook(
-                f"no graph of the model: {type(error).__name__}: {said[:200]}"
-            ) from error
+            raise CannotLook(f"no graph of the model: {in_a_line(error)}") from error
         self._function = function
 
     def stuck(self, batches: list[Any]) -> list[Optional[Array]]:

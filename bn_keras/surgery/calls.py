@@ -70,6 +70,55 @@ def input_count(model: keras.Model) -> int:
     return 1
 
 
+def check_inputs(model: keras.Model, x: Any, caller: str) -> None:
+    """Raises unless a batch has the shapes that the model's graph takes.
+
+    As for Keras, a last axis of length 1 may be there or not, and a dict may name the inputs and
+    hold more. Of a model without a graph of layers nobody knows what it takes.
+
+    Raises:
+        ValueError: inputs are missing, or have other shapes.
+    """
+    wanted = getattr(model, "inputs", None)
+    if not wanted:
+        return
+    if isinstance(x, dict):
+        structure = getattr(model, "_inputs_struct", None)
+        names = structure if isinstance(structure, dict) else {one.name: one for one in wanted}
+        missing = [name for name in names if name not in x]
+        if missing:
+            raise ValueError(
+                f"{caller}: received inputs {', '.join(map(repr, x))}; the model takes "
+                f"{', '.join(map(repr, names))}."
+            )
+        pairs = [(repr(name), x[name], of) for name, of in names.items()]
+    else:
+        arrays = keras.tree.flatten(x)
+        if len(arrays) != len(wanted):
+            raise ValueError(
+                f"{caller}: received {len(arrays)} arrays as inputs; the model takes {len(wanted)}."
+            )
+        pairs = [(repr(of.name), array, of) for array, of in zip(arrays, wanted)]
+    for name, array, of in pairs:
+        if not _fits(tuple(array.shape), tuple(of.shape)):
+            which = f" for {name}" if len(pairs) > 1 else ""
+            raise ValueError(
+                f"{caller}: received inputs of shape {tuple(array.shape)}{which}; the model takes "
+                f"{tuple(of.shape)}."
+            )
+
+
+def _fits(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
+    if len(shape) == len(wanted) + 1 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) + 1 == len(wanted) and wanted[-1] == 1:
+        wanted = wanted[:-1]
+    return len(shape) == len(wanted) and all(
+        size is None or length is None or size == length
+        for size, length in zip(wanted[1:], shape[1:])
+    )
+
+
 def inputs_and_mask(
     layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Any, Any]:

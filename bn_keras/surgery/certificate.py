@@ -12,7 +12,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from bn_keras.texts import jsonable, table
+from bn_keras.surgery import calls
+from bn_keras.texts import in_a_line, jsonable, table
 
 Key = TypeVar("Key")
 EXCHANGED, ALREADY, LEFT, KEPT = "exchanged", "already", "left", "kept"
@@ -191,6 +192,8 @@ def _measured(
 ) -> tuple[Optional[float], Optional[float], str]:
     """The largest absolute and relative difference of the outputs; and over what, or why not."""
     given = "random" if inputs is None else "given"
+    if inputs is not None:
+        calls.check_inputs(model, inputs, "inputs")
     try:
         inputs = random_inputs(model) if inputs is None else inputs
     except ValueError as error:
@@ -210,8 +213,7 @@ def _measured(
             ]
             relative = max(far / size if far else 0.0 for far, size in pairs)
     except Exception as error:
-        said = " ".join(str(error).split())
-        return None, None, f"on {given} inputs: {type(error).__name__}: {said}"
+        return None, None, f"on {given} inputs: {in_a_line(error)}"
     finally:
         for variable, value in state:
             variable.assign(value)

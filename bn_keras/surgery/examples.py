@@ -52,7 +52,8 @@ class Examples:
 
     Raises:
         TypeError: none of these forms.
-        ValueError: 0 examples, infinitely many, or arrays of different lengths.
+        ValueError: 0 examples, infinitely many, arrays of different lengths, or of other shapes
+            than the model takes.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Examples:
         first = next((batch for batch in map(self._parts, batches) if length(batch.x)), None)
         if first is None:
             raise ValueError(f"{caller}: received 0 examples; expected at least 1.")
+        calls.check_inputs(model, first.x, caller)
         self.first_batch, self.first = first, first.x
         if self.once:
             self._rest = batches
@@ -113,11 +115,24 @@ class Examples:
     def _parts(self, batch: Any) -> Batch:
         """What is in a batch: Keras's convention is x, (x,), (x, y) or (x, y, w)."""
         if not isinstance(batch, (tuple, list)):
-            return Batch(batch)
+            found = Batch(batch)
         # A batch of several inputs without labels: a single array would not do for the model.
-        if not isinstance(self._batches, _Slices) and self._is_inputs(batch):
-            return Batch(batch)
-        return Batch(*keras.utils.unpack_x_y_sample_weight(tuple(batch)))
+        elif not isinstance(self._batches, _Slices) and self._is_inputs(batch):
+            found = Batch(batch)
+        elif 1 <= len(batch) <= 3:
+            found = Batch(*batch)
+        else:
+            raise TypeError(
+                f"{self._caller}: received a batch that is a {type(batch).__name__} of "
+                f"{len(batch)}; expected {DATA}. np.asarray makes an array of a list of numbers."
+            )
+        strange = [one for one in keras.tree.flatten(found.x) if not _is_array(one)]
+        if strange:
+            raise TypeError(
+                f"{self._caller}: received inputs that hold a {type(strange[0]).__name__}; "
+                f"expected {DATA}. np.asarray makes an array of a list of numbers."
+            )
+        return found
 
 
 class _Slices:

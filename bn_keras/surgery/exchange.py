@@ -37,6 +37,7 @@ from bn_keras.surgery.certificate import (
 from bn_keras.surgery.convert import converted
 from bn_keras.surgery.statistics import is_batch_normalizer
 from bn_keras.surgery.surgeon import KERAS, Stays, Surgeon, is_batch_normalization, told
+from bn_keras.texts import in_a_line
 
 OTHERS = (
     keras.layers.LayerNormalization, keras.layers.GroupNormalization,
@@ -417,7 +418,7 @@ def _check_calls(model: keras.Model, copy: keras.Model, called: list[str]) -> No
         if error is not None and _error_of(model, inputs, training) is None:
             raise ValueError(
                 f"exchange: {_culprit(error, copy)!r} cannot be called with the new normalizers: "
-                f"{type(error).__name__}: {_one_line(error)}; expected code that does no more with "
+                f"{in_a_line(error)}; expected code that does no more with "
                 f"its normalizers ({', '.join(called[:4])}{', …' if len(called) > 4 else ''}) than "
                 "to call them."
             ) from error

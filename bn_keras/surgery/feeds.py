@@ -11,6 +11,7 @@ import keras
 
 from bn_keras.surgery import dependencies
 from bn_keras.surgery.certificate import random_inputs
+from bn_keras.texts import in_a_line
 
 READS = ("ReadVariableOp", "ResourceGather", "ResourceGatherNd")
 
@@ -122,10 +123,9 @@ def forward_pass(
     try:
         graph = dependencies.graph_of_pass(model, marked, instead, _signature(model, inputs))
     except Exception as error:
-        said = " ".join(str(error).split())
         raise ValueError(
             f"{caller}: {model.name!r} cannot be traced, so that nobody knows which layer feeds "
-            f"which ({type(error).__name__}: {said}); expected a model that runs in a tf.function, "
+            f"which ({in_a_line(error)}); expected a model that runs in a tf.function, "
             "and inputs= where it does not know their shapes."
         ) from error
     _connect(made, graph)

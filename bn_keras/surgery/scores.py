@@ -12,6 +12,7 @@ import numpy as np
 
 from bn_keras.surgery import calls, copies
 from bn_keras.surgery.examples import Batch, Examples
+from bn_keras.texts import in_a_line
 
 # Of `compile`, in so far as they say how a model is judged.
 SETTINGS = ("loss", "loss_weights", "metrics", "weighted_metrics", "run_eagerly")
@@ -81,7 +82,7 @@ def score(model: keras.Model, loss: Loss, source: Examples) -> dict[str, float]:
             found = scored.evaluate(batches, verbose=0, return_dict=True)
         return {name: float(f"{float(value):.6g}") for name, value in found.items()}
     except Exception as error:
-        raise Unclear(f"{type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
+        raise Unclear(in_a_line(error)) from error
 
 
 def judged(

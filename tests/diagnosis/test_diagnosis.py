@@ -232,12 +232,34 @@ def test_a_finding_that_fails_or_cannot_look_costs_no_other(sick, monkeypatch):
     assert reasons["broken"][1].startswith("it failed: ZeroDivisionError: of its own (broken, line")
 
 
+class Around(keras.Model):
+    """Nobody knows what it takes: it has no graph of layers."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def call(self, x, training=None):
+        return self.net(x, training=training)
+
+
 def test_data_on_which_every_pass_fails_are_no_clean_bill_of_health(sick):
+    model = Around(sick)
+    model(points()[0][:2])
     wrong = np.ones((8, 5), "float32")
-    found = doctor(sick, wrong)
-    assert "a forward pass failed" in str(found) and "statistics_initial" in found.looked
+    found = doctor(model, wrong)
+    why = "a forward pass failed: ValueError: Input 0 with name 'None' of layer 'dense"
+    assert why in str(found) and "statistics_initial" in found.looked
+    assert "x1b" not in str(found) and "Arguments received" not in str(found)
     assert (found.ok, found.exit_status, found.to_dict()["blind"]) == (False, 2, True)
-    assert doctor(sick, wrong, only="not_finite").exit_status == 0  # which was looked at
+    assert doctor(model, wrong, only="not_finite").exit_status == 0  # which was looked at
+
+
+def test_examples_without_a_finite_loss_have_no_gap_to_be_told(sick):
+    x, y = points()
+    found = doctor(sick, (x * np.nan, y))
+    assert not found.ok and "not_finite" in names(found)
+    assert "nan (not every output is finite)" in str(found) and "one batch" not in str(found)
 
 
 def test_what_no_finding_needs_is_not_measured(sick):
@@ -287,6 +309,11 @@ def test_a_model_without_batch_normalization_is_not_called_healthy():
 @pytest.mark.parametrize("arguments, error, message", [
     ({"model": "net"}, TypeError, "received a str"),
     ({"data": 3}, TypeError, "doctor: received a int"),
+    ({"data": np.ones((8, 5), "float32")}, ValueError,
+     r"doctor: received inputs of shape \(8, 5\); the model takes \(None, 4\)"),
+    ({"data": tuple(part.tolist() for part in points())}, TypeError,
+     "doctor: received a batch that is a list of 192; expected an array,.* np.asarray makes"),
+    ({"data": [[1.0, 2.0], [3.0, 4.0]]}, TypeError, "received inputs that hold a float"),
     ({"train": points()}, ValueError, "received train without data"),
     ({"data": points(), "examples": 0}, ValueError, "examples=0; expected a number"),
     ({"data": points(), "batch_size": 0}, ValueError, "batch_size=0; expected"),

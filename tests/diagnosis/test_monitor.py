@@ -365,6 +365,7 @@ def test_a_resumed_fit_goes_on_in_the_same_history_and_folder(tmp_path):
     assert gaps == [(epoch, pytest.approx(value, rel=1e-6))
                     for epoch, value in monitor.values("gap")[None]]
     assert "mean_lag/bn" in events.Tags()["tensors"]
+    assert "updated/bn" not in events.Tags()["tensors"]
     with pytest.raises(ValueError, match="no 'gpa' was measured; measured: affine_updated, "):
         monitor.values("gpa")
 

@@ -83,3 +83,34 @@ def test_the_number_of_examples_is_known_of_arrays_only():
     counts = {form: Examples(model_of(1), data, 3, "read").count for form, data in ONE_INPUT.items()
               if form != "a generator"}
     assert counts == {name: 5 if name == "arrays" else None for name in counts}
+
+
+def two_inputs(structure):
+    left, right = keras.Input((3,), name="left"), keras.Input((2, 1), name="right")
+    given = {"left": left, "right": right} if structure is dict else structure((left, right))
+    flat = keras.layers.Flatten()(right)
+    return keras.Model(given, keras.layers.Dense(1)(keras.layers.Concatenate()([left, flat])))
+
+
+@pytest.mark.parametrize("x", [
+    {"left": np.zeros((4, 3)), "right": np.zeros((4, 2, 1))},
+    {"right": np.zeros((4, 2)), "left": np.zeros((4, 3, 1))},
+], ids=["exact", "last axis of 1"])
+@pytest.mark.parametrize("structure", [dict, list])
+def test_what_keras_takes_is_taken(structure, x):
+    model = two_inputs(structure)
+    assert model(x).shape == (4, 1)
+    assert Examples(model, x, 4, "read").first.keys() == x.keys()
+
+
+@pytest.mark.parametrize("x, message", [
+    ({"left": np.zeros((4, 3))}, "received inputs 'left'; the model takes 'left', 'right'"),
+    ({"left": np.zeros((4, 3)), "right": np.zeros((4, 1, 2))},
+     r"received inputs of shape \(4, 1, 2\) for 'right'; the model takes \(None, 2, 1\)"),
+    ([np.zeros((4, 2)), np.zeros((4, 2, 1))], r"of shape \(4, 2\) for 'left'; .* \(None, 3\)"),
+    (np.zeros((4, 3)), "received 1 arrays as inputs; the model takes 2"),
+], ids=["missing", "dict", "list", "one"])
+@pytest.mark.parametrize("structure", [dict, list])
+def test_inputs_of_other_shapes_are_refused(structure, x, message):
+    with pytest.raises(ValueError, match=message):
+        Examples(two_inputs(structure), x, 4, "read")
