@@ -44,7 +44,7 @@ def application(name: str, size: int, **options: Any) -> tuple[keras.Model, Any]
     model = getattr(keras.applications, name)(
         weights=None, input_shape=(size, size, 3), classes=CLASSES, **options
     )
-    x = np.random.default_rng(0).uniform(0, 255, (64, size, size, 3)).astype("float32")
+    x = np.random.default_rng(0).uniform(0, 255, (32, size, size, 3)).astype("float32")
     return finished(model, x, "sparse_categorical_crossentropy"), (x, np.arange(len(x)) % CLASSES)
 
 
@@ -112,5 +112,5 @@ APPLICATIONS: Healthy = {
     "ResNet50": functools.partial(application, "ResNet50", 64),
     "DenseNet121": functools.partial(application, "DenseNet121", 64),
     "EfficientNetB0": functools.partial(application, "EfficientNetB0", 64),
-    "Xception": functools.partial(application, "Xception", 96),
+    "Xception": functools.partial(application, "Xception", 71),
 }
