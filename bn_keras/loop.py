@@ -1,10 +1,13 @@
-"""Training and evaluation in the graph, over arrays that lie in memory, of nets side by side.
+"""Training and evaluation in the graph, of nets side by side.
 
 One call of `Trainer.train` makes many steps: batches are gathered by index inside the graph, which
-costs a fraction of feeding them. Everything has an axis of runs: (batch, runs, ...). A small net's
-step is all overhead, and twenty of them in one step cost little more than one; each has its own
-weights, batches and learning rate, and ends where it would end alone. A net that cannot stand
-beside others is a stack of one. Nothing here knows of configurations or of normalization.
+costs a fraction of feeding them. Examples that are on disk, as an np.memmap, are handed to the same
+graph in pieces of some steps, with the same digits.
+
+Everything has an axis of runs: (batch, runs, ...). A small net's step is all overhead, and twenty of
+them in one step cost little more than one; each has its own weights, batches and learning rate, and
+ends where it would end alone. A net that cannot stand beside others is a stack of one. Nothing here
+knows of configurations or of normalization.
 """
 
 import dataclasses
@@ -14,6 +17,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+
+from bn_keras import on_disk
 
 Forward = Callable[..., Any]
 
@@ -96,14 +101,14 @@ def as_stack(net: Forward, runs: Optional[int]) -> Forward:
 
 
 class Trainer:
-    """Trains nets side by side over one resident set of examples.
+    """Trains nets side by side over one set of examples.
 
     Args:
         model: maps (batch, runs, ...) inputs to (batch, runs, outputs); with runs=None a net alone,
             which maps (batch, ...) to (batch, outputs). Built.
         task: the Task.
         optimizer: a Keras optimizer; built here, on the model's trainable weights.
-        inputs: array (n, ...), or a nest of such.
+        inputs: array (n, ...), or a nest of such; streamed if one of them is an np.memmap.
         labels: array (n,) of classes, or floats (n, ...) of numbers.
         runs: how many nets stand in the model; None for one that cannot stand beside others.
         jit_compile: compile the steps with XLA: faster for small dense nets, slower for
@@ -123,8 +128,10 @@ class Trainer:
         self.model, self.optimizer, self.runs = model, optimizer, runs or 1
         self._forward = as_stack(model, runs)
         self._task = task
-        self._inputs = keras.tree.map_structure(tf.constant, inputs)
-        self._labels = _labels(labels)
+        self._streamed = _on_disk(inputs)
+        self._inputs, self._labels = inputs, labels
+        if not self._streamed:
+            self._inputs, self._labels = _constants(inputs), _labels(labels)
         # A step of plain SGD is the gradient times the rate, so each run can have its own.
         plain_sgd = isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum
         self._scales_gradients = plain_sgd and self.runs > 1
@@ -132,7 +139,9 @@ class Trainer:
         optimizer.build(model.trainable_variables)
         self._optimizer_start = [variable.numpy() for variable in optimizer.variables]
         # One signature: neither another number of steps nor another seed traces again.
-        signature = [tf.TensorSpec([None, None, self.runs], tf.int32)]
+        signature = [
+            *_kinds(inputs, labels), tf.TensorSpec([None, None, self.runs], tf.int32),
+        ]
         self._train = tf.function(self._steps, input_signature=signature, jit_compile=jit_compile)
 
     def reset(self, variables: Sequence[NDArray[Any]], learning_rates: Sequence[float]) -> None:
@@ -160,7 +169,7 @@ class Trainer:
             self.optimizer.learning_rate = learning_rates[0]
 
     def train(self, indices: NDArray[Any]) -> Steps:
-        """Makes k steps in one graph call.
+        """Makes k steps in one graph call; examples on disk take one for each piece.
 
         Args:
             indices: integer array (k, batch, runs) of examples.
@@ -171,17 +180,39 @@ class Trainer:
         # By its concrete function: called directly, the functions of several trainers would be
         # taken for one that is traced again and again, and warned about.
         train = self._train.get_concrete_function()
-        loss, accuracy, norm = train(tf.constant(indices, tf.int32))
-        return Steps(loss.numpy(), accuracy.numpy(), norm.numpy())
+        found = [
+            (loss.numpy(), accuracy.numpy(), norm.numpy())
+            for loss, accuracy, norm in (train(*part) for part in self._parts(indices))
+        ]
+        losses, accuracies, norms = zip(*found)
+        return Steps(np.concatenate(losses), np.concatenate(accuracies), norms[-1])
 
-    def _steps(self, indices: tf.Tensor) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    def _parts(self, indices: NDArray[Any]) -> Iterator[Tuple[Any, Any, tf.Tensor]]:
+        """What the graph is called with: all that is in memory, else the examples of some steps."""
+        if not self._streamed:
+            yield self._inputs, self._labels, tf.constant(indices, tf.int32)
+            return
+        rows = on_disk.rows_of_a_piece(*keras.tree.flatten(self._inputs))
+        steps = max(1, rows // indices[0].size)
+        # Pieces of nearly equal length: XLA compiles the graph anew for each length.
+        for part in np.array_split(indices, -(-len(indices) // steps)):
+            wanted = part.reshape(-1)
+            places = np.arange(wanted.size, dtype=np.int32).reshape(part.shape)
+            inputs = keras.tree.map_structure(
+                lambda array: on_disk.gather(array, wanted), self._inputs
+            )
+            yield _constants(inputs), _labels(self._labels[wanted]), tf.constant(places)
+
+    def _steps(
+        self, all_inputs: Any, all_labels: tf.Tensor, indices: tf.Tensor
+    ) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         steps = tf.shape(indices)[0]
         losses = tf.TensorArray(tf.float32, steps, element_shape=[self.runs])
         accuracies = tf.TensorArray(tf.float32, steps, element_shape=[self.runs])
         norm = tf.zeros([self.runs])
         for step in tf.range(steps):
-            inputs = take(self._inputs, indices[step])
-            labels = tf.gather(self._labels, indices[step])
+            inputs = take(all_inputs, indices[step])
+            labels = tf.gather(all_labels, indices[step])
             loss, outputs, gradients, factor = self._step(inputs, labels)
             # The norm reads every gradient once more, so only the reported step pays for it.
             if step == steps - 1:
@@ -229,6 +260,8 @@ class Trainer:
 class Evaluator:
     """Mean loss and accuracy of a forward pass over a whole set of examples, in one graph call.
 
+    Examples on disk take one call for each piece, with the same digits.
+
     Args:
         forward: `(batch, runs, ...) -> (batch, runs, outputs)`, such as `as_stack` of a model with
             `training=False` bound.
@@ -246,15 +279,11 @@ class Evaluator:
         runs: int = 1,
     ):
         self._forward, self._task, self._runs = forward, task, runs
-        kinds = keras.tree.map_structure(
-            lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), inputs
-        )
+        sums = tf.TensorSpec([runs], tf.float32)
         self._evaluate = tf.function(
             self._batches,
             input_signature=[
-                kinds,
-                tf.TensorSpec([None, *labels.shape[1:]], _labels(labels[:1]).dtype),
-                tf.TensorSpec([], tf.int32),
+                *_kinds(inputs, labels), tf.TensorSpec([], tf.int32), sums, sums,
             ],
         )
 
@@ -263,15 +292,26 @@ class Evaluator:
     ) -> Tuple[NDArray[Any], NDArray[Any]]:
         """Returns losses and accuracies, arrays (runs,); batch_size=1 is one example at a time."""
         evaluate = self._evaluate.get_concrete_function()  # as in Trainer.train
-        inputs = keras.tree.map_structure(tf.constant, inputs)
-        loss, share = evaluate(inputs, _labels(labels), tf.constant(batch_size))
-        return loss.numpy(), share.numpy()
+        size = len(labels)
+        if _on_disk(inputs):
+            rows = on_disk.rows_of_a_piece(*keras.tree.flatten(inputs))
+            size = max(1, rows // batch_size) * batch_size
+        sums = tf.zeros([self._runs]), tf.zeros([self._runs])
+        for start in range(0, len(labels), size):
+            part = keras.tree.map_structure(
+                lambda array: on_disk.rows(array, start, start + size), inputs
+            )
+            part_labels = _labels(labels[start:start + size])
+            sums = evaluate(_constants(part), part_labels, tf.constant(batch_size), *sums)
+        loss, share = (sum_of.numpy() / np.float32(len(labels)) for sum_of in sums)
+        return loss, share
 
     def _batches(
-        self, inputs: Any, labels: tf.Tensor, batch_size: tf.Tensor
+        self, inputs: Any, labels: tf.Tensor, batch_size: tf.Tensor, loss_sum: tf.Tensor,
+        right: tf.Tensor,
     ) -> Tuple[tf.Tensor, tf.Tensor]:
+        """Adds the losses of some examples, and how many are right, to sums of earlier ones."""
         count = tf.shape(labels)[0]
-        loss_sum, right = tf.zeros([self._runs]), tf.zeros([self._runs])
         start = tf.constant(0)
         while start < count:
             stop = tf.minimum(start + batch_size, count)
@@ -283,13 +323,37 @@ class Evaluator:
             loss_sum += tf.cast(losses, tf.float32)
             right += self._task.accuracy(part_labels, outputs) * tf.cast(stop - start, tf.float32)
             start = stop
-        total = tf.cast(count, tf.float32)
-        return loss_sum / total, right / total
+        return loss_sum, right
 
 
 def take(nest: Any, indices: Any) -> Any:
-    """The examples of these indices, of an array or of every one of a nest."""
-    return keras.tree.map_structure(lambda part: tf.gather(part, indices), nest)
+    """The examples of these indices, of an array, a tensor or every one of a nest, as tensors."""
+
+    def rows(part: Any) -> tf.Tensor:
+        if isinstance(part, np.ndarray):  # made a tensor, all of it would be copied
+            flat = on_disk.gather(part, np.reshape(indices, -1))
+            return tf.constant(flat.reshape(*np.shape(indices), *part.shape[1:]))
+        return tf.gather(part, indices)
+
+    return keras.tree.map_structure(rows, nest)
+
+
+def _on_disk(inputs: Any) -> bool:
+    return any(map(on_disk.is_on_disk, keras.tree.flatten(inputs)))
+
+
+def _constants(inputs: Any) -> Any:
+    return keras.tree.map_structure(tf.constant, inputs)
+
+
+def _kinds(inputs: Any, labels: NDArray[Any]) -> List[Any]:
+    """The signature of inputs and labels, of any number of examples."""
+    return [
+        keras.tree.map_structure(
+            lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), inputs
+        ),
+        tf.TensorSpec([None, *labels.shape[1:]], _labels(labels[:1]).dtype),
+    ]
 
 
 def _rows(values: Any) -> Any:

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_keras import on_disk
 from bn_keras.data.nests import leaves
 from bn_keras.data.splits import DataError, Source, Split
 
@@ -101,9 +102,12 @@ def _check_set(dataset: str, name: str, split: Split, source: Source) -> None:
 
 
 def _check_finite(dataset: str, what: str, values: NDArray[Any]) -> None:
-    if values.dtype.kind == "f" and not np.isfinite(values).all():
-        place = int(np.argwhere(~np.isfinite(values))[0][0])
-        raise DataError(
-            f"{dataset}: {what} {place} holds NaN or infinity; expected numbers. "
-            "Leave out that example, or mend it."
-        )
+    if values.dtype.kind != "f":
+        return
+    for start, rows in on_disk.pieces(values):
+        if not np.isfinite(rows).all():
+            place = start + int(np.argwhere(~np.isfinite(rows))[0][0])
+            raise DataError(
+                f"{dataset}: {what} {place} holds NaN or infinity; expected numbers. "
+                "Leave out that example, or mend it."
+            )

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from bn_keras import on_disk
+from bn_keras.data import scratch
 from bn_keras.data.checks import check
 from bn_keras.data.nests import leaves
 from bn_keras.data.reading.arrays import label_array, number_labels, to_inputs
@@ -36,12 +38,13 @@ def from_python(data: Any, name: str = "data") -> Source:
             same with `(x_validation, y_validation)` in the middle; `(x, y)`, of which a fifth is
             drawn for testing, always the same; or a dict of pairs by "train", "test" and
             "validation", of which "train" is needed. A finite `tf.data.Dataset` of pairs, in
-            batches or not, can stand for any pair and is read into memory.
+            batches or not, can stand for any pair; it is read into memory, or to a temporary file
+            if it is too large, from which its inputs are streamed.
 
             An x is what NumPy makes an array of, (n, ...): an array, a list, a tensor, a frame of
             numbers. A dict or a tuple of them is for a net of several inputs, and so is a list of
             arrays if there are not just as many as examples. uint8 stays, other numbers become
-            float32.
+            float32. An np.memmap, such as np.load(path, mmap_mode="r"), is streamed.
 
             A y is classes: whole numbers, booleans or texts of shape (n,) or (n, 1), or one-hot
             rows. Classes are numbered from 0. Or it is numbers to predict, which become float32 of
@@ -72,6 +75,11 @@ def from_python(data: Any, name: str = "data") -> Source:
                 raise DataError(
                     f"{where}: {len(array)} inputs{path} and {len(raw_labels[which])} labels; "
                     "expected as many, and at least one."
+                )
+            if on_disk.is_on_disk(array) and not is_dataset(given):
+                notes.append(
+                    f"{where}: inputs{path} are streamed from disk: {len(array):,} examples, "
+                    f"{array.nbytes / 1e9:,.2f} GB; their shuffled copy is in {scratch.folder()}"
                 )
     labels = number_labels(name, raw_labels)
     splits = {}
@@ -144,9 +152,9 @@ def _in_order(split: Split) -> Split:
     stored results again, are to stay the same.
     """
     arrays = [array for _, array in (*leaves(split.images), ("", split.labels))]
-
-    def key(place: int) -> bytes:
-        content = b"".join(array[place].tobytes() for array in arrays)
-        return hashlib.blake2b(content, digest_size=16).digest()
-
-    return split.take(np.array(sorted(range(len(split)), key=key)))
+    step, keys = on_disk.rows_of_a_piece(*arrays), []
+    for start in range(0, len(split), step):
+        for rows in zip(*(on_disk.rows(array, start, start + step) for array in arrays)):
+            content = b"".join(row.tobytes() for row in rows)
+            keys.append(hashlib.blake2b(content, digest_size=16).digest())
+    return split.take(np.array(sorted(range(len(split)), key=keys.__getitem__)))

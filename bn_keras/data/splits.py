@@ -8,22 +8,15 @@ from typing import Any, Iterable, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_keras import on_disk
+from bn_keras.data import scratch
+from bn_keras.data.errors import DataError as DataError
 from bn_keras.data.nests import Nest, each, leaves
 from bn_keras.texts import plain
 
 VALIDATION_SIZE = 5000  # at most, where nothing is asked for; leaves MNIST its usual 55,000
 VALIDATION_SHARE = 5  # of the training examples: one in five at most
 TEST_SHARE = 5  # of examples that came without a test set, one in five is drawn to test on
-
-
-class DataError(ValueError):
-    """Data that cannot be used; the message names the file or setting and the remedy.
-
-    The message is made one printable line: it may quote a file.
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(plain(message))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +26,8 @@ class Split:
     Attributes:
         images: the net's inputs, an array (n, ...) or a nest of them. Images have the shape
             (n, height, width, channels) and are uint8 from 0 to 255, or float32 as they are to be
-            used, pixels from 0 to 1. Inputs of a user's own are uint8 or float32 of any shape.
+            used, pixels from 0 to 1. Inputs of a user's own are uint8 or float32 of any shape; an
+            np.memmap among them is read from its file in pieces.
         labels: int32 of shape (n,), classes from 0 to classes - 1; or float32 of any shape
             (n, ...), numbers to predict.
     """
@@ -46,13 +40,15 @@ class Split:
 
     def take(self, indices: NDArray[Any]) -> "Split":
         """The examples of these indices."""
-        return Split(each(lambda array: array[indices], self.images), self.labels[indices])
+        images = each(lambda array: scratch.take(array, indices), self.images)
+        return Split(images, self.labels[indices])
 
     def add_to(self, digest: Any) -> None:
         """Updates a digest of hashlib's with every value, shape and dtype."""
         for path, array in (*leaves(self.images), ("", self.labels)):
             digest.update(f"{path}{array.dtype.str} {array.shape}".encode())
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            for _, rows in on_disk.pieces(array):
+                digest.update(np.ascontiguousarray(rows).reshape(-1).view(np.uint8).data)
 
     def first(self, count: Optional[int]) -> "Split":
         """The first `count` examples; None takes all."""
@@ -130,11 +126,14 @@ class Splits:
             return self
         factors = self.pixel_scale(pixels)
 
-        def one(split: Split) -> Split:
-            images = split.images.astype(np.float32)
+        def scaled(rows: NDArray[Any]) -> NDArray[Any]:
+            images = rows.astype(np.float32)
             images *= np.float32(factors["scale"])
             images += np.float32(factors["offset"])
-            return Split(images, split.labels)
+            return images
+
+        def one(split: Split) -> Split:
+            return Split(scratch.mapped(scaled, split.images), split.labels)
 
         return dataclasses.replace(
             self, train=one(self.train), validation=one(self.validation), test=one(self.test),

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_keras import on_disk
 from bn_keras.loop import Evaluator, Forward, Steps, Task, as_stack
 from bn_keras.registry import PROBES
 
@@ -65,9 +66,11 @@ class Nets:
 
     def _repeated(self, images: Any) -> Any:
         """Examples (n, ...), an array or a nest of arrays, as (n, runs, ...)."""
-        return keras.tree.map_structure(
-            lambda part: np.repeat(part[:, None], self.runs, axis=1), images
-        )
+        def repeated(part: NDArray[Any]) -> NDArray[Any]:
+            shape = (len(part), self.runs, *part.shape[1:])
+            return np.broadcast_to(part[:, None], shape, subok=True)  # a view, also of a file
+
+        return keras.tree.map_structure(repeated, images)
 
     def by_run(self, values: Any) -> NDArray[Any]:
         """An activation or a weight of the net as an array (runs, ...).
@@ -119,9 +122,10 @@ class Nets:
         """Outputs for images, an array (n, runs, outputs); arguments as for `evaluate`."""
         forward = forward or self.forward
         starts = range(0, len(keras.tree.flatten(images)[0]), batch_size)
-        parts = [
-            keras.tree.map_structure(lambda of: of[at:at + batch_size], images) for at in starts
-        ]
+        parts = (
+            keras.tree.map_structure(lambda of: on_disk.rows(of, at, at + batch_size), images)
+            for at in starts
+        )
         return np.concatenate([np.asarray(forward(self._repeated(part))) for part in parts])
 
 

@@ -6,6 +6,7 @@ from typing import Any, Iterable, Iterator, NamedTuple
 import keras
 import numpy as np
 
+from bn_keras import on_disk
 from bn_keras.surgery import calls
 
 DATA = (
@@ -170,7 +171,11 @@ class _Indexed:
 def _rows(array: Any, part: Any) -> Any:
     """Some rows of an array: a slice, or indices."""
     if isinstance(part, slice):
+        if on_disk.is_on_disk(array):
+            return on_disk.rows(array, part.start, part.stop)
         return array[part]
+    if on_disk.is_on_disk(array):
+        return on_disk.gather(array, part)
     if keras.ops.is_tensor(array):
         return keras.ops.take(array, part, axis=0)
     return getattr(array, "iloc", array)[part]  # a frame takes indices for names of columns

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bn_keras import on_disk
+from bn_keras.data import scratch
 from bn_keras.data.nests import Nest
 from bn_keras.data.splits import DataError, ranges
 from bn_keras.objects import told
@@ -72,6 +74,13 @@ def _input_array(where: str, value: Any, notes: list[str]) -> NDArray[Any]:
         notes.append(f"{where}: one number an example, taken as the shape {array.shape}")
     if array.dtype in (np.uint8, np.float32):
         return array
+    told: list[str] = []
+    converted = scratch.mapped(lambda rows: _as_float32(where, rows, told), array)
+    notes.extend(told[:1])
+    return converted
+
+
+def _as_float32(where: str, array: NDArray[Any], notes: list[str]) -> NDArray[Any]:
     with np.errstate(over="ignore", invalid="ignore"):  # NaN and infinity are reported by `check`
         converted = array.astype(np.float32)
         if array.size == 0 or -EXACT <= array.min() <= array.max() <= EXACT:
@@ -103,6 +112,8 @@ def _array(where: str, value: Any) -> NDArray[Any]:
             array = _of_frame(where, value)
         else:
             array = np.asarray(value.to_numpy() if hasattr(value, "to_numpy") else value)
+            if on_disk.is_on_disk(value):
+                array = value  # NumPy would take it for one in memory
     except (DataError, MemoryError):
         raise
     except Exception as error:  # a ragged list, a tensor on a GPU or with a gradient, …
@@ -156,7 +167,7 @@ def label_array(where: str, y: Any) -> NDArray[Any]:
             f"{where} are a {type(y).__name__} of {len(y)}; expected one array. A net of several "
             "outputs cannot be compared yet."
         )
-    array = _array(where, y)
+    array = np.asarray(_array(where, y))  # in memory, also those of a file
     if array.dtype.kind in "OST":
         texts = [
             value.decode("utf-8", "replace") if isinstance(value, bytes) else value

@@ -1,14 +1,16 @@
 """A tf.data.Dataset as arrays. TensorFlow is not loaded here: who has a dataset has done so."""
 
-from typing import Any
+import contextlib
+from typing import Any, Optional
 
 import numpy as np
 
+from bn_keras.data import scratch
 from bn_keras.data.nests import Nest, each, leaves
 from bn_keras.data.splits import DataError
 from bn_keras.objects import told
 
-MAX_BYTES = 2 * 10**9  # read into memory at most, of each set
+MAX_BYTES = 2 * 10**9  # read into memory at most, of each set; inputs beyond go to the disk
 BATCH = 256  # single examples read at a time: ten times as fast as one by one
 PAIRS = (
     "expected pairs (inputs, labels), as dataset.map(lambda e: (e['image'], e['label'])) makes them"
@@ -21,7 +23,7 @@ def is_dataset(value: Any) -> bool:
 
 
 def read_dataset(where: str, dataset: Any, notes: list[str]) -> tuple[Nest, Any]:
-    """Reads a dataset of pairs into memory.
+    """Reads a dataset of pairs into memory, or its inputs to the disk if there are too many bytes.
 
     Batches are told from single examples by `element_spec`. Batches have a first axis, of unknown
     length, in every tensor. In single examples a tensor without axes (a label), or tensors whose
@@ -34,10 +36,12 @@ def read_dataset(where: str, dataset: Any, notes: list[str]) -> tuple[Nest, Any]
         notes: gets a sentence on what was read.
 
     Returns:
-        Nest of inputs, and labels, as NumPy arrays (n, ...).
+        Nest of inputs, and labels, as NumPy arrays (n, ...); inputs beyond MAX_BYTES are np.memmaps
+        of temporary files.
 
     Raises:
-        DataError: an endless dataset, one beyond MAX_BYTES, other elements, or an error of its own.
+        DataError: an endless dataset, labels beyond MAX_BYTES, a full disk, other elements, or an
+            error of its own.
     """
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) != 2 or isinstance(spec[1], (dict, tuple, list)):
@@ -49,29 +53,54 @@ def read_dataset(where: str, dataset: Any, notes: list[str]) -> tuple[Nest, Any]
             "it by .take(steps)."
         )
     batches = dataset if _is_batched(where, spec) else dataset.batch(BATCH)
-    pieces, size, count = [], 0, 0
     try:
-        for piece in batches.as_numpy_iterator():
-            pieces.append(piece)
-            size += sum(array.nbytes for _, array in leaves(piece))
-            count += len(piece[1])
-            if size > MAX_BYTES:
-                raise DataError(
-                    f"{where}: this dataset has more than {MAX_BYTES:,} bytes ({size:,} after "
-                    f"{count:,} examples); expected one that fits in memory. Cut it by .take, or "
-                    "make its inputs smaller."
-                )
-        if not pieces:
-            raise DataError(f"{where}: this dataset is empty; {PAIRS}.")
-        inputs, labels = each(lambda *arrays: np.concatenate(arrays), *pieces)
+        inputs, labels, streamed = _read(where, batches)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # TensorFlow's own kinds, or of the user's functions in it
         raise DataError(
             f"{where}: reading this dataset raised {told(error)}; expected examples of one shape."
         ) from error
-    notes.append(f"{where}: read into memory: {count:,} examples, {size / 1e6:,.1f} MB")
+    count, size = len(labels), sum(array.nbytes for _, array in leaves((inputs, labels)))
+    notes.append(
+        f"{where}: streamed from disk: {count:,} examples, {size / 1e9:,.2f} GB in "
+        f"{scratch.folder()}; TMPDIR names another folder" if streamed else
+        f"{where}: read into memory: {count:,} examples, {size / 1e6:,.1f} MB"
+    )
     return inputs, labels
+
+
+def _read(where: str, batches: Any) -> tuple[Nest, Any, bool]:
+    """Inputs, labels, and whether the inputs are on disk."""
+    kept: list[Nest] = []
+    labels: list[Any] = []
+    files: Optional[Nest] = None
+    size = label_size = 0
+    with contextlib.ExitStack() as stack:
+        for x, y in batches.as_numpy_iterator():
+            kept.append(x)
+            labels.append(y)
+            label_size += y.nbytes
+            size += y.nbytes + sum(array.nbytes for _, array in leaves(x))
+            if label_size > MAX_BYTES:
+                raise DataError(
+                    f"{where}: the labels of this dataset have more than {MAX_BYTES:,} bytes "
+                    f"({label_size:,} after {sum(map(len, labels)):,} examples); expected labels "
+                    "that fit in memory. Cut the dataset by .take, or make its labels smaller."
+                )
+            if size > MAX_BYTES and files is None:
+                files = each(lambda array: stack.enter_context(scratch.File(where)), x)
+            if files is not None:
+                for nest in kept:
+                    each(lambda file, rows: file.append(rows), files, nest)
+                kept.clear()
+        if not labels:
+            raise DataError(f"{where}: this dataset is empty; {PAIRS}.")
+        if files is None:
+            inputs = each(lambda *arrays: np.concatenate(arrays), *kept)
+        else:
+            inputs = each(lambda file: file.array(), files)
+    return inputs, np.concatenate(labels), files is not None
 
 
 def _is_batched(where: str, spec: Any) -> bool:
