@@ -4,9 +4,9 @@ One call of `Trainer.train` makes many steps: batches are gathered by index insi
 costs a fraction of feeding them. Examples that are on disk, as an np.memmap, are handed to the same
 graph in pieces of some steps, with the same digits.
 
-Everything has an axis of runs: (batch, runs, ...). A small net's step is all overhead, and twenty of
-them in one step cost little more than one; each has its own weights, batches and learning rate, and
-ends where it would end alone. A net that cannot stand beside others is a stack of one. Nothing here
+Everything has an axis of runs: (batch, runs, ...). A small net's step is all overhead, and twenty
+of them in one step cost little more than one; each has its own weights, batches and learning rate,
+and ends where it would end alone. A net that cannot stand beside others is a stack of one. Nothing here
 knows of configurations or of normalization.
 """
 
