@@ -6,8 +6,8 @@ graph in pieces of some steps, with the same digits.
 
 Everything has an axis of runs: (batch, runs, ...). A small net's step is all overhead, and twenty
 of them in one step cost little more than one; each has its own weights, batches and learning rate,
-and ends where it would end alone. A net that cannot stand beside others is a stack of one. Nothing here
-knows of configurations or of normalization.
+and ends where it would end alone. A net that cannot stand beside others is a stack of one. Nothing
+here knows of configurations or of normalization.
 """
 
 import dataclasses
