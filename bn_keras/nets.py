@@ -10,6 +10,7 @@ import functools
 import inspect
 import random
 import threading
+import warnings
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import keras
@@ -231,13 +232,38 @@ def _source(name: str) -> Any:
 
 def _loaded(path: str) -> keras.Model:
     try:
-        return keras.models.load_model(path, safe_mode=True)
+        with warnings.catch_warnings():
+            # The state of an optimizer, which no run starts from; a model that was compiled and
+            # never trained has none.
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
+            return keras.models.load_model(path, safe_mode=True)
     except Exception as error:  # a file of a stranger's fails in every way there is
         raise ConfigError(
             f"model={path}: cannot be loaded ({objects.told(error)}); "
-            "expected a file that model.save wrote. If the net has layers of your own, name the "
-            "function that builds it, my_net.py:build."
+            "expected a file that model.save wrote. If the net has layers or an optimizer of your "
+            "own, name the function that builds it, my_net.py:build."
         ) from error
+
+
+def compiled_optimizer(name: str) -> Any:
+    """The Keras optimizer with which the model of a `.keras` file was compiled.
+
+    Args:
+        name: the file's, as `RunConfig.optimizer` holds it.
+
+    Raises:
+        ConfigError: the file cannot be loaded, or its model was not compiled.
+    """
+    with _BUILDING:
+        optimizer = getattr(_source(name), "optimizer", None)
+    if optimizer is None:
+        raise ConfigError(
+            f"optimizer={own.short(name)!r}: the model of this file was not compiled; expected a "
+            "registered name, or a file with an optimizer"
+        )
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
 
 
 def _application(name: str) -> Callable[..., keras.Model]:

@@ -8,6 +8,8 @@ import hashlib
 import json
 import pathlib
 import re
+import zipfile
+import zlib
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from bn_keras import metrics, objects, own
@@ -49,6 +51,7 @@ NO_AXES = ("arm", "seed", "normalizer", "measure", "log_interval", "eval_interva
            "dataset", "data_dir", "validation_size", "test_size")
 APPLICATIONS = "applications:"  # and the name of a net of keras.applications
 KERAS_FILE = ".keras"
+MOST_CONFIG = 10**8  # bytes of a model's config; a larger one is broken or hostile
 _OWN_IN_A_STACK = ("arm", "seed", "initializer", "bias", "batch_order")
 
 
@@ -252,8 +255,10 @@ def make_plan(
     base = {**study.base, **(study.quick if quick else {}), **overrides}
     if "model" in base:
         base["model"] = full_name(base["model"])
-    if is_own_net(str(base.get("model", ""))):
-        base = {**OWN_NET, **base}
+    if str(base.get("optimizer", "")).endswith(KERAS_FILE):
+        base["optimizer"] = full_name(base["optimizer"])
+    of_own_net = OWN_NET if is_own_net(str(base.get("model", ""))) else {}
+    base = {**of_own_net, **_compiled(base, axes or ()), **base}
     runs = [
         _run({**base, **study.arms[arm], "arm": arm, "seed": seed})
         for arm in chosen for seed in range(first_seed, first_seed + seeds)
@@ -293,6 +298,42 @@ def full_name(model: str) -> str:
                 f"model={model!r}: {error.strerror or error}; expected a file that model.save wrote"
             ) from error
     return MODELS.check(model)
+
+
+def _compiled(base: Mapping[str, Any], axes: Iterable[str]) -> Dict[str, Any]:
+    """The optimizer of a `.keras` file and its learning rate, as far as nothing else is asked for.
+
+    A run's optimizer can be the name of such a file: that with which its model was compiled. The
+    file of the model is the default. It is loaded when a run needs it, and only read here.
+    """
+    name = base.get("optimizer", base.get("model", ""))
+    if "optimizer" in axes or not own.place(name).endswith(KERAS_FILE):
+        return {}
+    optimizer = _compiled_optimizer(own.place(name))
+    if "learning_rate" in {*base, *axes} or not optimizer:
+        return {"optimizer": name} if optimizer else {}
+    rate = optimizer["config"].get("learning_rate")
+    if not isinstance(rate, (int, float)):
+        kind = f", {rate['class_name']}" if isinstance(rate, dict) and "class_name" in rate else ""
+        raise ConfigError(
+            f"optimizer of {own.place(name)}: its learning rate is a schedule{kind}; expected a "
+            "number, or learning_rate beside it"
+        )
+    return {"optimizer": name, "learning_rate": float(rate)}
+
+
+def _compiled_optimizer(path: str) -> Optional[Dict[str, Any]]:
+    """The config of the optimizer in a `.keras` file; None without one, or of a damaged file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if archive.getinfo("config.json").file_size > MOST_CONFIG:
+                return None
+            found = json.loads(archive.read("config.json"))["compile_config"]["optimizer"]
+        while "inner_optimizer" in found["config"]:  # of a LossScaleOptimizer
+            found = found["config"]["inner_optimizer"]
+        return found if isinstance(found["config"], dict) else None
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, RuntimeError):
+        return None  # whatever is wrong with the file, loading it will tell
 
 
 def loss_name(run: RunConfig, numbers: bool) -> Optional[str]:

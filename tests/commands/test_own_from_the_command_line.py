@@ -1,10 +1,15 @@
 """Nets and data of one's own from the command line, sweeps, and what a dry run tells."""
 
+import html
 import json
+import re
+import shlex
 
+import keras
 import numpy as np
 import pytest
 
+import bn_keras
 from bn_keras.__main__ import main
 
 NET = """
@@ -100,6 +105,67 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(folder, capsys):
     assert main([*FLAGS[:1], "--model=net.keras", *FLAGS[2:]]) == 2
     errors = capsys.readouterr().err
     assert "cannot be loaded" in errors and errors.count("\n") == 1
+
+
+COMPILED = {
+    "momentum": (lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True), [], 0.05),
+    "its own rate": (lambda: keras.optimizers.Adam(0.05), ["--learning_rate=0.1"], 0.1),
+    "scaled": (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.25)), [], 0.25),
+}
+
+
+def save(folder, optimizer):
+    model = keras.Sequential([
+        keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(6),
+        keras.layers.BatchNormalization(), keras.layers.Dense(2, "softmax"),
+    ])
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    model.save(folder / "net.keras")
+    return model
+
+
+def runs_of(folder):
+    return json.loads((folder / "results.json").read_text())["runs"]
+
+
+@pytest.mark.parametrize("case", COMPILED)
+def test_a_file_is_trained_with_the_optimizer_that_it_was_compiled_with(folder, capsys, case):
+    make, flags, rate = COMPILED[case]
+    model = save(folder, make())
+    flags = ["train", "--model=net.keras", "--is_bn", *FLAGS[2:], *flags]
+    assert main(flags) == 0
+    work_dir, = (folder / "runs").iterdir()
+    run, = runs_of(work_dir)
+    assert run["config"]["learning_rate"] == pytest.approx(rate)
+    # From Python the same model has the same results.
+    rates = {"learning_rate": rate} if flags[-1].startswith("--learning_rate") else {}
+    report = bn_keras.compare(
+        model, "my_data.py:load", ["batch"], steps=4, seeds=1, batch_size=8, eval_interval=2,
+        progress=False, logdir=folder / "python", **rates,
+    )
+    assert report.results[0].metrics["test_loss"] == run["metrics"]["test_loss"]
+    # The command in the page goes on with the same runs.
+    page = html.unescape((work_dir / "report.html").read_text())
+    told = re.search(r"bn-keras (train [^<]*net\.keras[^<]*)", page).group(1)
+    capsys.readouterr()
+    assert "--optimizer=" in told and main(shlex.split(told)) == 0
+    assert "1 of 1 runs are stored" in capsys.readouterr().out
+
+
+def test_another_optimizer_takes_the_place_of_a_files_rate_and_all(folder, capsys):
+    save(folder, keras.optimizers.SGD(0.05, momentum=0.9))
+    assert main(["train", "--model=net.keras", *FLAGS[2:], "--optimizer=sgd", "--is_bn"]) == 0
+    config = runs_of(next((folder / "runs").iterdir()))[0]["config"]
+    assert (config["optimizer"], config["learning_rate"]) == ("sgd", 0.001)
+
+
+def test_a_files_schedule_is_refused_unless_a_rate_stands_beside_it(folder, capsys):
+    decay = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
+    save(folder, keras.optimizers.SGD(decay))
+    flags = ["train", "--model=net.keras", *FLAGS[2:], "--is_bn"]
+    assert main(flags) == 2
+    assert "its learning rate is a schedule, ExponentialDecay; exp" in capsys.readouterr().err
+    assert main([*flags, "--learning_rate=0.1"]) == 0
 
 
 def test_numbers_are_compared_by_their_loss_from_the_command_line(tmp_path, capsys):
