@@ -26,7 +26,7 @@ def load(
     test_size: Optional[int] = None,
     image_size: Optional[int] = None,
 ) -> Splits:
-    """Reads a dataset into memory and splits it.
+    """Reads a dataset and splits it; what does not fit in memory is streamed, see `from_python`.
 
     Args:
         dataset: `name` or `name:argument`, or `my_data.py:load` or `my_package.data:load`; or the
