@@ -157,8 +157,6 @@ def test_no_damage_of_any_setting_breaks_the_report(name, tmp_path, without_pict
     work_dir = shell.finished(tmp_path)
     content = json.loads((work_dir / name).read_text())
     first = content["config"] if "config" in content else content["runs"][0]
-    for changed in changes(content, WRONG):
-        survives(work_dir, name, changed, capsys)
     for settings in changes(first, WRONG):
         if isinstance(settings, dict):
             whole = {"config": settings} if "config" in content else {

@@ -370,7 +370,7 @@ def test_reseeding_keeps_the_weights():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50", "EfficientNetB0"])
+@pytest.mark.parametrize("name", ["MobileNetV2", "EfficientNetB0"])
 def test_large_nets_start_alike_with_every_normalizer(name):
     model = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=3)
     x = np.random.default_rng(0).uniform(size=(2, 32, 32, 3)).astype("float32")

@@ -20,7 +20,7 @@ from bn_keras.batch_norm import reference
 LATER = "traced, then xla"
 # How many examples the fast run draws, and the slow one. Compiling takes some .5 s for each.
 FAST = {"eager": 40, "graph": 10, "open sizes": 10, "xla": 6, LATER: 6}
-SLOW = {"eager": 150, "graph": 30, "open sizes": 30, "xla": 16, LATER: 16}
+SLOW = {"eager": 100, "graph": 20, "open sizes": 20, "xla": 10, LATER: 10}
 RANKS = (2, 3, 4, 5)
 POLICIES = ("float32", "float64", "float16", "mixed_float16", "mixed_bfloat16")
 INPUTS = ("floating", "wider", "uint8", "int32", "bool")
