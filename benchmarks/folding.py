@@ -69,7 +69,7 @@ def lite(folder, shape):
 
 
 def onnx(model, folder):
-    """An ONNX model of a net, as a function; None where the packages are missing."""
+    """An ONNX model of a net, as a function; None where the packages are missing or misled."""
     try:
         import onnxruntime
         import tf2onnx  # noqa: F401  Keras's export uses it
@@ -78,6 +78,9 @@ def onnx(model, folder):
     path = os.path.join(folder, "net.onnx")
     model.export(path, format="onnx", verbose=False)
     session = onnxruntime.InferenceSession(path)
+    if len(session.get_inputs()) > 1:
+        print("  ONNX       not run: tf2onnx makes inputs of constants of this net", flush=True)
+        return None
     return lambda x: session.run(None, {session.get_inputs()[0].name: np.asarray(x)})[0]
 
 

@@ -30,6 +30,7 @@ def ends(report):
     return [(row.arm, row.seed, row.status) for row in report.rows]
 
 
+@pytest.mark.slow
 def test_run_trains_stores_and_reports_and_prints_nothing_unless_asked(csv, trained, capsys):
     report = call(csv)
     assert ends(report) == [
@@ -58,6 +59,7 @@ def test_the_command_and_the_call_share_a_folder(csv, trained, monkeypatch, caps
     assert "4 of 4 runs are stored" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_arms_of_the_comparison_are_normalizers_and_of_a_study_its_own(csv, trained):
     assert [arm.name for arm in call(csv, arms=["layer", "none"]).arms] == ["none", "layer"]
     found = bn_keras.run("bn_and_dropout", arms=["BN"], seeds=1, progress=False,
@@ -108,6 +110,7 @@ def test_ctrl_c_keeps_what_is_done_and_reaches_the_caller(csv, trained, monkeypa
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
 
 
+@pytest.mark.slow
 def test_load_reads_a_work_directory_and_writes_nothing(tmp_path):
     folder = shell.finished(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}

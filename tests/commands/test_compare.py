@@ -43,6 +43,7 @@ def settings_of(report, name):
     return {getattr(run, name) for run in report.plan.runs}
 
 
+@pytest.mark.slow
 def test_arms_seeds_and_settings_are_those_of_the_call(compare):
     report = compare(arms=["none", "batch", "layer"], seeds=2, first_seed=5)
     assert [(run.arm_name, run.seed) for run in report.plan.runs] == [
@@ -52,6 +53,7 @@ def test_arms_seeds_and_settings_are_those_of_the_call(compare):
     assert {row.status for row in report.rows} == {"ok"} and not report.missing
 
 
+@pytest.mark.slow
 def test_the_same_call_goes_on_and_another_net_or_other_data_start_anew(compare, tmp_path):
     first = compare()
     again = compare(seeds=2)
@@ -64,6 +66,7 @@ def test_the_same_call_goes_on_and_another_net_or_other_data_start_anew(compare,
     assert len(list((tmp_path / "runs").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_finished_net_whose_weights_have_changed_is_another_one(compare, tmp_path):
     model = finished()
     compare(model)
@@ -73,6 +76,7 @@ def test_a_finished_net_whose_weights_have_changed_is_another_one(compare, tmp_p
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_compiled_net_gives_optimizer_rate_loss_and_metrics(compare):
     model = finished(
         optimizer=keras.optimizers.RMSprop(0.03), loss="sparse_categorical_crossentropy",
@@ -92,6 +96,7 @@ def test_a_compiled_net_gives_optimizer_rate_loss_and_metrics(compare):
     assert settings_of(given, "optimizer") == {"sgd"}
 
 
+@pytest.mark.slow
 def test_an_optimizer_of_ones_own_makes_its_own_steps(compare):
     """Adam with an epsilon that stops it: the losses of untrained nets."""
     still = compare(optimizer=keras.optimizers.Adam(0.1, epsilon=1e12), arms=["none"])
@@ -117,6 +122,7 @@ class own_seed:
         pass
 
 
+@pytest.mark.slow
 def test_normalizers_of_ones_own_are_arms(compare):
     class Double(keras.layers.Layer):
         def call(self, inputs):
@@ -129,6 +135,7 @@ def test_normalizers_of_ones_own_are_arms(compare):
         compare(arms={"wrong": lambda: 3})
 
 
+@pytest.mark.slow
 def test_lists_of_values_are_axes_and_each_net_is_compared_at_its_best(compare):
     report = compare(learning_rate=[0.001, 0.1], batch_size=[8, 16], seeds=2, steps=6)
     assert report.plan.study.axes == {"learning_rate": (0.001, 0.1), "batch_size": (8, 16)}
@@ -139,6 +146,7 @@ def test_lists_of_values_are_axes_and_each_net_is_compared_at_its_best(compare):
     assert set(frame.columns) >= {"learning_rate", "batch_size", "test_accuracy"}
 
 
+@pytest.mark.slow
 def test_numbers_are_compared_by_their_loss(compare):
     report = compare(
         lambda normalizer: keras.Sequential([
@@ -150,6 +158,7 @@ def test_numbers_are_compared_by_their_loss(compare):
     assert len(best) == 2 and all("test loss" in line for line in best)
 
 
+@pytest.mark.slow
 def test_metrics_of_keras_are_measured(compare):
     report = compare(metrics=["sparse_categorical_accuracy"], arms=["batch"])
     row, = report.rows

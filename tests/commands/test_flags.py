@@ -98,6 +98,7 @@ def test_a_damaged_data_file_is_named_before_anything_is_written(change, tmp_pat
     assert errors.count("\n") == 1 and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_help_and_mistakes_answer_at_once_and_load_nothing_heavy():
     """In one process that does nothing else; half a second is what an idle machine takes twice."""
     code = (

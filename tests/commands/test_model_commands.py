@@ -47,6 +47,7 @@ def test_a_new_model_is_written_and_the_certificate_printed(folder, capsys):
     assert sorted(os.listdir()) == ["net.fold.keras", "net.keras"]
 
 
+@pytest.mark.slow
 def test_data_and_json(folder, capsys):
     assert call(
         "fold", "net.keras", "--output=o.keras", "--dataset=mnist", "--examples=50", "--json"
@@ -165,6 +166,7 @@ def late(path):
     np.savez("data.npz", x_train=x[:400], y_train=y[:400], x_test=x[400:], y_test=y[400:])
 
 
+@pytest.mark.slow
 def test_two_commands_find_the_fault_and_mend_it(folder, capsys):
     late("late.keras")
     flags = ["late.keras", "--dataset=npz:data.npz", "--pixels=raw"]
@@ -194,6 +196,7 @@ def test_two_commands_find_the_fault_and_mend_it(folder, capsys):
     assert "not looked: averages_lag: no data" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_info_freeze_unfreeze_and_exchange(folder, capsys):
     def modes(path):
         assert call("info", path, "--json") == 0
@@ -218,6 +221,7 @@ def test_info_freeze_unfreeze_and_exchange(folder, capsys):
     assert not os.path.exists("x.keras")
 
 
+@pytest.mark.slow
 def test_every_command_that_the_doctor_prints_is_understood(folder, capsys):
     from bn_keras.commands import doctor
     from bn_keras.diagnostics.findings import inputs, modes, statistics, training

@@ -45,6 +45,7 @@ FLAGS = ["train", "--model=my_net.py:build", "--dataset=my_data.py:load", "--ste
          "--batch_size=8", "--eval_interval=2"]
 
 
+@pytest.mark.slow
 def test_a_net_and_data_of_ones_own_are_compared_and_repeated_by_the_command_told(folder, capsys):
     assert main([*FLAGS, "--learning_rate=0.01,0.1"]) == 0
     output = capsys.readouterr().out
@@ -58,6 +59,7 @@ def test_a_net_and_data_of_ones_own_are_compared_and_repeated_by_the_command_tol
     assert "4 of 4 runs are stored" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_path_with_an_at_sign_is_a_path(folder, capsys):
     place = folder / "me@home"
     place.mkdir()
@@ -70,6 +72,7 @@ def test_a_path_with_an_at_sign_is_a_path(folder, capsys):
     assert "my_net.py:build" in (next((folder / "runs").iterdir()) / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_changed_net_is_another_one(folder, capsys):
     assert main(FLAGS) == 0
     (folder / "my_net.py").write_text(NET.replace("Dense(6)", "Dense(5)"))
@@ -77,6 +80,7 @@ def test_a_changed_net_is_another_one(folder, capsys):
     assert len(list((folder / "runs").iterdir())) == 2
 
 
+@pytest.mark.slow
 def test_a_dry_run_tells_the_plan_and_keeps_nothing(folder, capsys):
     assert main([*FLAGS, "--sweep=learning_rate=0.01:1:3log", "--dry_run"]) == 0
     output = capsys.readouterr().out
@@ -168,6 +172,7 @@ def test_a_files_schedule_is_refused_unless_a_rate_stands_beside_it(folder, caps
     assert main([*flags, "--learning_rate=0.1"]) == 0
 
 
+@pytest.mark.slow
 def test_numbers_are_compared_by_their_loss_from_the_command_line(tmp_path, capsys):
     status = main(["train", "--model=bad_init_mlp", "--dataset=quadratic", "--steps=4", "--seeds=1",
                    "--batch_size=8", f"--logdir={tmp_path}", "--learning_rate=0.01"])

@@ -32,6 +32,7 @@ def without_pictures(monkeypatch):
     monkeypatch.delitem(sys.modules, "tensorflow", raising=False)
 
 
+@pytest.mark.slow
 def test_report_prints_and_draws_a_work_directory_again(folder, capsys):
     assert main(["report", str(folder)]) == 0
     output = capsys.readouterr().out
@@ -142,6 +143,7 @@ def survives(work_dir, name, content, capsys):
     return status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["runs/batch/seed_0.json", "plan.json"])
 def test_no_damage_of_a_file_breaks_the_report(name, tmp_path, without_pictures, capsys):
     work_dir = shell.finished(tmp_path)
@@ -180,6 +182,7 @@ def test_pictures_are_drawn_of_any_curve(curves, tmp_path, capsys):
     assert survives(work_dir, name, content, capsys) == 0
 
 
+@pytest.mark.slow
 def test_names_that_steer_terminals_or_pictures_are_printed_as_they_are(tmp_path, capsys):
     """Escape codes of a CSV header, markup and mathematics in paths: from the data to a picture."""
     folder = tmp_path / "[red]a b$x$^{\x1b[31m"

@@ -47,6 +47,7 @@ def test_each_run_of_a_stack_gets_its_own_line_with_its_own_outcome(csv, trained
     assert "1 diverged" in output
 
 
+@pytest.mark.slow
 def test_the_same_command_trains_nothing_and_changed_data_everything(csv, trained, capsys):
     in_process(csv, capsys)
     trained.last = None

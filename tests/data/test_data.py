@@ -43,6 +43,7 @@ def folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_shipped_mnist_has_the_published_sums_and_counts(shipped):
     train = np.concatenate([shipped.validation.images, shipped.train.images])
     labels = np.concatenate([shipped.validation.labels, shipped.train.labels])
@@ -55,6 +56,7 @@ def test_the_shipped_mnist_has_the_published_sums_and_counts(shipped):
     assert shipped.classes == 10
 
 
+@pytest.mark.slow
 def test_sizes_are_adjustable_and_the_splits_do_not_overlap():
     splits = data.load("mnist", train_size=100, validation_size=50, test_size=30)
     whole = data.load("mnist")
@@ -63,6 +65,7 @@ def test_sizes_are_adjustable_and_the_splits_do_not_overlap():
     np.testing.assert_array_equal(splits.train.images[0], whole.validation.images[50])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sizes, message",
     [

@@ -549,7 +549,7 @@ def test_a_gzipped_file_takes_the_memory_of_what_it_holds_and_not_of_what_it_ann
 
 
 @pytest.mark.parametrize("kind, seconds, least", [
-    ("csv", 2, 100), ("idx", 2, 100), ("pickle", 2, 100), ("npz", 2, 100), ("folder", 2, 50),
+    ("csv", 1, 50), ("idx", 1, 50), ("pickle", 1, 50), ("npz", 1, 50), ("folder", 1, 25),
     pytest.param("tfds", 6, 20, marks=pytest.mark.slow),
 ])
 def test_randomly_damaged_files_are_read_or_refused_within_time_and_memory(kind, seconds, least):

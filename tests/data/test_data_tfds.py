@@ -65,6 +65,7 @@ def load(name, folder):
     return splits, np.concatenate([splits.train.images, splits.validation.images])
 
 
+@pytest.mark.slow
 def test_a_prepared_set_is_read_as_it_was_written(tiny):
     splits, images = load("tiny", tiny)
     assert by_bytes(images) == by_bytes(IMAGES) and images.dtype == np.uint8

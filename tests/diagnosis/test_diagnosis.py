@@ -107,6 +107,7 @@ def test_every_form_of_data_gives_the_same_findings(sick, form):
     assert found.gap.terms["lag"].value > 0.1 and "192 examples in 6 batches" in found.examples
 
 
+@pytest.mark.slow
 def test_several_inputs_and_outputs_are_looked_at_with_the_compiled_losses():
     one, other = keras.Input((4,), name="one"), keras.Input((4,), name="other")
     x = layers.Concatenate()([KERAS(name="a")(one), BatchNorm(name="b")(other)])
@@ -136,6 +137,7 @@ def test_without_data_or_labels_it_says_what_it_did_not_look_for(sick):
     assert "no data" in str(nothing) and "no labels" in str(unlabelled)
 
 
+@pytest.mark.slow
 def test_a_layer_in_a_graph_of_the_models_own_is_refused_by_name():
     class Graph(keras.Model):
         def __init__(self):
@@ -274,6 +276,7 @@ def test_a_finding_that_looked_at_no_layer_did_not_look():
     assert "looked, and nothing found" not in str(found)
 
 
+@pytest.mark.slow
 def test_a_layer_that_no_example_reaches_in_inference_is_not_called_exact():
     class Auxiliary(Deaf):
         def __init__(self):
@@ -388,6 +391,7 @@ def test_a_model_whose_call_takes_no_mode_is_told_that_fit_never_updates_it():
     assert found.layer == "norm" and "Deaf.call has no argument `training`" in found.symptom
 
 
+@pytest.mark.slow
 def test_training_true_in_a_graph_counts_in_a_plain_call_and_not_in_predict():
     x, _ = points()
     model = recalibrated(with_flag(True), x)
@@ -399,6 +403,7 @@ def test_training_true_in_a_graph_counts_in_a_plain_call_and_not_in_predict():
     assert found.severity == "risk" and "`predict` and `evaluate` override it" in found.symptom
 
 
+@pytest.mark.slow
 def test_training_true_in_code_makes_inference_depend_on_the_batch_until_it_is_mended():
     class Baked(Deaf):
         def call(self, x, training=None):
@@ -414,6 +419,7 @@ def test_training_true_in_code_makes_inference_depend_on_the_batch_until_it_is_m
     assert not mended.norm.trainable and mended.head.trainable_weights  # nothing else is frozen
 
 
+@pytest.mark.slow
 def test_a_layer_that_mixes_examples_is_no_fault_of_batch_normalization():
     model = chain(KERAS(), layers.Lambda(lambda x: x - keras.ops.mean(x, 0)))
     (found,) = doctor(recalibrated(model, points()[0]), points()).named("batch_dependent")
@@ -424,6 +430,7 @@ def test_a_layer_that_mixes_examples_is_no_fault_of_batch_normalization():
 # ---------------------------------------------------------------- what it shows
 
 
+@pytest.mark.slow
 def test_the_report_names_cause_cost_and_remedy_and_the_remedy_works(sick):
     data = points()
     found = doctor(sick, data, train=data)

@@ -43,6 +43,7 @@ def mended(found, model, data, **more):
     return {one.name for one in doctor(model, scope["data"]).findings}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [
     "float16", "bfloat16", "float32", "float64", "mixed_float16", "mixed_bfloat16",
 ])
@@ -55,6 +56,7 @@ def test_a_healthy_layer_is_healthy_in_every_precision(kind, dtype):
     assert not found.not_looked and found.ok
 
 
+@pytest.mark.slow
 def test_offsets_of_whole_batches_are_noise_and_freezing_makes_both_modes_alike():
     x, y = classes()
     model = classifier(x, y, BatchNorm())
@@ -69,6 +71,7 @@ def test_offsets_of_whole_batches_are_noise_and_freezing_makes_both_modes_alike(
     assert mended(found, model, data) == set()
 
 
+@pytest.mark.slow
 def test_other_data_are_a_shift_where_training_data_tell():
     x, y = classes()
     model, data = classifier(x, y, KERAS()), (2 * x + 5, y)
@@ -86,6 +89,7 @@ def test_the_only_layer_has_the_whole_lag_in_the_table():
         found.table[0].gap > 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size, size, severity", [
     (1, 1, "wrong results"), (6, 1, "costs accuracy"), (8, 1, None), (1, 2, "costs accuracy"),
     (2, 2, None),
@@ -116,6 +120,7 @@ def dataset(x, y, size):
     return tf.data.Dataset.from_tensor_slices((x, y)).batch(size)
 
 
+@pytest.mark.slow
 def test_values_are_counted_in_the_batches_of_training():
     x, y = classes()
     model = classifier(x, y, KERAS(name="norm"))
@@ -124,6 +129,7 @@ def test_values_are_counted_in_the_batches_of_training():
     assert not doctor(model, dataset(x, y, 1), train=(x, y), only="few_values").findings
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["array", "tuple", "dataset", "batches"])
 def test_data_of_every_form_are_mended(form):
     """A last batch of one, NaN, and a constant input far from zero, in turn."""
@@ -150,6 +156,7 @@ def test_data_of_every_form_are_mended(form):
         assert not again.findings and "not_finite" in again.looked, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm, mean, how", [
     (KERAS(), 1e6, "its output"), (KERAS(synchronized=True), 3e3, "training mode"),
     (KERAS(dtype="mixed_float16"), 1e3, "input"), (KERAS(), 1e3, None), (BatchNorm(), 1e6, None),
@@ -165,6 +172,7 @@ def test_values_far_from_zero_are_found_where_digits_are_lost(norm, mean, how):
         assert "far_from_zero" not in mended(found[0], model, data)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight, value, words", [
     ("moving_mean", np.nan, "mean: 1 of 6 channels"), ("moving_variance", -1.0, "variance: -1"),
     ("moving_variance", np.inf, "variance: 1 of 6"), ("moving_variance", 1e20, "up to 1e+20"),
@@ -181,6 +189,7 @@ def test_numbers_that_are_none_are_named_and_statistics_are_mended(weight, value
     assert ("not_finite" in left) == (weight == "gamma")  # no code brings a lost weight back
 
 
+@pytest.mark.slow
 def test_data_with_nan_are_named_and_nothing_else_is_blamed():
     x, y = classes()
     model = classifier(x, y, BatchNorm())

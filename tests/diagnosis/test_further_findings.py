@@ -25,6 +25,7 @@ def model_of(*parts, shape):
     return keras.Sequential([keras.Input(shape), *parts])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation, ratio", [("linear", 2.0), ("relu", 2.467)])
 def test_the_shift_of_the_variance_is_that_of_li_et_al(activation, ratio):
     """2.00 for inputs of mean 0 and 2.47 behind a relu, at a keep rate of .5."""
@@ -38,6 +39,7 @@ def test_the_shift_of_the_variance_is_that_of_li_et_al(activation, ratio):
     assert (second / 0.5 - mean**2) / (second - mean**2) == pytest.approx(ratio, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_dead_channels_are_counted_behind_what_stands_between_and_not_in_gates():
     x = np.random.default_rng(0).normal(size=(64, 4, 4, 10)).astype("float32")
     beta = np.repeat([-9.0, 9.0, 0.0], [3, 2, 5])
@@ -186,6 +188,7 @@ def test_half_precision_without_a_window_says_no_number(momentum):
     assert finding.evidence["updates stall within"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("penalty, decay", [
     ("l2", None), (None, 0.1), ("l2", 0.1), (None, None),
 ], ids=["penalty", "decay", "both", "neither"])
@@ -206,6 +209,7 @@ def test_every_cause_of_a_decayed_gamma_is_taken_off(penalty, decay):
     np.testing.assert_array_equal(before, norm.gamma)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_shared_normalizer_is_decided_by_the_data_it_is_of():
     model, (x, y) = faults.one_normalizer_for_two_inputs()
     alike = {"left": x["left"], "right": x["left"][::-1]}

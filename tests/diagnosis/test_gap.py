@@ -155,6 +155,7 @@ def two_layers(late):
     return model, data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late, other", [("first", "second"), ("second", "first")])
 def test_the_layer_that_is_late_has_the_lag_and_the_other_none(late, other):
     model, data = two_layers(late)
@@ -228,6 +229,7 @@ def test_the_accuracy_of_two_classes_is_cut_where_the_loss_says(loss, name):
         assert found["accuracy"][0] == pytest.approx(np.mean(right))
 
 
+@pytest.mark.slow
 def test_one_loss_for_two_outputs_is_that_of_evaluate():
     inputs = keras.Input((4,))
     x = BatchNorm()(inputs)

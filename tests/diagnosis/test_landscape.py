@@ -148,6 +148,7 @@ def test_a_model_that_trains_nothing_is_refused():
         landscape(model, np.zeros((3, 2)), np.zeros((3, 1)), "mse")
 
 
+@pytest.mark.slow
 def test_the_probe_measures_each_run_of_a_stack_as_that_net_alone():
     config, splits = run_config(), bright_splits()
     alone = [build(config, splits) for _ in range(2)]

@@ -108,11 +108,9 @@ CASES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Your input ran out of data")  # of an unknown length
-@pytest.mark.parametrize("case", [
-    pytest.param(name, marks=() if name in ("noise", "subclassed, unbuilt") else pytest.mark.slow)
-    for name in CASES
-])
+@pytest.mark.parametrize("case", CASES)
 def test_a_training_that_is_watched_is_the_same_to_the_last_bit(case, tmp_path):
     make, settings = CASES[case]
 
@@ -140,6 +138,7 @@ def test_a_training_that_is_watched_is_the_same_to_the_last_bit(case, tmp_path):
     assert {row["epoch"] for row in monitor.history} == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_what_is_measured_is_what_numpy_computes():
     keras.utils.set_random_seed(1)
     model = compiled(net(momentum=0.5), keras.optimizers.SGD(0.25))
@@ -243,6 +242,7 @@ FAULTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", list(FAULTS))
 def test_every_fault_is_told_once_in_words(kind):
     make, words = FAULTS[kind]
@@ -256,6 +256,7 @@ def test_every_fault_is_told_once_in_words(kind):
     assert sum(told[0]["text"] in text for text in said) == 1
 
 
+@pytest.mark.slow
 def test_a_gap_is_told_for_the_model_and_said_to_be_gone():
     keras.utils.set_random_seed(2)
     model = compiled(net(momentum=0.5))
@@ -272,6 +273,7 @@ def test_a_gap_is_told_for_the_model_and_said_to_be_gone():
     assert "2 warnings, 2 of which no longer hold" in said[-1]
 
 
+@pytest.mark.slow
 def test_a_healthy_training_is_told_of_in_one_line_that_says_its_cost(capsys):
     keras.utils.set_random_seed(0)
     model = compiled(net(momentum=0.5), keras.optimizers.SGD(0.01))
@@ -284,6 +286,7 @@ def test_a_healthy_training_is_told_of_in_one_line_that_says_its_cost(capsys):
     assert "Not looked at" not in said[0] and "well" not in said[0].lower()
 
 
+@pytest.mark.slow
 def test_without_data_it_says_what_it_did_not_look_at():
     keras.utils.set_random_seed(0)
     monitor, said = watched(compiled(net()), data=None, verbose=2)
@@ -321,6 +324,7 @@ def test_a_model_that_cannot_be_copied_is_trained_and_named():
     assert monitor.values("mean_change").keys() == {"bn"}
 
 
+@pytest.mark.slow
 def test_it_looks_less_often_to_stay_in_its_share():
     keras.utils.set_random_seed(0)
     monitor = BatchNormMonitor((X, Y), batch_size=16, share=1e-9, tell=lambda text: None)
@@ -332,6 +336,7 @@ def test_it_looks_less_often_to_stay_in_its_share():
     assert len(monitor.values("batches")[None]) == 2, "one epoch at a time is no way around it"
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_looked_at_where_a_later_callback_ends_the_training(tmp_path):
     class Ends(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
@@ -349,6 +354,7 @@ def test_the_last_epoch_is_looked_at_where_a_later_callback_ends_the_training(tm
     assert [one.step for one in events.Tensors("mean_lag/bn")] == [0, 2]
 
 
+@pytest.mark.slow
 def test_a_resumed_fit_goes_on_in_the_same_history_and_folder(tmp_path):
     keras.utils.set_random_seed(0)
     model = compiled(net())

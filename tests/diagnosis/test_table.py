@@ -33,13 +33,7 @@ def examined(make, **options):
 
 # The first fault of each finding, and further ones on other kinds of models.
 FIRST = {fault.finding: fault for fault in reversed(FAULTS)}
-CASES = [
-    pytest.param(
-        fault, id=fault.make.__name__, marks=() if fault is FIRST[fault.finding] else
-        pytest.mark.slow,
-    )
-    for fault in FAULTS
-]
+CASES = [pytest.param(fault, id=fault.make.__name__) for fault in FAULTS]
 
 
 def without_numbers(text):
@@ -47,6 +41,7 @@ def without_numbers(text):
     return re.sub(r"[-+\d.,e%]+", "#", re.sub(r"^\d+\.|_\d+", "", text, flags=re.MULTILINE))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", CASES)
 def test_a_planted_fault_is_found_and_nothing_else_and_its_remedy_runs(fault):
     model, data, found = examined(fault.make, **fault.options)
@@ -73,6 +68,7 @@ def test_every_finding_has_a_planted_fault():
     assert {fault.finding for fault in FAULTS} == set(FINDINGS.names())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", SMALL.values(), ids=SMALL)
 def test_no_finding_in_a_small_healthy_net(make):
     assert not examined(make)[2].findings
@@ -85,6 +81,7 @@ def test_no_finding_in_a_healthy_net(name):
     assert {one.name for one in found.findings} == NOTES.get(name, set())
 
 
+@pytest.mark.slow
 def test_every_finding_looks_at_a_healthy_net():
     found = examined(functools.partial(SMALL["functional-keras"]))[2]
     assert set(found.looked) == set(FINDINGS.names())

@@ -95,6 +95,7 @@ def test_the_table_is_read_whole():
     assert sum(free for _, free in TABLE.values()) > 10
 
 
+@pytest.mark.slow
 def test_every_module_stands_in_a_row_and_imports_what_its_row_allows():
     homeless = [module for module in MODULES if not room_of(module)]
     assert not homeless, f"they stand in no row of {PAGE.name}"
@@ -106,6 +107,7 @@ def test_every_module_stands_in_a_row_and_imports_what_its_row_allows():
     assert not forbidden
 
 
+@pytest.mark.slow
 def test_no_room_and_no_import_in_the_table_is_unused():
     used = {(room_of(module), room_of(other)) for module in MODULES for other in imports(module)}
     listed = {(room, other) for room, (others, _) in TABLE.items() for other in others}
@@ -120,6 +122,7 @@ def test_rooms_import_from_rows_below_their_own():
             assert order.index(other) > order.index(room), f"{room} imports {other}, above it"
 
 
+@pytest.mark.slow
 def test_no_files_import_each_other_in_a_circle():
     left = {module: set(imports(module)) - {module} for module in MODULES}
     # A file of a folder imports the folder by itself, whatever it imports from there.
@@ -129,6 +132,7 @@ def test_no_files_import_each_other_in_a_circle():
     assert not left, f"a circle among {', '.join(left)}"
 
 
+@pytest.mark.slow
 def test_rooms_without_tensorflow_load_without_it():
     """One process for all: what one module has loaded stays, so the first to blame is named."""
     modules = [module for module in MODULES if TABLE[room_of(module)][1]]

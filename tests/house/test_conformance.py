@@ -81,12 +81,14 @@ def start(model, normalizer, seed):
     return kernel_digest(built), [place.name for place in normalizers(built)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model, normalizer", models_with_normalizers(MODELS.names()))
 def test_every_arm_of_a_model_starts_from_the_same_kernels(model, normalizer):
     assert start(model, normalizer, 3) == start(model, "none", 3)
     assert start(model, normalizer, 4)[0] != start(model, "none", 3)[0]
 
 
+@pytest.mark.slow
 def test_a_model_without_branches_refuses_a_normalizer_that_scales_them():
     models = [name for name in MODELS.names() if not MODELS.properties(name).get("branches")]
     assert len(models) == len(MODELS.names()) - 1
@@ -95,6 +97,7 @@ def test_a_model_without_branches_refuses_a_normalizer_that_scales_them():
             start(model, "skipinit", 3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.names())
 def test_a_model_takes_other_image_sizes_and_names_no_normalizer_itself(model):
     built = build(config(model=model), splits(size=32, channels=3))
@@ -121,12 +124,10 @@ def assert_learns(model, normalizer):
 
 CLASSIFIERS = [name for name in MODELS.names() if MODELS.properties(name)["loss"] != "squared"]
 ARMS = models_with_normalizers(CLASSIFIERS)
-FAST_ARMS = list({arm[0]: arm for arm in ARMS}.values())  # one for every model
 
 
-@pytest.mark.parametrize("model, normalizer", [
-    pytest.param(*arm, marks=() if arm in FAST_ARMS else pytest.mark.slow) for arm in ARMS
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("model, normalizer", ARMS)
 def test_every_normalizer_learns_in_a_convolutional_and_in_a_dense_net(model, normalizer):
     assert_learns(model, normalizer)
 

@@ -122,6 +122,7 @@ def test_the_page_by_hand_names_only_numbers_of_its_notebook():
     assert unprinted(page, code_cells(ROOT / "notebooks/b_batch_norm_by_hand.ipynb")) == []
 
 
+@pytest.mark.slow
 def test_the_code_has_the_style_of_the_house(tmp_path):
     for path in PATHS:
         source = "\n\n\n".join(cell.source for cell in code_cells(path)) + "\n"

@@ -97,6 +97,7 @@ def test_statistics_are_those_of_the_average_where_there_are_data(in_one_pass):
     assert "given inputs of shape (40, 3)" in certificate.measured
 
 
+@pytest.mark.slow
 def test_every_model_and_the_average_are_judged():
     models, x = [net(1), net(2)], data(40, 3)
     models[0].compile("sgd", "mse")

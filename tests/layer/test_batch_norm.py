@@ -249,6 +249,7 @@ def test_training_may_be_a_boolean_tensor(in_graph, renorm, shape):
             np.testing.assert_allclose(one, other, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_gradients_flow_through_a_training_tensor():
     x = tf.constant(data(SHAPES[4]))
     gradients = []
@@ -376,6 +377,7 @@ def test_a_clone_with_the_other_layer_takes_the_weights(first, second):
     np.testing.assert_allclose(clone(x), model(x), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_automatic_name_is_that_of_keras():
     keras.utils.clear_session()
     assert BatchNorm().name == "batch_normalization"
@@ -383,6 +385,7 @@ def test_the_automatic_name_is_that_of_keras():
     assert LAYERS["keras"]().name == "batch_normalization"
 
 
+@pytest.mark.slow
 def test_fit_learns_like_keras():
     def history(layer):
         keras.utils.set_random_seed(0)

@@ -116,6 +116,7 @@ def test_claim_5_images_are_averaged_over_all_but_the_channels():
     assert tf.size(over_axis_0) == 75
 
 
+@pytest.mark.slow
 def test_claim_6_a_variance_that_starts_at_0_multiplies_by_31_6():
     def factor(updates, **settings):
         """What inference makes of 1 less what it makes of 0."""

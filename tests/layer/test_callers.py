@@ -150,6 +150,7 @@ def test_time_distributed_normalizes_over_batch_and_time(rank, steps, masked, tm
         np.testing.assert_allclose(layer.layer.moving_variance, variance, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_time_distributed_moves_once_in_fit_with_an_open_number_of_steps():
     inputs = keras.Input((None, 3))
     layer = BatchNorm(momentum=None)
@@ -264,10 +265,8 @@ TWICE = [  # each kind in two ways, and each way with two kinds
 ]
 
 
-@pytest.mark.parametrize("kind, way", [
-    pytest.param(*case, marks=() if case in TWICE[:len(KINDS)] else pytest.mark.slow)
-    for case in TWICE
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, way", TWICE)
 def test_a_group_of_micro_batches_moves_as_one_pooled_batch(kind, way):
     how, groups = WAYS[way]
     settings = {"momentum": 0.9, **KINDS[kind]}
@@ -292,6 +291,7 @@ def test_a_group_of_micro_batches_moves_as_one_pooled_batch(kind, way):
         assert int(layer.updates.numpy()) == groups
 
 
+@pytest.mark.slow
 def test_fit_pools_too():
     model, layer = compiled({"momentum": 0.9})
     x = data((32, 4, 3))
@@ -302,6 +302,7 @@ def test_fit_pools_too():
     np.testing.assert_allclose(layer.moving_variance, variance, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_micro_batches_far_from_zero_lose_no_digits():
     model, layer = compiled({"momentum": 0.0})
     batches = [data((6, 4, 3), mean=1e4 + part, seed=part) for part in range(4)]
@@ -368,6 +369,7 @@ def test_a_mean_of_micro_batches_on_replicas_is_kept():
     np.testing.assert_allclose(layer.moving_variance, np.mean(variances, 0), rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [BatchNorm, keras.layers.BatchNormalization])
 def test_keras_has_no_accumulating_optimizer_on_replicas_yet(kind):
     """The optimizer fails with any layer; once it does not, pooling there needs a test."""
@@ -386,6 +388,7 @@ def test_outside_of_a_compiled_model_every_call_is_an_update():
     assert int(layer.updates.numpy()) == 3
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_file_in_step_with_the_optimizer(tmp_path):
     """Two micro-batches of four are in the file's past: the pool lacks them, the steps do not."""
     x = np.random.default_rng(0).normal(4, 1, (64, 3)).astype("float32")

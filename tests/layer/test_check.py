@@ -191,6 +191,7 @@ def test_a_file_of_numpy_is_checked_without_tensorflow():
     assert result.returncode == 0, result.stderr
 
 
+@pytest.mark.slow
 def test_the_command_takes_a_file_and_its_status_is_that_of_the_numbers():
     def command(*arguments):
         result = subprocess.run(

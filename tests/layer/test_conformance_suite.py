@@ -204,6 +204,7 @@ TEXTBOOK_FAILS = {
 }
 
 
+@pytest.mark.slow
 def test_a_textbook_layer_computes_right_and_fails_where_it_falls_short():
     found = {name: outcome_of(Textbook, name) for name in PROBES}
     wrong = {n: one.probe.severity for n, one in found.items() if one.verdict == FAIL}
@@ -222,6 +223,7 @@ def test_a_textbook_layer_computes_right_and_fails_where_it_falls_short():
     assert skipped["a clipping error names what it received"] == "takes no argument renorm"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layer_class", [Strict, NoGamma])
 def test_a_missing_default_or_weight_makes_nothing_wrong(layer_class):
     names = [one.name for one in PROBES.values() if one.severity == WRONG_NUMBERS]
@@ -347,6 +349,7 @@ class MovesAtTestTime(Homework):
         return outputs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "plain, wrong",
     [
@@ -486,6 +489,7 @@ def mine(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_failures_stand_at_the_end_with_what_was_received(mine):
     asked = ["--only=guards,inference uses", "--only", "a mask is handed on"]
     status, out, err = command("mine:Mine", *asked, cwd=mine)

@@ -290,6 +290,7 @@ def test_measuring_leaves_both_models_as_they_were():
         np.testing.assert_array_equal(other.numpy(), was)
 
 
+@pytest.mark.slow
 def test_a_compiled_model_stays_so_and_its_copy_is_compiled_by_hand():
     model, x = stack(keras.layers.Dense(2), KERAS()), inputs_of("")
     model.compile("sgd", "mse")

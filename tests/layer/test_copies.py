@@ -37,6 +37,7 @@ def test_a_copy_is_equal_and_independent(name, make):
         close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, make", list(zip(NAMES, ZOO)), ids=NAMES)
 def test_nothing_in_the_copy_keeps_the_model_alive(name, make):
     model = make()
@@ -92,6 +93,7 @@ def test_a_net_that_was_cut_out_does_not_bring_the_rest_along():
     assert len(model.layers[-1]._outbound_nodes) == 1 and not norm._outbound_nodes
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_copied_uncompiled_and_can_be_compiled_alike():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(2), BN()])
     model.compile(keras.optimizers.Adam(0.25), "mse", metrics=["mae"])
@@ -115,6 +117,7 @@ def test_a_layer_of_the_copy_can_be_given_a_second_name():
         copy.more = BN()
 
 
+@pytest.mark.slow
 def test_a_deep_graph_needs_no_recursion():
     inputs = x = keras.Input((2,))
     for _ in range(400):

@@ -30,6 +30,7 @@ NORMALIZED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalizer", NORMALIZED.values(), ids=NORMALIZED)
 def test_names_and_normalizers_do_not_count(normalizer):
     keras.backend.clear_session()
@@ -53,6 +54,7 @@ def test_a_kernel_of_the_same_bytes_in_another_shape_is_another_one():
     assert kernel_digest(one) != kernel_digest(other)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["mnist_cnn", "bad_init_mlp"])
 def test_the_arms_of_a_comparison_start_alike_and_seeds_do_not(model):
     def digest(normalizer, seed=0):

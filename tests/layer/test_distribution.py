@@ -19,6 +19,7 @@ def strategy():
     return two_replicas()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
 def test_synchronized_outputs_and_gradients_are_those_of_one_big_batch(strategy, masked):
     """Also with unequal batches and masks, and through the all-reduce."""
@@ -76,6 +77,7 @@ def test_unsynchronized_statistics_are_read_and_saved_as_their_mean(strategy, tm
     np.testing.assert_allclose(fresh(parts[0]), layer(parts[0]), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_fit_over_replicas_keeps_the_mean_of_their_statistics(strategy):
     """Keras's layer keeps the first replica's, also through compile and fit."""
     x = np.repeat(np.array([[1.0, 1.0], [5.0, 5.0]], "float32"), 4, axis=0)

@@ -413,6 +413,7 @@ def test_shared_nested_and_hidden_layers_are_folded_where_it_is_right(float64, t
     assert number == 13
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, tolerance", [
     ("float64", 1e-10), ("float32", 1e-5), ("mixed_float16", 1e-2), ("mixed_bfloat16", 5e-2),
     ("float16", 1e-2),
@@ -469,6 +470,7 @@ def test_penalties_of_weights_that_are_gone_go_too_and_what_was_frozen_stays_so(
     assert folded.layers[0].get_config()["use_bias"] and not folded.layers[0].trainable
 
 
+@pytest.mark.slow
 def test_low_rank_and_quantized_kernels_are_left():
     for change, reason in (("enable_lora", "has LoRA weights"), ("quantize", "BiasAdd stands")):
         model = small()

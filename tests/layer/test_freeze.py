@@ -211,6 +211,7 @@ def test_ghosts_and_layers_of_time_steps_keep_training_as_they_did():
         np.testing.assert_allclose(still(x, training=True), still(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_normalizers_are_thawed_inside_of_a_frozen_model():
     """The rest of a frozen base stays frozen, though Keras asks its parents too."""
     base = keras.Sequential([keras.Input((3,)), layers.Dense(4, name="dense"), KERAS(name="bn")])
@@ -382,6 +383,7 @@ def test_a_flag_that_is_changed_after_a_fit_counts_from_the_next_compile_on():
     assert fitted(batch_size=8) == set()  # a new shape is a new graph
 
 
+@pytest.mark.slow
 def test_frozen_statistics_normalize_alike_in_every_way_to_run():
     for dtype in ("float64", "float32", "mixed_float16", "mixed_bfloat16"):
         model = shaken(keras.Sequential([keras.Input((4, 3)), KERAS(name="bn", dtype=dtype)]))

@@ -143,6 +143,7 @@ def test_an_empty_batch_passes_through_forward_and_backward(shape, mode):
     assert layer.moving_variance.numpy().tolist() == [1, 1, 1]
 
 
+@pytest.mark.slow
 @product_of(
     shape=[(0, 4, 3), (0, 4, 4, 3), (4, 0, 0, 3)], jit_compile={"graph": False, "xla": True},
     renorm=RENORM, axis=[-1, 1],
@@ -170,6 +171,7 @@ def test_a_batch_may_turn_out_to_be_empty(shape, jit_compile, renorm, axis):
     assert np.abs(layer.moving_mean).min() > 0
 
 
+@pytest.mark.slow
 def test_the_last_batch_of_one_is_counted_in_fit():
     model = keras.Sequential([keras.Input((3,)), BatchNorm(momentum=0.9)])
     model.compile("sgd", "mse")
@@ -195,6 +197,7 @@ def test_a_run_draws_the_counter_as_a_curve_that_starts_over_with_each_seed(tmp_
         assert result.curves["statistics/skipped_batches"] == [[1, 2], [2, 4], [3, 6]]
 
 
+@pytest.mark.slow
 def test_explicit_training_refuses_a_call_that_does_not_say():
     model = keras.Sequential([keras.Input((3,)), BatchNorm(explicit_training=True, name="bn")])
     x = normal((4, 3))

@@ -32,6 +32,7 @@ def trained(model):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_arms_start_alike_in_every_kind_of_model(name):
     model = KINDS[name]()

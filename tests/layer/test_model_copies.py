@@ -114,6 +114,7 @@ def test_correct_evaluation_is_plain_inference_and_every_copy_differs_as_its_bug
             np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", RUNS)
 @pytest.mark.parametrize("kind", [BatchNorm, BN, BatchRenorm], ids=["ours", "keras", "renorm"])
 def test_refresh_reaches_nested_weights_in_a_traced_graph_too(kind, how):

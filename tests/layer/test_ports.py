@@ -445,6 +445,7 @@ def flax_net(parts):
     ])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_sorted", [True, False])
 def test_a_net_from_flax_is_in_the_order_of_its_numbers(is_sorted):
     """JAX sorts the names of what goes through it: Dense_10 before Dense_2, BatchNorm before."""

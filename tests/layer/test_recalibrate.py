@@ -204,6 +204,7 @@ def test_calls_behind_one_another_are_taken_in_turn():
     np.testing.assert_allclose(layer.moving_variance, both.var(0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_cell_of_a_recurrent_layer_gets_the_statistics_of_all_time_steps():
     model = keras.Sequential([keras.Input((3, 2)), keras.layers.RNN(Cell())])
     shaken(model)
@@ -270,6 +271,7 @@ def branches(width, depth):
     return keras.Model(inputs, BatchNorm()(x))
 
 
+@pytest.mark.slow
 def test_there_are_as_many_passes_as_the_longest_chain_has_layers():
     model, x = shaken(branches(width=3, depth=2)), data(8, 3)
     batches = Counted([x[:5], x[5:]])
@@ -642,6 +644,7 @@ def test_a_certificate_of_numbers_that_are_none_is_strict_json():
     assert [row["path"] for row in found["rows"]] == [row.path for row in certificate.rows]
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_judged_by_its_own_loss_and_stays_as_it_is():
     model, x = net(BatchNorm), data(20, 3)
     y = x[:, 0]
@@ -675,6 +678,7 @@ def crossentropy(outputs, y, softmax):
     return -np.mean(np.log(outputs[np.arange(len(y)), y]))
 
 
+@pytest.mark.slow
 def test_a_loss_is_guessed_where_labels_and_outputs_allow_one_reading_only():
     x, y = data(12, 3), np.arange(12) % 4
     for softmax, labels in ((True, y), (False, y[:, None]), (True, np.eye(4)[y])):
@@ -717,6 +721,7 @@ def test_a_layer_that_keras_does_not_track_is_recalibrated_too():
     np.testing.assert_array_equal(model(x), before)
 
 
+@pytest.mark.slow
 def test_averaged_weights_are_evaluated_in_the_middle_of_fit_with_statistics_of_their_own():
     """Keras's SwapEMAWeights exchanges the weights and leaves the statistics of the old ones."""
     x = data(64, 3)

@@ -57,6 +57,7 @@ def test_a_saved_variant_predicts_and_trains_on_alike(name, tmp_path):
         np.testing.assert_allclose(again(x, training=training), model(x, training=training))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_a_variant_does_in_a_graph_what_it_does_in_eager_calls(name, jit_compile):
@@ -98,9 +99,8 @@ LIMITS = {
 }
 
 
-@pytest.mark.parametrize("name", [
-    name if name == "renorm" else pytest.param(name, marks=pytest.mark.slow) for name in LIMITS
-])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LIMITS)
 def test_a_variant_at_rest_passes_the_conformance_suite(name):
     layer_class, excepted = LIMITS[name]
     failed = {
@@ -158,6 +158,7 @@ def test_ghosts_of_an_open_batch_size_are_those_of_the_batch():
     assert call(tf.zeros((0, 3))).shape == (0, 3) and layer.skipped_batches == 1
 
 
+@pytest.mark.slow
 def test_the_unbiased_variance_of_ghosts_counts_a_mean_for_each():
     """The average over many batches is the population's variance, though ghosts are small."""
     layer = GhostBatchNorm(virtual_batch_size=2, momentum=None, unbiased_variance=True)
@@ -271,6 +272,7 @@ def test_conditional_scale_and_offset_are_those_of_the_call(shape, axis, per_exa
     assert not layer.trainable_variables
 
 
+@pytest.mark.slow
 def test_a_conditional_model_learns_its_conditions_and_is_saved(tmp_path):
     """An embedding of the class predicts gamma and beta: the model can tell classes apart."""
     x, label = keras.Input((4,)), keras.Input((), dtype="int32")
@@ -375,6 +377,7 @@ def test_frozen_statistics_infer_while_gamma_and_beta_learn():
     assert not layer.moving_mean.numpy().any() and len(layer.trainable_variables) == 2
 
 
+@pytest.mark.slow
 def test_a_frozen_affine_map_stays_while_the_statistics_move():
     plain, layer = BatchNorm(momentum=0.5), FrozenBatchNorm(freeze="affine", momentum=0.5)
     x = data((6, 3))

@@ -73,6 +73,7 @@ def decayed(model, optimizer):
     return sorted(w.path for w in model.trainable_variables if not np.all(w.numpy() == 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
 def test_kernels_of_any_rank_decay_and_nothing_else_does(make):
     model = Subclassed()
@@ -86,6 +87,7 @@ def test_kernels_of_any_rank_decay_and_nothing_else_does(make):
     assert len(model.trainable_variables) == 8 + 5 + 7 + 5  # and biases, four BN, three others
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", WRAPPED.values(), ids=WRAPPED)
 def test_a_training_step_leaves_gamma_to_the_gradient(make):
     """The last scale has no gradient here: the loss does not depend on it."""

@@ -160,6 +160,7 @@ def test_without_holm_five_equal_arms_would_be_told_apart_too_often():
     assert (raw.min(axis=1) < SIGNIFICANCE).mean() > 2 * SIGNIFICANCE
 
 
+@pytest.mark.slow
 def test_whole_comparisons_of_equal_arms_find_a_difference_seldom():
     """With ties by the evaluation's error, and runs that diverged."""
     generator = np.random.default_rng(0)

@@ -39,6 +39,7 @@ def test_in_every_pair_the_net_with_bn_learns_and_the_one_without_does_not(tmp_p
     assert compared["adjusted_p"] is None, "two pairs are too few for a p value"
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_twice_and_another_seed_differs(tmp_path):
     splits = data.load("mnist", train_size=500, validation_size=100, test_size=50)
     train = runner.Runner(lambda config: splits, Store(tmp_path))

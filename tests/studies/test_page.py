@@ -41,6 +41,7 @@ def register(monkeypatch):
         STUDIES._registered, "hostile", (lambda: study, {}))
 
 
+@pytest.mark.slow
 def test_the_page_tells_everything_in_order(usual):
     found = parsed(usual, PNG)
     assert found.texts("h1") == [usual.plan.study.question]
@@ -103,6 +104,7 @@ def test_the_page_needs_no_other_file_and_its_policy_names_its_own_scripts_alone
     assert "unsafe-inline" not in policy.partition("script-src")[2]
 
 
+@pytest.mark.slow
 def test_no_text_of_a_user_becomes_markup(register):
     found = parsed(pages.hostile(register), PNG)
     known = parsed(pages.plain({"none": [0.1], "batch": [0.9]}), PNG)
@@ -174,6 +176,7 @@ def test_a_median_is_that_of_all_seeds_and_a_diverged_curve_ends_with_its_mark()
     np.testing.assert_allclose(seeds[0, None][4][-1], last, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_thousand_runs_fit_in_a_page_that_tells_what_is_left_out():
     text = page(pages.many(seeds=500, length=120))
     found = pages.Parser(text)
@@ -194,6 +197,7 @@ def test_a_thousand_runs_fit_in_a_page_that_tells_what_is_left_out():
     assert len(data["finals"]["rows"]) == 1000
 
 
+@pytest.mark.slow
 def test_a_ladder_has_the_curves_of_every_learning_rate():
     report = pages.ladder()
     found = parsed(report)
@@ -205,6 +209,7 @@ def test_a_ladder_has_the_curves_of_every_learning_rate():
     assert any("learning_rate" == text for text in found.texts("th"))
 
 
+@pytest.mark.slow
 def test_a_study_of_numbers_has_no_accuracy():
     plan = make_plan("bad_init_regression", {}, quick=True)
     results = [reports.result(run, 0.5, curves={"loss/test": [[1, 900.0], [2, 3.0]]})
@@ -219,6 +224,7 @@ def test_a_study_of_numbers_has_no_accuracy():
     assert any(text.startswith("This is the quick version") for text in found.texts("p"))
 
 
+@pytest.mark.slow
 def test_claims_are_counted_and_told():
     plan = make_plan("bad_init_regression", {}, seeds=5)
     results = [reports.result(run, None, metrics={"test_loss": 10.0}, curves={})
@@ -308,6 +314,7 @@ def test_texts_have_the_contrast_that_wcag_asks_for():
                 assert contrast(colors[text], colors[behind]) >= 4.5, (text, behind)
 
 
+@pytest.mark.slow
 def test_vega_lite_accepts_the_charts():
     """Compiled by the very version that the page brings along."""
     curves = page_charts.curves_chart(3, ((1, 0), (6, 3), (2, 3)))

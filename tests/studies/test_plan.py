@@ -355,6 +355,7 @@ def test_a_study_from_outside_the_package_is_planned_like_ours(outside):
     assert shape(plan.runs) == [[3], [3]]
 
 
+@pytest.mark.slow
 def test_planning_loads_no_tensorflow_and_no_scipy():
     told = "import sys; from bn_keras.plan import make_plan, groups; " \
         "groups(make_plan('ioffe_mnist', {}).runs); " \

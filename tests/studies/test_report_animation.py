@@ -23,6 +23,7 @@ def images():
     return animation.layer_histograms(net("batch"), net("none", 1), "a title")
 
 
+@pytest.mark.slow
 def test_a_frame_differs_from_another_within_the_axes_and_the_heading_only(images):
     assert len(images) == 3
     first, last = (np.asarray(image.convert("RGB")) for image in (images[0], images[-1]))
@@ -69,6 +70,7 @@ def test_the_page_suits_phones_dark_screens_and_screen_readers(images):
         assert part in page
 
 
+@pytest.mark.slow
 def test_a_diverged_net_is_drawn_as_far_as_it_goes():
     lost = net("none")
     for layer in lost.frames["layers"]:

@@ -290,6 +290,7 @@ def test_html_takes_the_colours_of_the_notebook(plain_report, monkeypatch):
     assert "<img" not in found._repr_html_() and "<details" not in found._repr_html_()
 
 
+@pytest.mark.slow
 def test_a_figure_is_not_known_to_pyplot_and_shows_itself_in_a_notebook(plain_report):
     before = dict(_pylab_helpers.Gcf.figs)
     figure = plain_report.figure()
@@ -299,12 +300,14 @@ def test_a_figure_is_not_known_to_pyplot_and_shows_itself_in_a_notebook(plain_re
     assert shown.format == "PNG" and shown.size[0] > 500
 
 
+@pytest.mark.slow
 def test_a_notebook_shows_a_figure_once(plain_report):
     formatters = pytest.importorskip("IPython.core.formatters")
     bundle, _ = formatters.DisplayFormatter().format(plain_report.figure())
     assert {kind for kind in bundle if kind.startswith("image/")} == {"image/png"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind, start", [
     ("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF"),
 ])
@@ -324,6 +327,7 @@ def test_a_picture_of_another_kind_is_refused(name, plain_report, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_picture_of_a_work_directory_is_that_of_the_report(plain_report):
     names = [f"outcomes:{plain_report.plan.study.compared}" if name == "outcomes" else name
              for name in plain_report.plan.study.figures]

@@ -108,6 +108,7 @@ def test_a_diverged_run_loses_its_pair_and_is_seen_everywhere():
     )
 
 
+@pytest.mark.slow
 def test_several_comparisons_are_adjusted_by_holm_and_say_which():
     none, up = [*DOWN, 0.1], [*UP, 0.96]
     found = made({"none": none, "batch": up, "layer": up, "group": [0.05, *up[1:]]})
@@ -243,6 +244,7 @@ def folder(tmp_path):
     return store
 
 
+@pytest.mark.slow
 def test_a_folder_is_reported_without_tensorflow(folder):
     code = (
         "import sys; from bn_keras.report import report; from bn_keras.results import Store; "
@@ -308,6 +310,7 @@ def regression(tmp_path, arms=("tanh none", "tanh batch"), damage=None):
     return store
 
 
+@pytest.mark.slow
 def test_a_study_with_frames_writes_its_animation(tmp_path):
     found = report.write(regression(tmp_path))
     names = {path.name for path in tmp_path.glob("animation-*")}

@@ -78,6 +78,7 @@ def test_a_regression_s_metrics_are_losses():
     assert list(tensorboard.metrics(report)) == ["validation_loss", "test_loss"]
 
 
+@pytest.mark.slow
 def test_every_panel_is_a_picture_of_its_own():
     report = make_report(*compared({"none": [0.1], "batch": [0.9]}))
     found = tensorboard.comparison(report)["pictures"]

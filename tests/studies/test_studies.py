@@ -287,10 +287,11 @@ def test_ten_seeds_can_decide_a_claim(name, claim):
 LEFT = [("all arms", OK), ("last arm", DIVERGED)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, part, status", [
     *((name, *left) for name in STUDY_NAMES for left in LEFT),
     # One study with a ladder and one without, for what is between: the report names no study.
-    *(pytest.param(name, part, status, marks=pytest.mark.slow)
+    *((name, part, status)
       for name in ("learning_rates", "not_mnist_mlp")
       for part in ("all arms", "one arm", "last arm") for status in (OK, DIVERGED)
       if (part, status) not in LEFT),
@@ -323,6 +324,7 @@ def test_a_report_can_be_made_of_whatever_was_left_behind(name, part, status, tm
     assert status == OK or "diverged" in told.getvalue()
 
 
+@pytest.mark.slow
 def test_the_list_tells_of_every_study_and_loads_no_tensorflow():
     listing = "import sys; from bn_keras.__main__ import main; assert main(['list']) == 0; " \
         "assert not {'tensorflow', 'scipy'} & set(sys.modules)"

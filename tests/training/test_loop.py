@@ -148,6 +148,7 @@ def test_optimizers_whose_step_is_not_the_gradient_times_the_rate_refuse_several
         trainer.reset(start, (0.1, 0.2))
 
 
+@pytest.mark.slow
 def test_training_in_mixed_float16_scales_the_loss_and_not_what_is_reported():
     """The scaled gradients survive in float16, and neither update nor norm shows the factor."""
     plain, scaled = small_trainer(), small_trainer(
@@ -163,6 +164,7 @@ def test_training_in_mixed_float16_scales_the_loss_and_not_what_is_reported():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 def test_reset_repeats_a_run_exactly_in_one_trace(jit_compile):
     trainer = small_trainer(keras.optimizers.Adam(0.1), jit_compile=jit_compile)

@@ -93,6 +93,7 @@ def test_a_shortcut_takes_every_second_pixel_and_appends_zeros():
     np.testing.assert_allclose(net([values, added]), np.maximum(expected, 0), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_branches_with_skipinit_start_switched_off_and_learn_to_switch_on():
     net = build("resnet", "skipinit", depth=8, dtype_policy="float64")
     factors = [layer for layer in net.layers if isinstance(layer, SkipInit)]
@@ -131,6 +132,7 @@ def test_the_threshold_of_filter_response_takes_the_activations_place(activation
     assert not logits.threshold and logits.learned_epsilon is not None
 
 
+@pytest.mark.slow
 def test_filter_response_keeps_the_runs_of_a_stack_apart():
     config = RunConfig(model="deep_mlp", normalizer="filter_response", dtype_policy="float64")
     data = splits((4, 4, 1))

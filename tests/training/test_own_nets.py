@@ -89,6 +89,7 @@ def fitted(settings, data, loss):
     return model.evaluate(data.validation.images, data.validation.labels, verbose=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalizer", ["keras_batch", "layer", "none"])
 @pytest.mark.parametrize("build", [functional, subclassed])
 def test_a_net_of_ones_own_learns_what_keras_teaches_it(build, normalizer, tmp_path):
@@ -175,6 +176,7 @@ def test_a_file_of_a_net_is_loaded(tmp_path):
         np.testing.assert_array_equal(one, two)
 
 
+@pytest.mark.slow
 def test_a_net_of_keras_applications_is_made_for_the_data():
     data = splits(LABELS, normal((120, 32, 32, 3)))
     found = nets.build(config("applications:MobileNetV2", normalizer="none"), data)
@@ -197,6 +199,7 @@ LOSSES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", LOSSES)
 def test_the_loss_is_the_usual_one_for_labels_and_last_layer(case, tmp_path):
     labels, units, activation, loss = LOSSES[case]
@@ -229,6 +232,7 @@ def sparse(labels, outputs):
     return keras.losses.sparse_categorical_crossentropy(labels, outputs, from_logits=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", [
     keras.losses.CategoricalCrossentropy(from_logits=True),
     keras.losses.SparseCategoricalCrossentropy(from_logits=True), sparse,
@@ -240,6 +244,7 @@ def test_a_loss_of_ones_own_gets_the_labels_that_it_wants(loss, tmp_path):
     assert found.metrics["validation_loss"] == pytest.approx(fitted(settings, data, oracle), 1e-4)
 
 
+@pytest.mark.slow
 def test_several_inputs_are_trained_as_keras_trains_them(tmp_path):
     def build(normalizer):
         left, right = keras.Input((5,), name="left"), keras.Input((2,), name="right")
@@ -260,6 +265,7 @@ def test_several_inputs_are_trained_as_keras_trains_them(tmp_path):
     assert found.metrics["validation_loss"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_images_out_are_trained_on_images(tmp_path):
     images = normal((40, 6, 6, 1))
     data = splits(0.5 * images, images)
@@ -323,6 +329,7 @@ def test_a_net_that_cannot_be_compared_is_refused_in_a_sentence(case):
 WIDTHS = iter(range(4, 100))
 
 
+@pytest.mark.slow
 def test_a_function_that_gives_other_nets_is_refused(tmp_path):
     def build(normalizer):
         return keras.Sequential([
@@ -350,6 +357,7 @@ def test_a_loss_that_gives_no_numbers_is_refused(loss, tmp_path):
         run(config(functional, loss=own.give("mine", loss, repr(loss))), splits(), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_finished_net_may_have_outputs_that_its_examples_lack(tmp_path):
     """Labels 1 and 2 of a net of three classes: the second and third outputs are theirs."""
     # momentum 1 and the rate keep the net as it is given, so that it can be asked after the run

@@ -112,6 +112,7 @@ def measured():
     return model, before, {name: float(values[0]) for name, values in found.items()}
 
 
+@pytest.mark.slow
 def test_the_model_is_left_as_it_was(measured):
     model, before, _ = measured
     assert len(before) > 18  # the state of the dropout's random numbers, too

@@ -192,6 +192,7 @@ def test_training_counts_the_batches_that_the_guards_left_out():
     assert found["statistics/skipped_batches"] == [3], "one in each of three layers"
 
 
+@pytest.mark.slow
 @RUNS
 def test_evaluation_has_the_losses_and_accuracies_of_numpy(runs):
     nets, weights = batch_nets(runs)
@@ -211,6 +212,7 @@ def test_evaluation_has_the_losses_and_accuracies_of_numpy(runs):
             assert metrics[f"{name}_images"][run] == 60
 
 
+@pytest.mark.slow
 def test_the_commonest_class_is_counted_in_each_set():
     splits = bright_splits()
     splits.validation.labels[:] = [2] * 45 + [0] * 15
@@ -235,6 +237,7 @@ def test_steps_to_a_target_are_those_of_the_first_evaluation_that_has_it(monkeyp
     np.testing.assert_array_equal(found, [[10, 15], [20, 15], [20, np.nan], [20, np.nan]])
 
 
+@pytest.mark.slow
 @FEW
 def test_a_regression_has_losses_and_no_accuracies(runs):
     splits = number_splits()
@@ -302,6 +305,7 @@ def test_single_images_have_the_accuracy_that_numpy_gives_the_first_hundred(runs
     assert found == approx([accuracy(logits(own, part.images), part.labels) for own in weights])
 
 
+@pytest.mark.slow
 @FEW
 def test_batch_statistics_are_those_of_the_validation_images(runs):
     """One batch of 40; the accuracy differs from the one with population statistics."""
@@ -421,6 +425,7 @@ def test_units_of_a_convolution_are_its_places_one_behind_the_other():
     assert found["unit/p50"] == approx([np.median(values[:, 0, 0, 0])])
 
 
+@pytest.mark.slow
 @FEW
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_layers_measure_the_signal_and_dead_or_saturated_units(runs, activation):
@@ -484,6 +489,7 @@ def test_frames_hold_what_every_layer_gets_and_gives_at_every_evaluation(runs):
         assert "grid" not in frames
 
 
+@pytest.mark.slow
 @FEW
 def test_frames_of_a_function_of_one_number_have_its_curve(runs):
     splits = number_splits()
@@ -535,10 +541,8 @@ BUGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "runs", [pytest.param(None, id="alone", marks=pytest.mark.slow),
-             pytest.param(2, id="stack of two")],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("runs", [None, 2], ids=["alone", "stack of two"])
 def test_pitfalls_are_measured_in_batches_of_all_sizes(runs):
     nets, weights = batch_nets(runs)
     before = [variable.numpy() for variable in nets.net.variables]
@@ -563,6 +567,7 @@ def test_pitfalls_are_measured_in_batches_of_all_sizes(runs):
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
 
 
+@pytest.mark.slow
 def test_one_pitfall_by_name_measures_that_one():
     found = started("pitfalls:without_bn", batch_nets(2)[0]).at_end()
     assert {name.split("/")[1] for name in found} == {"without_bn", "images"}
@@ -570,6 +575,7 @@ def test_one_pitfall_by_name_measures_that_one():
     assert set(started("pitfalls:without_bn", plain_nets(2)[0]).at_end()) == {"pitfall/images"}
 
 
+@pytest.mark.slow
 @FEW
 @pytest.mark.parametrize("name", ["never_updated", "batch_statistics"])
 def test_the_second_curve_follows_the_weights_as_they_are_now(runs, name):

@@ -25,6 +25,7 @@ def train(folder, *configs, splits=None, **settings):
     return Runner(lambda config: splits, Store(folder), **settings)(configs)
 
 
+@pytest.mark.slow
 def test_a_result_holds_all_that_a_reader_needs(tmp_path, small_net):
     config = run_config(model=small_net)
     splits = bright_splits()
@@ -45,6 +46,7 @@ def test_a_result_holds_all_that_a_reader_needs(tmp_path, small_net):
     assert again == found
 
 
+@pytest.mark.slow
 def test_the_same_settings_give_the_same_numbers(tmp_path, small_net):
     first, = train(tmp_path, run_config(model=small_net))
     second, = train(tmp_path, run_config(model=small_net))
@@ -53,6 +55,7 @@ def test_the_same_settings_give_the_same_numbers(tmp_path, small_net):
     assert first.curves != other.curves
 
 
+@pytest.mark.slow
 def test_intervals_that_do_not_divide_the_steps_end_with_a_point_at_the_last_step(
     tmp_path, small_net
 ):
@@ -61,6 +64,7 @@ def test_intervals_that_do_not_divide_the_steps_end_with_a_point_at_the_last_ste
     assert [step for step, _ in found.curves["loss/validation"]] == [5, 7]
 
 
+@pytest.mark.slow
 def test_a_run_in_mixed_float16_trains_with_a_scaled_loss(tmp_path, small_net):
     """Near the one in float32: same start, losses apart by half precision's digits."""
     half, = train(tmp_path, run_config(model=small_net, dtype_policy="mixed_float16"))
@@ -71,6 +75,7 @@ def test_a_run_in_mixed_float16_trains_with_a_scaled_loss(tmp_path, small_net):
     assert half.curves["loss/train"] != full.curves["loss/train"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("runs", [1, 2])
 def test_training_stops_once_all_runs_have_diverged(tmp_path, runs, monkeypatch, small_net):
     from bn_keras import loop
@@ -92,6 +97,7 @@ def test_training_stops_once_all_runs_have_diverged(tmp_path, runs, monkeypatch,
     assert len(calls) < 6
 
 
+@pytest.mark.slow
 def test_weights_that_the_last_step_has_spoilt_are_measured_without_a_warning(
     tmp_path, small_net
 ):
@@ -105,10 +111,8 @@ def test_weights_that_the_last_step_has_spoilt_are_measured_without_a_warning(
     assert found.status == OK and found.metrics["test_loss"] is None
 
 
-@pytest.mark.parametrize(
-    "model, runs",
-    [("small_net", 2), ("lone_net", 1), pytest.param("bad_init_mlp", 2, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("model, runs", [("small_net", 2), ("lone_net", 1), ("bad_init_mlp", 2)])
 def test_a_regression_has_losses_and_no_accuracy(tmp_path, small_net, lone_net, model, runs):
     configs = [
         run_config(model=model, loss="squared", dataset="quadratic", pixels="raw", seed=seed,
@@ -148,6 +152,7 @@ class Seen(Probe):
         return {"outside": np.full(2, run)}
 
 
+@pytest.mark.slow
 def test_metrics_from_before_the_first_step_are_kept_of_a_diverged_run(tmp_path, small_net):
     config = run_config(
         model=small_net, normalizer="none", learning_rate=1e200, activation="tanh",
@@ -162,6 +167,7 @@ def test_metrics_from_before_the_first_step_are_kept_of_a_diverged_run(tmp_path,
     assert fine.metrics["end_saturated_units"] is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, returned, message", [
     ("at_end", {"outside": [1.0]}, "at_end returned 'outside' of shape (1,); expected shape (2,)"),
     ("at_start", {"outside_start": 1.0}, "returned 'outside_start' of shape (); expected"),
@@ -191,6 +197,7 @@ def outside():
     del PROBES._registered["outside"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:tensorboard")
 def test_a_probe_from_outside_the_package_lands_in_curves_metrics_events_and_frames(
     tmp_path, outside, small_net
@@ -212,6 +219,7 @@ def test_a_probe_from_outside_the_package_lands_in_curves_metrics_events_and_fra
     assert Store(tmp_path).frames(configs[1]) is None
 
 
+@pytest.mark.slow
 def test_frames_are_stored_of_the_first_run_of_every_arm(tmp_path, outside, small_net):
     configs = [
         run_config(model=small_net, measure=(outside,), seed=seed, arm=arm, learning_rate=rate)
@@ -235,6 +243,7 @@ def test_what_cannot_be_measured_is_refused_by_name(tmp_path, small_net, measure
         train(tmp_path, run_config(model=small_net, measure=(measure,)))
 
 
+@pytest.mark.slow
 def test_a_run_that_is_stopped_has_no_result(tmp_path, small_net):
     stop = threading.Event()
 
@@ -260,6 +269,7 @@ def test_a_run_that_is_stopped_has_no_result(tmp_path, small_net):
     assert shown == [("batch/seed_0", 8)] and StopsAt.closed
 
 
+@pytest.mark.slow
 def test_the_terminal_is_shown_means_over_the_runs_that_still_go(tmp_path, small_net):
     seen = {}
 
@@ -369,6 +379,7 @@ def test_a_penalty_of_one_s_own_takes_the_place_of_the_model_s(model, own, l2):
     assert float(sum(found.losses, 0.0)) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_the_second_curve_ends_where_the_bugs_are_measured(tmp_path, small_net):
     """Validation set and test set are the same here."""
     part = bright_splits().train

@@ -42,6 +42,7 @@ def assert_equal(found, expected):
         assert value == other or value == pytest.approx(other, rel=1e-5, abs=1e-12), name
 
 
+@pytest.mark.slow
 def test_a_run_of_a_stack_ends_where_it_ends_alone(tmp_path, small_net):
     """In float64, so that nothing but a mistake can tell them apart; another rate for each."""
     runs = [
@@ -87,9 +88,8 @@ def test_a_run_of_any_stack_ends_where_it_ends_alone(tmp_path, what, normalizer)
         assert_equal(found, *train([run]))
 
 
-@pytest.mark.parametrize(
-    "normalizer", ["batch", pytest.param("none", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("normalizer", ["batch", "none"])
 def test_a_run_that_diverges_leaves_the_others_alone(tmp_path, normalizer, small_net):
     """Also their moving statistics, though one stack has one BatchNorm for all."""
     good = run_config(
@@ -108,6 +108,7 @@ def test_a_run_that_diverges_leaves_the_others_alone(tmp_path, normalizer, small
     assert all(step < lost.steps for points in lost.curves.values() for step, _ in points)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", STACKABLE)
 def test_a_stack_of_models_computes_what_the_models_compute(model):
     """Every stackable model, in training mode, with weights that differ by run."""
@@ -134,6 +135,7 @@ def test_a_stack_of_models_computes_what_the_models_compute(model):
     assert float(sum(stacked.losses, 0.0)) == pytest.approx(penalties)
 
 
+@pytest.mark.slow
 def test_initial_weights_follow_from_a_run_s_own_settings_and_not_from_its_place(
     tmp_path, small_net
 ):
@@ -152,6 +154,7 @@ def test_initial_weights_follow_from_a_run_s_own_settings_and_not_from_its_place
     assert losses[0] == losses[1] and len(set(losses)) == 4
 
 
+@pytest.mark.slow
 def test_stacks_of_one_graph_and_size_share_its_trace(tmp_path, monkeypatch, small_net):
     """Other seeds, rates and numbers of steps; one Trainer, traced once."""
     from bn_keras import loop

@@ -42,6 +42,7 @@ def result(**changes):
     return RunResult(**{**fields, **changes})
 
 
+@pytest.mark.slow
 def test_a_run_s_events_are_its_curves_and_histograms(tmp_path, small_net):
     """Of a stack of two; what an earlier, unfinished try has left is gone."""
     left = tmp_path / "tensorboard" / "batch" / "seed_1" / "left"
