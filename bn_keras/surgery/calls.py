@@ -74,13 +74,14 @@ def check_inputs(model: keras.Model, x: Any, caller: str) -> None:
     """Raises unless a batch has the shapes that the model's graph takes.
 
     As for Keras, a last axis of length 1 may be there or not, and a dict may name the inputs and
-    hold more. Of a model without a graph of layers nobody knows what it takes.
+    hold more. Of a model without a graph of layers nobody knows what it takes; what is no array is
+    left to Keras.
 
     Raises:
         ValueError: inputs are missing, or have other shapes.
     """
     wanted = getattr(model, "inputs", None)
-    if not wanted:
+    if not wanted or not all(hasattr(array, "shape") for array in keras.tree.flatten(x)):
         return
     if isinstance(x, dict):
         structure = getattr(model, "_inputs_struct", None)

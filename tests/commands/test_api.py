@@ -43,6 +43,7 @@ def test_run_trains_stores_and_reports_and_prints_nothing_unless_asked(csv, trai
     assert "4 of 4 runs are stored in" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_progress_is_a_line_for_each_run(csv, trained, capsys):
     call(csv, progress=True)
     lines = capsys.readouterr().out.splitlines()

@@ -28,6 +28,7 @@ def test_what_an_encoding_lacks_is_spelt_out(encoding, expected):
     assert stream.buffer.getvalue().decode(encoding) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("code", ["--help", "train --help"])
 @pytest.mark.parametrize("place", ["a pipe without a reader", "a full disk"])
 def test_output_that_goes_nowhere_is_no_traceback(code, place):

@@ -35,6 +35,7 @@ def call(verb, *arguments):
     return COMMANDS.get(verb)(list(arguments))
 
 
+@pytest.mark.slow
 def test_a_new_model_is_written_and_the_certificate_printed(folder, capsys):
     before = (folder / "net.keras").read_bytes()
     assert call("fold", "net.keras") == 0
@@ -131,6 +132,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", BAD, ids=lambda make: make.__name__)
 def test_a_damaged_or_hostile_file_is_refused_in_a_line(folder, capsys, make):
     make()

@@ -132,6 +132,7 @@ def runs_of(folder):
     return json.loads((folder / "results.json").read_text())["runs"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", COMPILED)
 def test_a_file_is_trained_with_the_optimizer_that_it_was_compiled_with(folder, capsys, case):
     make, flags, rate = COMPILED[case]
@@ -156,6 +157,7 @@ def test_a_file_is_trained_with_the_optimizer_that_it_was_compiled_with(folder, 
     assert "1 of 1 runs are stored" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_another_optimizer_takes_the_place_of_a_files_rate_and_all(folder, capsys):
     save(folder, keras.optimizers.SGD(0.05, momentum=0.9))
     assert main(["train", "--model=net.keras", *FLAGS[2:], "--optimizer=sgd", "--is_bn"]) == 0
@@ -163,6 +165,7 @@ def test_another_optimizer_takes_the_place_of_a_files_rate_and_all(folder, capsy
     assert (config["optimizer"], config["learning_rate"]) == ("sgd", 0.001)
 
 
+@pytest.mark.slow
 def test_a_files_schedule_is_refused_unless_a_rate_stands_beside_it(folder, capsys):
     decay = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.9)
     save(folder, keras.optimizers.SGD(decay))

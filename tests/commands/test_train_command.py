@@ -61,6 +61,7 @@ def test_the_same_command_trains_nothing_and_changed_data_everything(csv, traine
     assert "6 stored runs were trained on other data and are dropped" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first, second", [("--is_bn", "--nois_bn"), ("--nois_bn", "--is_bn")])
 def test_one_arm_after_the_other_makes_one_report(first, second, csv, trained, capsys):
     in_process(csv, capsys, first)

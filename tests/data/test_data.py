@@ -292,6 +292,7 @@ def test_a_file_of_100_gb_is_refused_at_once(head, message, folder):
     assert peak < 1e6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape, message",
     [

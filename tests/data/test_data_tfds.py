@@ -136,6 +136,7 @@ def test_a_count_of_examples_that_is_not_theirs_is_refused(count, message, tiny,
 # --- pixels and labels of other kinds -----------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_floats_from_0_to_1_stay_as_they_are(tmp_path):
     store(tmp_path, "floats", UNIT)
     splits, images = load("floats", tmp_path)
@@ -143,6 +144,7 @@ def test_floats_from_0_to_1_stay_as_they_are(tmp_path):
     assert images.dtype == np.float32 and splits.scale == 1 and splits.notes == ()
 
 
+@pytest.mark.slow
 def test_floats_to_255_are_divided_and_it_is_said(tmp_path):
     store(tmp_path, "floats", UNIT * 255)
     splits, images = load("floats", tmp_path)
@@ -151,6 +153,7 @@ def test_floats_to_255_are_divided_and_it_is_said(tmp_path):
     assert re.match("tfds:floats: its pixels are floats up to 25.*; they are divided by 255", note)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "images, received",
     [(UNIT - 0.5, "float32 from -0.49"), (UNIT * 1000, "float32 from .* to 99"),
@@ -163,12 +166,14 @@ def test_floats_of_another_range_are_refused_with_it(images, received, tmp_path)
         load("floats", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_set_without_labels_is_refused(tmp_path):
     store(tmp_path, "unlabelled", IMAGES, labels=np.full(20, -1))
     with pytest.raises(DataError, match="tfds:unlabelled: train label 0 is -1; expected 0 to 2"):
         load("unlabelled", tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["varying shape", "no image", "text for an image"])
 def test_an_unfit_set_is_refused_with_its_features(case, tmp_path):
     import tensorflow_datasets as tfds

@@ -112,6 +112,7 @@ def stack_of_two():
     ])
 
 
+@pytest.mark.slow
 def test_weights_and_losses_are_those_of_data_in_memory_also_under_xla(tmp_path, monkeypatch):
     file = on_file(tmp_path, X)
     labels = Y.astype(np.int32)
@@ -181,6 +182,7 @@ def unfinished():
 NO_ROOM = r"train: no room on the disk .*: [\d,]+ bytes are read, .* are free in .*TMPDIR.*\.take"
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_in_one_error_also_by_data_without_an_end(lowered, monkeypatch):
     monkeypatch.setattr(tf_data, "MAX_BYTES", 10_000)
     free = iter(range(scratch.RESERVE + 30_000, 0, -3000))

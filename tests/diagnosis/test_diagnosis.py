@@ -67,6 +67,7 @@ def names(diagnosis):
 # ---------------------------------------------------------------- every kind of model and data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", zoo.NAMES)
 def test_every_kind_of_model_is_looked_into_and_left_as_it_is(name):
     model = zoo.ZOO[zoo.NAMES.index(name)]()
@@ -86,6 +87,7 @@ def test_every_kind_of_model_is_looked_into_and_left_as_it_is(name):
     assert attributes == {layer.name: set(vars(layer)) for layer in model._flatten_layers()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["arrays", "dataset", "PyDataset", "batches", "generator"])
 def test_every_form_of_data_gives_the_same_findings(sick, form):
     x, y = points()
@@ -257,6 +259,7 @@ def test_data_on_which_every_pass_fails_are_no_clean_bill_of_health(sick):
     assert doctor(model, wrong, only="not_finite").exit_status == 0  # which was looked at
 
 
+@pytest.mark.slow
 def test_examples_without_a_finite_loss_have_no_gap_to_be_told(sick):
     x, y = points()
     found = doctor(sick, (x * np.nan, y))
@@ -379,6 +382,7 @@ def built(model):
     "training=False in the graph": (lambda: with_flag(False), "batch"),  # Keras overrides it
     "in a frozen model": (lambda: chain(frozen_block()), "averages"),
 }.values(), ids=["plain", "frozen", "statistics", "affine", "deaf", "flag", "nested"])
+@pytest.mark.slow
 def test_the_mode_is_that_of_fit(make, expected):
     model, x = make(), points()[0]
     assert Examination(model, x).mode(0) == expected
@@ -386,6 +390,7 @@ def test_the_mode_is_that_of_fit(make, expected):
     assert mode_in_fit(model, x) == expected
 
 
+@pytest.mark.slow
 def test_a_model_whose_call_takes_no_mode_is_told_that_fit_never_updates_it():
     (found,) = doctor(built(Deaf()), points()).named("never_updated")
     assert found.layer == "norm" and "Deaf.call has no argument `training`" in found.symptom
@@ -451,6 +456,7 @@ def test_the_report_names_cause_cost_and_remedy_and_the_remedy_works(sick):
     assert healthy.table[0].statistics == "exact" and not found.ok and found.exit_status == 1
 
 
+@pytest.mark.slow
 def test_the_exact_statistics_are_those_of_recalibrate():
     x, _ = points()
     model = chain(KERAS(), layers.Dense(5, "relu"), BatchNorm(), layers.Dense(4), KERAS(axis=1))
@@ -475,6 +481,7 @@ def test_what_was_observed_is_what_numpy_sees():
     assert [part.values[0] for part in seen.per_batch[0]] == [40, 40, 16]
 
 
+@pytest.mark.slow
 def test_findings_come_worst_first_and_every_severity_is_known(sick):
     assert len(FINDINGS.names()) >= 9
     for name in FINDINGS.names():
@@ -503,6 +510,7 @@ def test_what_users_write_is_escaped_and_what_is_not_finite_is_text():
     assert later.kernel.path == f"{later.name}/kernel"  # the odd name is in no later one
 
 
+@pytest.mark.slow
 def test_the_picture_has_a_bar_for_every_layer_and_the_terms_of_the_gap(sick):
     figure = doctor(sick, points()).figure()
     figure.canvas.draw()

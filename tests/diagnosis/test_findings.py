@@ -80,6 +80,7 @@ def test_other_data_are_a_shift_where_training_data_tell():
     assert mended(found, model, data) == set()
 
 
+@pytest.mark.slow
 def test_the_only_layer_has_the_whole_lag_in_the_table():
     x, y = classes()
     model = classifier(x, y, KERAS())
@@ -106,6 +107,7 @@ def test_few_values_are_counted_over_batch_and_positions(batch_size, size, sever
         assert "few_values" not in mended(found[0], model, (x, y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("examples, last", [(129, 1), (130, None), (128, None)])
 def test_a_last_batch_of_one_is_seen_from_the_number_of_examples(examples, last):
     x, y = classes(examples)

@@ -101,6 +101,7 @@ def test_fit_moves_what_the_finding_says_it_moves(make):
     assert (make is faults.frozen_by_variable) == np.array_equal(gamma, layer.gamma)
 
 
+@pytest.mark.slow
 def test_updates_in_half_precision_stall_where_the_finding_says():
     model, data = faults.float16_everywhere()
     finding, = only("half_precision_statistics", model, data)

@@ -62,6 +62,7 @@ def exact(data):
     return x.mean(0), x.var(0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [layers.BatchNormalization, BatchNorm], ids=["keras", "ours"])
 def test_every_term_and_its_interval_are_those_of_numpy(kind):
     data, train = batches(5), batches(7, mean=0.5, scale=1.5, seed=2)
@@ -102,6 +103,7 @@ def test_averages_that_lag_and_nothing_else_give_a_lag_and_nothing_else():
         assert found.terms[name].value == pytest.approx(0, abs=1e-9), name
 
 
+@pytest.mark.slow
 def test_batches_that_differ_and_nothing_else_give_noise_and_nothing_else():
     data = batches(6, size=3)
     found = gap(model_of(BatchNorm, *exact(data)), data, train=data)
@@ -187,6 +189,7 @@ def test_a_model_without_batch_normalization_has_no_such_gap():
         gap(model, batches(2), loss="mse")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("late, other", [("first", "second"), ("second", "first")])
 def test_a_finding_is_charged_with_its_own_layers_only(late, other):
     keras.utils.set_random_seed(0)

@@ -299,6 +299,7 @@ def test_without_data_it_says_what_it_did_not_look_at():
     assert said[-1].endswith("(no labels: give data as (x, y)).")
 
 
+@pytest.mark.slow
 def test_a_model_without_bn_has_nothing_to_look_at():
     model = compiled(keras.Sequential([keras.Input((5,)), layers.Dense(3)]))
     monitor, said = watched(model, epochs=2, verbose=2)
@@ -307,6 +308,7 @@ def test_a_model_without_bn_has_nothing_to_look_at():
     assert monitor.history == []
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_copied_is_trained_and_named():
     class Opaque(layers.Layer):
         def build(self, shape):

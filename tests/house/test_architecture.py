@@ -197,6 +197,7 @@ def test_the_checks_that_contributors_run_are_those_of_ci():
     assert len(checks) == 4 and set(checks) <= set(ci)
 
 
+@pytest.mark.slow
 def test_every_file_and_public_thing_has_a_docstring():
     without = []
     for module in MODULES:

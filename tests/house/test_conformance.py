@@ -210,6 +210,7 @@ def test_fused_adam_takes_the_same_steps_as_keras(dtype):
     np.testing.assert_allclose(*ends, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_weight_decay_spares_gamma_and_beta_once_excluded():
     """AdamW decays gamma by default; the kernel is to be decayed and the normalizer not."""
     for layer_class in (BatchNorm, keras.layers.BatchNormalization):

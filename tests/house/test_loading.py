@@ -92,6 +92,7 @@ import keras
     assert result.stdout.strip() == "loaded", result.stderr
 
 
+@pytest.mark.slow
 def test_a_file_of_an_older_version_loads_by_the_registered_name(stored, tmp_path):
     with zipfile.ZipFile(stored[0]) as old, zipfile.ZipFile(tmp_path / "old.keras", "w") as new:
         for name in old.namelist():
@@ -105,6 +106,7 @@ def test_a_file_of_an_older_version_loads_by_the_registered_name(stored, tmp_pat
     np.testing.assert_allclose(model(np.ones((2, 3))), np.load(stored[1]), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_keras_that_cannot_be_imported_fails_with_its_own_error():
     result = run("import bn_keras, keras", KERAS_BACKEND="nonsense")
     assert "nonsense" in result.stderr and "bn_keras" not in result.stderr.splitlines()[-1]

@@ -49,6 +49,7 @@ def by_hand(models, shares):
     return list(found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [BatchNorm, KERAS])
 def test_weights_are_averaged_and_statistics_merged_as_numpy_does_it(kind):
     models = [net(1, kind), net(2, kind, one="a", other="b"), net(3, kind)]
@@ -156,6 +157,7 @@ def test_models_of_different_structure_are_refused_with_the_first_difference(oth
         average([one, other])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_averaged_is_named():
     with pytest.raises(ValueError, match="received no models"):
         average([])
@@ -170,6 +172,7 @@ def test_what_cannot_be_averaged_is_named():
         average([net(1)], counts=[0])
 
 
+@pytest.mark.slow
 def test_frozen_scales_and_offsets_are_averaged_as_others_are():
     models = [freeze(net(seed), "affine")[0] for seed in (1, 2)]
     with pytest.warns(UserWarning, match="merged statistics"):

@@ -179,6 +179,7 @@ def test_claim_10_a_bias_before_it_is_taken_away_again():
     np.testing.assert_allclose(layer_of(X + 7)[1], layer_of(X)[1], rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_claim_11_ten_times_the_weights_give_the_same_output_and_a_tenth_of_the_gradient():
     def outputs(x, epsilon):
         layer = BatchNorm(dtype="float64", epsilon=epsilon)

@@ -311,6 +311,7 @@ def test_micro_batches_far_from_zero_lose_no_digits():
     np.testing.assert_allclose(layer.moving_variance, pooled(batches)[1], rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("in_graph", [False, True], ids=["eager", "graph"])
 def test_a_loop_of_ones_own_may_stop_in_the_middle_of_a_group(in_graph, tmp_path):
     batches = [data((size, 3), mean=part, seed=part) for part, size in enumerate(SIZES)]
@@ -338,6 +339,7 @@ def test_a_loop_of_ones_own_may_stop_in_the_middle_of_a_group(in_graph, tmp_path
     np.testing.assert_allclose(model.layers[0].moving_variance, variance, rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
 @pytest.mark.parametrize("through_fit", [False, True], ids=["built", "after fit"])
 def test_without_accumulation_the_variables_are_those_of_keras(renorm, through_fit):
@@ -353,6 +355,7 @@ def test_without_accumulation_the_variables_are_those_of_keras(renorm, through_f
     assert found[0] == found[1]
 
 
+@pytest.mark.slow
 def test_a_mean_of_micro_batches_on_replicas_is_kept():
     """Each replica pools its own micro-batches; whoever reads gets the mean over replicas."""
     strategy = two_replicas()

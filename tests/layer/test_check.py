@@ -178,6 +178,7 @@ def test_a_notebook_gets_words_and_table_and_nothing_that_runs():
     assert "<table>" in page and "<script>" not in page and "&lt;script&gt;" in page
 
 
+@pytest.mark.slow
 def test_a_file_of_numpy_is_checked_without_tensorflow():
     code = (
         "import sys, time; start = time.monotonic(); import bn_keras\n"

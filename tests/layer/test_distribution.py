@@ -50,6 +50,7 @@ def test_synchronized_outputs_and_gradients_are_those_of_one_big_batch(strategy,
     np.testing.assert_allclose(np.concatenate(dx), expected_dx, atol=2e-3)
 
 
+@pytest.mark.slow
 def test_a_replica_with_an_empty_batch_takes_the_others_statistics(strategy):
     with strategy.scope():
         layer = BatchNorm(momentum=0.0, synchronized=True)
@@ -101,6 +102,7 @@ def test_skipped_batches_add_up_over_the_replicas(strategy):
     assert layer.skipped_batches == 1
 
 
+@pytest.mark.slow
 def test_many_steps_in_one_graph_loop_per_replica(strategy):
     """Without synchronization; TensorFlow's all-reduce of one process refuses to be in a loop."""
     with strategy.scope():

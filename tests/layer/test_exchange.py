@@ -111,6 +111,7 @@ def test_all_but_the_normalizers_is_equal(name):
     assert {v.path for v in new.weights} <= {v.path for v in model.weights}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("normalizer", NORMALIZERS.names())
 def test_every_registered_normalizer_gets_into_a_model_and_a_file(normalizer, tmp_path):
     model = shaken(keras.Sequential([

@@ -320,6 +320,7 @@ def called(model, x):
     return stirred(model)
 
 
+@pytest.mark.slow
 def test_in_code_of_the_models_own_the_calls_count_and_not_the_order_of_attributes(float64):
     x = random((3,))
     model = called(Coded(), x)
@@ -538,6 +539,7 @@ class Block(layers.Layer):
         return self.norm(self.dense(x), training=training)
 
 
+@pytest.mark.slow
 def test_a_namesake_in_the_config_does_not_hide_what_a_file_loses():
     model = stirred(keras.Sequential([
         keras.Input((3,)), layers.Dense(3, name="dense"), BN(name="norm"), Block(),

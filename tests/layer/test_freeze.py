@@ -65,6 +65,7 @@ def test_a_frozen_half_stays_in_training_and_the_other_learns(name, what):
         assert "moves the averages" not in row.note or what == "affine", row
 
 
+@pytest.mark.slow
 @make.product_of(strength=1, name=NAMES, what=["both", "statistics", "affine"])
 def test_thawing_gives_the_old_model_back(name, what):
     model, x = shaken(KINDS[name]()), inputs_of(name)
@@ -113,6 +114,7 @@ def test_a_file_holds_what_was_frozen_and_how_to_thaw_it(tmp_path):
         assert modes(one) == expected
 
 
+@pytest.mark.slow
 def test_what_a_file_would_lose_is_told():
     model = shaken(KINDS["composite"]())
     _, certificate = freeze(model)
@@ -165,6 +167,7 @@ def test_a_choice_that_matches_nothing_is_named(layers, text):
         freeze(deep(), layers=layers)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_frozen_is_refused_by_name():
     with pytest.raises(ValueError, match="what='gamma'; expected one of statistics, affine, both"):
         freeze(deep(), "gamma")
@@ -198,6 +201,7 @@ class Stubborn(layers.Layer):
         return x - mean
 
 
+@pytest.mark.slow
 def test_ghosts_and_layers_of_time_steps_keep_training_as_they_did():
     x = np.random.default_rng(0).normal(3, 2, (6, 4, 3)).astype("float32")
     for build in (lambda: layers.TimeDistributed(KERAS()),
@@ -306,6 +310,7 @@ MODES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build, normalizes, moves, note", MODES.values(), ids=MODES)
 def test_a_mode_is_what_fit_does(build, normalizes, moves, note):
     model, x = build(), np.random.default_rng(0).normal(3, 2, (8, 3)).astype("float32")
@@ -330,6 +335,7 @@ def test_a_mode_is_what_fit_does(build, normalizes, moves, note):
         assert str(modes(model)[1]).startswith("is not called, trains gamma and beta")
 
 
+@pytest.mark.slow
 def test_a_layer_that_nobody_saw_is_judged_by_its_flags_and_says_so():
     model = InGraph()
     model(np.ones((4, 3), "float32"))

@@ -320,6 +320,7 @@ def noisy(normalizer=layers.Identity):
     ])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("function", [reinitialize, reseed])
 def test_random_layers_follow_the_seed_and_no_normalizer(function):
     x = np.ones((2, 50), "float32")

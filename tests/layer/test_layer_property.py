@@ -392,6 +392,7 @@ def test_every_drawn_case_is_exact(mode, examples):
     assert covered(drawn, "trains") == {False, True}
 
 
+@pytest.mark.slow
 def test_the_strategy_draws_everything_that_it_names():
     drawn = []
 
@@ -461,6 +462,7 @@ def test_no_mode_shrank_to_nothing():
     assert FAST.keys() < SLOW.keys() and len(SLOW) == 5 and min(SLOW.values()) >= 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("renorm", [False, True], ids=["plain", "renorm"])
 @pytest.mark.parametrize("axis", [1, -1])
 def test_shapes_are_known_while_a_graph_with_open_sizes_is_traced(axis, renorm):

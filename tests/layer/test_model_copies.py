@@ -207,6 +207,7 @@ class Attention(layers.Layer):
         return self.inner(x, x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", DROPPING.values(), ids=DROPPING)
 def test_dropout_of_every_kind_drops_in_one_copy_and_in_no_other(make):
     model, x = Noisy(make()), np.random.default_rng(0).normal(size=(6, 5, 3)).astype("float32")
@@ -250,6 +251,7 @@ def test_what_cannot_be_evaluated_otherwise_is_named():
         BatchStatisticsModel(BatchNorm())
 
 
+@pytest.mark.slow
 def test_a_stored_graph_of_another_program_is_refused(tmp_path):
     inner = keras.Sequential([keras.Input((3,)), BatchNorm()])
     inner.export(tmp_path / "stored", verbose=False)

@@ -252,6 +252,7 @@ def template(model):
     return state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_models_of_every_kind_go_to_pytorch_and_back(name):
     make = dict(zip(NAMES, ZOO))[name]

@@ -438,6 +438,7 @@ def test_two_inputs_come_in_any_form(form, graph):
     np.testing.assert_allclose(layer.moving_variance, (x + 2 * y).var(0), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_generator_does_for_one_pass_and_is_refused_for_more():
     x = data(8, 3)
     flat = keras.Sequential([keras.Input((3,)), BatchNorm()])

@@ -81,6 +81,7 @@ def test_examples_may_be_mapped_one_by_one_in_inference(shape, in_graph):
     np.testing.assert_allclose(found, layer(x, training=False), atol=1e-6)
 
 
+@pytest.mark.slow
 @product_of(
     shape=[SHAPES["dense"], SHAPES["conv"]],
     in_graph={"eager": False, "graph": True},

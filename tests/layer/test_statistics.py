@@ -155,6 +155,7 @@ def has_moved(model, before):
             for weight, value in zip(model.non_trainable_variables, before, strict=True)]
 
 
+@pytest.mark.slow
 @product_of(
     mode=MODES, as_tensor={"bool": False, "tensor": True},
     settings={"plain": {}, "renorm": {"renorm": True}, "cumulative": {"momentum": None}},
@@ -221,6 +222,7 @@ def made(what, kind, **settings):
     return model
 
 
+@pytest.mark.slow
 @product_of(
     what=list(MODELS), mode=MODES,
     layer={f"{kind}-{name}": (kind, renorm) for kind in KINDS for name, renorm in RENORM.items()},
@@ -269,6 +271,7 @@ def test_fit_within_held_moves_nothing_and_behind_it_everything(kind, first, jit
     assert all(has_moved(model, before))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_inner_model_that_is_held_does_not_move_in_the_outer_ones_fit(kind):
     model = made("nested", kind)
@@ -400,6 +403,7 @@ def test_merged_statistics_are_those_of_all_values_together(sizes):
     np.testing.assert_allclose(twice["a/moving_variance"], together.var(0), rtol=1e-13)
 
 
+@pytest.mark.slow
 def test_merged_layers_with_renorm_and_updates_infer_as_on_all_their_values():
     parts = [part.astype("f") for part in parts_of((6, 10, 7))]
     settings = {"renorm": True, "momentum": None, "renorm_momentum": 0.0, "epsilon": 0.0}

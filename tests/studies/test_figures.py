@@ -309,6 +309,7 @@ def test_a_hostile_arm_is_drawn_as_it_is_written():
     assert bold(ax)[0].get_label() == r"\$x\$ [red]_{1} (1 seed)"
 
 
+@pytest.mark.slow
 def test_no_legend_covers_a_panel(monkeypatch):
     """Legends lie below the axes, one for all panels with the same lines."""
     drawn = []

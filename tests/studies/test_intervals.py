@@ -240,6 +240,7 @@ def test_few_pairs_claim_nothing_and_say_how_many_more_would(won, lost, tied, mo
     assert more == 0 or 2 * at_least(ahead - 1, ahead - 1 + behind) >= 0.05
 
 
+@pytest.mark.slow
 def test_the_fewest_pairs_that_can_decide_grow_with_the_number_of_comparisons():
     found = [intervals.fewest_pairs(comparisons) for comparisons in range(1, 9)]
     assert found == [6, 7, 7, 8, 8, 8, 9, 9]

@@ -111,6 +111,7 @@ def test_an_expression_may_read_declared_metrics_and_curves_only(expression):
     assert repr(expression) in str(refused.value) and "did you mean" in str(refused.value)
 
 
+@pytest.mark.slow
 def test_the_dictionary_imports_no_probe_and_no_study():
     told = "import sys; from bn_keras import metrics; metrics.describe('times_exact_loss'); " \
         "print([name for name in sys.modules if name == 'tensorflow' or name == 'scipy' " \

@@ -66,6 +66,7 @@ def test_the_page_tells_everything_in_order(usual):
     assert found.texts("code") == ["bn-keras train --seeds=6"]
 
 
+@pytest.mark.slow
 def test_the_page_is_marked_up_for_every_reader(usual):
     found = parsed(usual, PNG)
     ids = [element["attributes"]["id"] for element in found.elements
@@ -280,6 +281,7 @@ def test_the_default_comparison_is_the_shortest_command():
     assert page_command.command(make_plan("comparison", {})) == "bn-keras train --seeds=6"
 
 
+@pytest.mark.slow
 def test_runs_of_several_commands_or_from_python_have_no_command(register):
     first, second = (make_plan("comparison", {}, seeds=seeds, normalizers=[name])
                      for seeds, name in ((2, "batch"), (3, "none")))

@@ -34,6 +34,7 @@ def test_a_frame_differs_from_another_within_the_axes_and_the_heading_only(image
     assert not changed[:, : width // 20].any()
 
 
+@pytest.mark.slow
 def test_the_upper_net_is_blue_and_the_lower_one_grey(images):
     pixels = np.asarray(images[-1].convert("RGB"), int)
     half = len(pixels) * 52 // 100  # between the two nets

@@ -93,6 +93,7 @@ def test_losses_equal_those_of_fit_over_50_steps(model, loss, dtype):
     assert found[-5:].mean() < found[:5].mean()
 
 
+@pytest.mark.slow
 def test_training_learns_what_can_be_learned():
     batches = np.tile(np.arange(64).reshape(2, 32, 1), (100, 1, 1))
     steps = small_trainer().train(batches)
@@ -118,6 +119,7 @@ def test_the_gradient_norm_is_that_of_the_last_step():
     assert trainer.train(whole()).gradient_norm == pytest.approx([expected], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_every_run_of_a_stack_has_its_own_rate_and_gradient_norm():
     """Two runs, two rates, two batches: the updates and norms that NumPy computes for each."""
     trainer, (kernel, bias) = stack_of_two(FusedSGD())

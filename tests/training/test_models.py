@@ -111,6 +111,7 @@ def shake(*models):
             weight.assign(np.abs(value) if "variance" in weight.name else value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("activation", ["relu", "tanh", "gelu"])
 @pytest.mark.parametrize("model", MODELS.names())
 def test_a_normalizer_with_its_activation_gives_the_same_net_as_one_without(model, activation):
@@ -129,6 +130,7 @@ def test_a_normalizer_with_its_activation_gives_the_same_net_as_one_without(mode
         assert fused == [activation, activation, "linear"]
 
 
+@pytest.mark.slow
 def test_a_stack_of_runs_with_activated_normalizers_gives_each_its_own_logits():
     stack, alone = activated("deep_mlp_logits", runs=2), activated("deep_mlp_logits")
     shake(alone)

@@ -133,6 +133,7 @@ def test_measured_are_the_bugs_a_model_can_have():
     assert set(pitfalls.evaluations(net())) == {*MODES, "dropout_active"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODES)
 def test_accuracy_loss_and_spread_are_those_of_the_logits(name, measured):
     (model, _, found), (x, labels) = measured, images()

@@ -294,6 +294,7 @@ def test_the_arm_without_a_normalizer_has_histograms_of_its_places(runs):
         close(found["dense3_norm/output"][run], expected)
 
 
+@pytest.mark.slow
 @FEW
 def test_single_images_have_the_accuracy_that_numpy_gives_the_first_hundred(runs, monkeypatch):
     from bn_keras.diagnostics import one_at_a_time
