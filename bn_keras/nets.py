@@ -127,7 +127,7 @@ def _without_offsets(config: RunConfig, model: keras.Model) -> Tuple[str, ...]:
     return (
         f"{own.short(config.normalizer)}: {bare} layers of this net have no bias, as the offset of "
         "its normalizers stood for it; in this arm nothing does. A function build(normalizer) "
-        "can give them a bias.",
+        "can give them a bias",
     )
 
 

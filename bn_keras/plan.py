@@ -87,7 +87,7 @@ class Plan:
         if _takes_normalizers(self.name):  # such folders differ in little else
             rate = [] if "learning_rate" in axes else [f"{first.learning_rate:g}"]
             names = [own.short(name) if own.is_own(name) or objects.is_object_name(name) else name
-                     for name in (first.model, first.dataset, first.optimizer)]
+                     for name in dict.fromkeys((first.model, first.dataset, first.optimizer))]
             readable = "-".join([*names, *rate, *axes])
         readable += "-quick" if self.quick else ""
         digest = hashlib.sha256(text.encode()).hexdigest()[:6]
@@ -97,6 +97,14 @@ class Plan:
         """The value of a setting that all runs share; None if they differ in it."""
         values = {getattr(run, name) for run in self.runs}
         return values.pop() if len(values) == 1 else None
+
+    @property
+    def optimizer(self) -> Optional[str]:
+        """The optimizer that all runs share, as titles show it; None if they differ in it."""
+        name = self.common("optimizer")
+        if name is not None and own.place(name).endswith(KERAS_FILE):
+            return "optimizer as compiled"
+        return None if name is None else own.short(name)
 
     def merged(self, other: "Plan") -> "Plan":
         """The plan of the runs of both, for one folder; of a run in both, this one's counts.

@@ -277,7 +277,7 @@ def _title(plan: Plan) -> str:
     told = []
     for name, text in (("model", "{}"), ("dataset", "on {}"), ("optimizer", "{}"),
                        ("learning_rate", "learning rate {:g}"), ("batch_size", "batches of {}")):
-        value = plan.common(name)
+        value = plan.optimizer if name == "optimizer" else plan.common(name)
         if value is not None:
             told.append(text.format(own.short(value) if isinstance(value, str) else value))
     return f"{plan.study.question}\n{', '.join(told).replace(', on ', ' on ')}"

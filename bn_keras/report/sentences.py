@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, Iterator, Sequence
 
 import numpy as np
 
-from bn_keras import intervals, own, verdicts
+from bn_keras import intervals, verdicts
 from bn_keras.config import MeasureSettings
 from bn_keras.metrics import describe, matches
 from bn_keras.plan import Plan
@@ -243,11 +243,9 @@ def _single(row: Row, metric: str) -> str:
 
 def _settings(plan: Plan) -> str:
     """`At learning rate 3 (sgd, 100 steps)`, as far as all runs share it."""
-    rate, optimizer, steps, epochs = map(
-        plan.common, ("learning_rate", "optimizer", "steps", "epochs")
-    )
+    rate, steps, epochs = map(plan.common, ("learning_rate", "steps", "epochs"))
     length = f"{epochs:g} epochs" if epochs else f"{steps} steps" if steps else None
-    rest = ", ".join(plain(own.short(text)) for text in (optimizer, length) if text)
+    rest = ", ".join(plain(text) for text in (plan.optimizer, length) if text)
     if rate is None:
         return ""
     return f"At learning rate {rate:g}" + (f" ({rest})" if rest else "")

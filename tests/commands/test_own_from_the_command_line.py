@@ -149,8 +149,9 @@ def test_a_file_is_trained_with_the_optimizer_that_it_was_compiled_with(folder, 
         progress=False, logdir=folder / "python", **rates,
     )
     assert report.results[0].metrics["test_loss"] == run["metrics"]["test_loss"]
-    # The command in the page goes on with the same runs.
     page = html.unescape((work_dir / "report.html").read_text())
+    assert "(optimizer as compiled, 4 steps)" in page and "(net.keras" not in page
+    # The command in the page goes on with the same runs.
     told = re.search(r"bn-keras (train [^<]*net\.keras[^<]*)", page).group(1)
     capsys.readouterr()
     assert "--optimizer=" in told and main(shlex.split(told)) == 0
