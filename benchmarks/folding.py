@@ -69,7 +69,7 @@ def lite(folder, shape):
 
 
 def onnx(model, folder):
-    """An ONNX model of a net, as a function; None where the packages are missing or misled."""
+    """An ONNX model of a net, as a function; None if packages are missing or err."""
     try:
         import onnxruntime
         import tf2onnx  # noqa: F401  Keras's export uses it

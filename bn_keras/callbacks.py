@@ -32,7 +32,7 @@ NO_LOSS = 0.1  # of the first loss: below that, a gap is measured against it
 MANY_DEAD = MANY_SMALL = 0.5  # of the channels
 MOVED = ("updated", "affine_updated", "skipped_batches")
 COSTS = ("seconds", "seconds_of_training")
-# What a warning is judged by beside the measured quantities; no curve worth to be drawn.
+# What a warning is judged by beside the measured quantities; not worth a curve.
 JUDGED_BY = ("updated", "affine_updated", "values", "gap_of_best_batch")
 SEEN_IN_BATCHES = ("lag", "dead", "input", "gap")  # kinds of warnings
 

@@ -292,7 +292,7 @@ class Evaluator:
     ) -> Tuple[NDArray[Any], NDArray[Any]]:
         """Returns losses and accuracies, arrays (runs,); batch_size=1 is one example at a time."""
         evaluate = self._evaluate.get_concrete_function()  # as in Trainer.train
-        size = len(labels)
+        size = max(1, len(labels))
         if _on_disk(inputs):
             rows = on_disk.rows_of_a_piece(*keras.tree.flatten(inputs))
             size = max(1, rows // batch_size) * batch_size

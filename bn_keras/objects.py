@@ -123,7 +123,7 @@ def told(error: BaseException) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if not frame.filename.startswith(_LIBRARIES) and os.path.isfile(frame.filename):
             return plain(f"{text} ({frame.filename}, line {frame.lineno})")
-    return plain(text)
+    return text
 
 
 _LIBRARIES = (

@@ -16,7 +16,8 @@ AROUND = 2**20  # bytes around a row that Linux maps together with it, .7 MB whe
 
 def is_on_disk(array: Any) -> bool:
     """Whether an array is a file's, so that it is to be read in pieces."""
-    return isinstance(array, np.memmap)
+    # What NumPy computes from one is of its type, without a mode: it lies in memory.
+    return isinstance(array, np.memmap) and array.mode is not None
 
 
 def rows_of_a_piece(*arrays: NDArray[Any]) -> int:

@@ -43,7 +43,6 @@ REGISTRIES: Dict[str, Registry] = {
 }
 PLAN_FILE = "plan.json"  # of a work directory
 MOST_RUNS = 32  # in a stack: the indices of all steps and the activations must fit in memory
-# Settings in which the runs of one stack may differ: each run has its own weights and batches.
 # What a plan's file consists of.
 _PARTS: Dict[str, type] = {"study": str, "quick": bool, "numbers": bool, "axes": dict, "runs": list}
 # Settings that give no axis: arms and seeds have arguments of their own, the others measure.
@@ -52,6 +51,7 @@ NO_AXES = ("arm", "seed", "normalizer", "measure", "log_interval", "eval_interva
 APPLICATIONS = "applications:"  # and the name of a net of keras.applications
 KERAS_FILE = ".keras"
 MOST_CONFIG = 10**8  # bytes of a model's config; a larger one is broken or hostile
+# Settings in which the runs of one stack may differ: each run has its own weights and batches.
 _OWN_IN_A_STACK = ("arm", "seed", "initializer", "bias", "batch_order")
 
 
@@ -314,7 +314,7 @@ def _compiled(base: Mapping[str, Any], axes: Iterable[str]) -> Dict[str, Any]:
     A run's optimizer can be the name of such a file: that with which its model was compiled. The
     file of the model is the default. It is loaded when a run needs it, and only read here.
     """
-    name = base.get("optimizer", base.get("model", ""))
+    name = str(base.get("optimizer", base.get("model", "")))
     if "optimizer" in axes or not own.place(name).endswith(KERAS_FILE):
         return {}
     optimizer = _compiled_optimizer(own.place(name))

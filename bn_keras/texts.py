@@ -33,6 +33,8 @@ def in_a_line(error: BaseException) -> str:
     lines = [line.strip() for line in _ORNAMENTS.sub("", str(error)).splitlines() if line.strip()]
     if lines and lines[0].startswith("Exception encountered when calling"):  # Keras's; then why
         lines = lines[1:] or lines
+    if lines and lines[0].startswith("Graph execution error"):  # TensorFlow's: why comes last
+        lines = [line for line in lines if not line.startswith("[[")][-1:]
     why = [line.strip(" .")[:300] for line in lines[:1]]
     return plain(": ".join([type(error).__name__, *why]))
 

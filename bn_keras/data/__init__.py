@@ -26,7 +26,7 @@ def load(
     test_size: Optional[int] = None,
     image_size: Optional[int] = None,
 ) -> Splits:
-    """Reads a dataset and splits it; what does not fit in memory is streamed, see `from_python`.
+    """Reads a dataset and splits it; `from_python` says what is streamed from disk.
 
     Args:
         dataset: `name` or `name:argument`, or `my_data.py:load` or `my_package.data:load`; or the

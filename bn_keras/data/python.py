@@ -83,9 +83,11 @@ def from_python(data: Any, name: str = "data") -> Source:
                 )
     labels = number_labels(name, raw_labels)
     splits = {}
+    x = array = None  # what is on disk goes from there with the last name for it
     for which, given in sets.items():
-        split = Split(inputs[which], labels.sets[which])
+        split = Split(inputs.pop(which), labels.sets[which])
         splits[which] = _in_order(split) if is_dataset(given) else split
+        del split
     train = splits["train"]
     source = Source(
         train, splits.get("test", train), labels.classes, validation=splits.get("validation"),
@@ -152,9 +154,10 @@ def _in_order(split: Split) -> Split:
     stored results again, are to stay the same.
     """
     arrays = [array for _, array in (*leaves(split.images), ("", split.labels))]
-    step, keys = on_disk.rows_of_a_piece(*arrays), []
+    step, keys = on_disk.rows_of_a_piece(*arrays), bytearray()
     for start in range(0, len(split), step):
         for rows in zip(*(on_disk.rows(array, start, start + step) for array in arrays)):
             content = b"".join(row.tobytes() for row in rows)
-            keys.append(hashlib.blake2b(content, digest_size=16).digest())
-    return split.take(np.array(sorted(range(len(split)), key=keys.__getitem__)))
+            keys += hashlib.blake2b(content, digest_size=16).digest()
+    first, second = np.frombuffer(keys, ">u8").reshape(-1, 2).T
+    return split.take(np.lexsort((second, first)))

@@ -90,7 +90,7 @@ class File:
         place = folder()
         return DataError(
             f"{self._where}: no room on the disk for these examples: {self._file.tell():,} bytes "
-            f"are read, {shutil.disk_usage(place).free:,} bytes are free in {place}, of which "
+            f"are written, {shutil.disk_usage(place).free:,} bytes are free in {place}, of which "
             f"{RESERVE:,} are left to other programs. {REMEDY}"
         )
 
@@ -116,20 +116,21 @@ def take(array: NDArray[Any], indices: NDArray[Any]) -> NDArray[Any]:
 
 
 def mapped(
-    function: Callable[[NDArray[Any]], NDArray[Any]], array: NDArray[Any]
+    function: Callable[[NDArray[Any]], NDArray[Any]], array: NDArray[Any], where: str = "data"
 ) -> NDArray[Any]:
     """What a function of rows makes of an array; of an array on disk in pieces, on disk again.
 
     Args:
         function: gives each row the same, whatever rows it gets it with.
         array: (n, ...).
+        where: dataset and set, for messages.
 
     Raises:
         DataError: the disk is full.
     """
     if not on_disk.is_on_disk(array):
         return function(array)
-    with File() as file:
+    with File(where) as file:
         for _, rows in on_disk.pieces(array):
             file.append(function(rows))
         return file.array()

@@ -6,6 +6,7 @@ stands, in a graph of layers, in code of a model's own, or in a wrapper, and in 
 
 import contextlib
 import functools
+import warnings
 from typing import Any, Callable, Iterator, NoReturn
 
 import keras
@@ -71,49 +72,60 @@ def input_count(model: keras.Model) -> int:
 
 
 def check_inputs(model: keras.Model, x: Any, caller: str) -> None:
-    """Raises unless a batch has the shapes that the model's graph takes.
+    """Raises where a batch has not the shapes that the model's graph tells, and cannot be run.
 
-    As for Keras, a last axis of length 1 may be there or not, and a dict may name the inputs and
-    hold more. Of a model without a graph of layers nobody knows what it takes; what is no array is
-    left to Keras.
+    Keras takes more than a graph tells: a last axis of length 1, or images of another size. So what
+    differs is tried on an example. Of a model without a graph nobody knows what it takes.
 
     Raises:
         ValueError: inputs are missing, or have other shapes.
     """
+    difference = _difference(model, x)
+    if difference and not _runs(model, x):
+        raise ValueError(f"{caller}: received {difference}.")
+
+
+def _difference(model: keras.Model, x: Any) -> str:
+    """How a batch differs from what the graph of a model tells, in words; "" if it does not."""
     wanted = getattr(model, "inputs", None)
-    if not wanted or not all(hasattr(array, "shape") for array in keras.tree.flatten(x)):
-        return
-    if isinstance(x, dict):
-        structure = getattr(model, "_inputs_struct", None)
-        names = structure if isinstance(structure, dict) else {one.name: one for one in wanted}
-        missing = [name for name in names if name not in x]
-        if missing:
-            raise ValueError(
-                f"{caller}: received inputs {', '.join(map(repr, x))}; the model takes "
-                f"{', '.join(map(repr, names))}."
+    if not wanted:
+        return ""
+    names = {one.name: one for one in wanted}
+    structure = getattr(model, "_inputs_struct", None)
+    if isinstance(structure, dict) and all(hasattr(one, "shape") for one in structure.values()):
+        names = structure
+    if isinstance(x, dict) and all(hasattr(one, "shape") for one in x.values()):
+        if not names.keys() <= x.keys():
+            return (
+                f"inputs {', '.join(map(repr, x))}; the model takes {', '.join(map(repr, names))}"
             )
         pairs = [(repr(name), x[name], of) for name, of in names.items()]
     else:
         arrays = keras.tree.flatten(x)
         if len(arrays) != len(wanted):
-            raise ValueError(
-                f"{caller}: received {len(arrays)} arrays as inputs; the model takes {len(wanted)}."
-            )
+            count = f"{len(arrays)} array{'' if len(arrays) == 1 else 's'}"
+            return f"{count} as inputs; the model takes {len(wanted)}"
         pairs = [(repr(of.name), array, of) for array, of in zip(arrays, wanted)]
     for name, array, of in pairs:
-        if not _fits(tuple(array.shape), tuple(of.shape)):
+        shape = getattr(array, "shape", None)  # None: an optional input that is left out
+        if shape is not None and not _fits(tuple(shape), tuple(of.shape)):
             which = f" for {name}" if len(pairs) > 1 else ""
-            raise ValueError(
-                f"{caller}: received inputs of shape {tuple(array.shape)}{which}; the model takes "
-                f"{tuple(of.shape)}."
-            )
+            return f"inputs of shape {tuple(shape)}{which}; the model takes {tuple(of.shape)}"
+    return ""
+
+
+def _runs(model: keras.Model, x: Any) -> bool:
+    """Whether a model can be called on the first example of a batch."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            infer(model, keras.tree.map_structure(lambda one: None if one is None else one[:1], x))
+    except Exception:
+        return False
+    return True
 
 
 def _fits(shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> bool:
-    if len(shape) == len(wanted) + 1 and shape[-1] == 1:
-        shape = shape[:-1]
-    if len(shape) + 1 == len(wanted) and wanted[-1] == 1:
-        wanted = wanted[:-1]
     return len(shape) == len(wanted) and all(
         size is None or length is None or size == length
         for size, length in zip(wanted[1:], shape[1:])

@@ -115,9 +115,10 @@ def certificate_of(
     Raises:
         OutputsDiffer: a difference above `tolerance`, one that is not finite, or none that could be
             measured although there is a tolerance.
+        ValueError: inputs of a shape that the model does not take.
     """
     found = Certificate(
-        surgery, tuple(rows), *_measured(model, copy, inputs), figures=figures or {}
+        surgery, tuple(rows), *_measured(surgery, model, copy, inputs), figures=figures or {}
     )
     if tolerance is not None and not (found.relative is not None and found.relative <= tolerance):
         raise OutputsDiffer(
@@ -188,12 +189,12 @@ def _layers_in(config: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def _measured(
-    model: keras.Model, copy: keras.Model, inputs: Any
+    surgery: str, model: keras.Model, copy: keras.Model, inputs: Any
 ) -> tuple[Optional[float], Optional[float], str]:
     """The largest absolute and relative difference of the outputs; and over what, or why not."""
     given = "random" if inputs is None else "given"
     if inputs is not None:
-        calls.check_inputs(model, inputs, "inputs")
+        calls.check_inputs(model, inputs, surgery)
     try:
         inputs = random_inputs(model) if inputs is None else inputs
     except ValueError as error:

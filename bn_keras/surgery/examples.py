@@ -111,7 +111,10 @@ class Examples:
     def _is_inputs(self, x: Any) -> bool:
         """Whether these are the arrays of all inputs of the model."""
         several = isinstance(x, (list, tuple)) and len(x) == self._expected > 1
-        return isinstance(x, dict) or _is_array(x) or several and all(map(_is_array, x))
+        return isinstance(x, dict) or _is_array(x) or (
+            several and any(map(_is_array, x))  # an optional one may be None
+            and all(one is None or _is_array(one) for one in x)
+        )
 
     def _parts(self, batch: Any) -> Batch:
         """What is in a batch: Keras's convention is x, (x,), (x, y) or (x, y, w)."""
@@ -127,7 +130,8 @@ class Examples:
                 f"{self._caller}: received a batch that is a {type(batch).__name__} of "
                 f"{len(batch)}; expected {DATA}. np.asarray makes an array of a list of numbers."
             )
-        strange = [one for one in keras.tree.flatten(found.x) if not _is_array(one)]
+        arrays = keras.tree.flatten(found.x)  # None: an optional input that is left out
+        strange = [one for one in arrays if one is not None and not _is_array(one)]
         if strange:
             raise TypeError(
                 f"{self._caller}: received inputs that hold a {type(strange[0]).__name__}; "
@@ -171,9 +175,7 @@ class _Indexed:
 def _rows(array: Any, part: Any) -> Any:
     """Some rows of an array: a slice, or indices."""
     if isinstance(part, slice):
-        if on_disk.is_on_disk(array):
-            return on_disk.rows(array, part.start, part.stop)
-        return array[part]
+        return on_disk.rows(array, part.start, part.stop)
     if on_disk.is_on_disk(array):
         return on_disk.gather(array, part)
     if keras.ops.is_tensor(array):
@@ -187,4 +189,4 @@ def _is_array(x: object) -> bool:
 
 def length(x: Any) -> int:
     """How many examples are in an array or a nest of arrays."""
-    return len(keras.tree.flatten(x)[0])
+    return len(next(one for one in keras.tree.flatten(x) if one is not None))

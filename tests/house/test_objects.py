@@ -10,6 +10,7 @@ from make import ROOT
 
 from bn_keras import objects
 from bn_keras.objects import ObjectError, absolute_name, digest_of, is_object_name, load_object
+from bn_keras.texts import in_a_line
 
 NAMES = [
     "net.py:build", "./net.py:build", "/a b/net.py:build", "~/net.py:build", "net.py", "net.py:",
@@ -144,6 +145,19 @@ def test_an_error_is_told_with_the_last_line_of_the_user_s_own(folder):
     assert objects.told(ValueError("\x1b[1mInput 0\x1b[0m \x1b]0;x")) == (
         r"ValueError: Input 0 \x1b]0;x"
     )
+
+
+def test_an_error_in_a_graph_is_told_by_its_reason():
+    """TensorFlow says that it was in a graph, then where, and at last why."""
+    import keras
+    import numpy as np
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+    model.compile(loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    with pytest.raises(Exception) as error:
+        model.evaluate(np.zeros((4, 3)), np.full(4, 7), verbose=0)
+    assert "Graph execution error" in str(error.value)
+    assert in_a_line(error.value).startswith("InvalidArgumentError: Received a label value of 7")
 
 
 def test_no_tensorflow_is_loaded(folder):

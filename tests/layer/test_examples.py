@@ -108,9 +108,36 @@ def test_what_keras_takes_is_taken(structure, x):
     ({"left": np.zeros((4, 3)), "right": np.zeros((4, 1, 2))},
      r"received inputs of shape \(4, 1, 2\) for 'right'; the model takes \(None, 2, 1\)"),
     ([np.zeros((4, 2)), np.zeros((4, 2, 1))], r"of shape \(4, 2\) for 'left'; .* \(None, 3\)"),
-    (np.zeros((4, 3)), "received 1 arrays as inputs; the model takes 2"),
+    (np.zeros((4, 3)), "received 1 array as inputs; the model takes 2"),
 ], ids=["missing", "dict", "list", "one"])
 @pytest.mark.parametrize("structure", [dict, list])
 def test_inputs_of_other_shapes_are_refused(structure, x, message):
     with pytest.raises(ValueError, match=message):
         Examples(two_inputs(structure), x, 4, "read")
+
+
+def test_what_a_graph_does_not_tell_and_keras_runs_is_taken():
+    """Images of another size than the first ones; a part of the inputs in a dict of its own."""
+    pooled = keras.Sequential([keras.layers.Conv1D(2, 3), keras.layers.GlobalAveragePooling1D()])
+    pooled(np.zeros((2, 10, 3)))
+    assert Examples(pooled, np.zeros((4, 20, 3)), 4, "read").first.shape == (4, 20, 3)
+    with pytest.raises(ValueError, match=r"received inputs of shape \(4, 20, 5\); the model takes"):
+        Examples(pooled, np.zeros((4, 20, 5)), 4, "read")
+    left, right = (keras.Input((3,), name=name) for name in ("b", "c"))
+    nested = keras.Model({"a": {"b": left}, "c": right}, keras.layers.Add()([left, right]))
+    x = {"a": {"b": np.zeros((4, 3))}, "c": np.zeros((4, 3))}
+    assert Examples(nested, x, 4, "read").first.keys() == x.keys()
+
+
+@pytest.mark.parametrize("structure", [dict, list])
+def test_an_optional_input_may_be_left_out(structure):
+    class Sum(keras.layers.Layer):
+        def call(self, one, other):
+            return other if one is None else one + other
+
+    inputs = keras.Input((3,), name="a", optional=True), keras.Input((3,), name="b")
+    given = dict(zip("ab", inputs)) if structure is dict else list(inputs)
+    model = keras.Model(given, Sum()(*inputs))
+    x = dict(zip("ab", (None, np.ones((5, 3))))) if structure is dict else [None, np.ones((5, 3))]
+    sizes = [len(keras.tree.flatten(batch.x)[1]) for batch in Examples(model, x, 2, "read")]
+    assert sizes == [2, 2, 1]

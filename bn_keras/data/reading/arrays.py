@@ -72,11 +72,16 @@ def _input_array(where: str, value: Any, notes: list[str]) -> NDArray[Any]:
     if array.ndim == 1:
         array = array[:, None]
         notes.append(f"{where}: one number an example, taken as the shape {array.shape}")
+    if on_disk.is_on_disk(array) and not array.flags.c_contiguous and array.flags.f_contiguous:
+        raise DataError(
+            f"{where} are a file in Fortran order, in which an example's values lie far apart; "
+            "expected one in C order, as numpy.save writes np.ascontiguousarray(x)."
+        )
     if array.dtype in (np.uint8, np.float32):
         return array
-    told: list[str] = []
-    converted = scratch.mapped(lambda rows: _as_float32(where, rows, told), array)
-    notes.extend(told[:1])
+    found: list[str] = []
+    converted = scratch.mapped(lambda rows: _as_float32(where, rows, found), array, where)
+    notes.extend(found[:1])
     return converted
 
 
@@ -167,7 +172,7 @@ def label_array(where: str, y: Any) -> NDArray[Any]:
             f"{where} are a {type(y).__name__} of {len(y)}; expected one array. A net of several "
             "outputs cannot be compared yet."
         )
-    array = np.asarray(_array(where, y))  # in memory, also those of a file
+    array = np.array(_array(where, y))  # in memory, also those of a file
     if array.dtype.kind in "OST":
         texts = [
             value.decode("utf-8", "replace") if isinstance(value, bytes) else value
