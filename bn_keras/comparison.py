@@ -16,7 +16,7 @@ import numpy as np
 from bn_keras import api, own
 from bn_keras.config import OWN_NET, RUN_FIELDS, ConfigError
 from bn_keras.data.python import from_python
-from bn_keras.plan import full_name, is_own_net, make_plan
+from bn_keras.plan import full_name, is_own_net, make_plan, optimizer_settings
 from bn_keras.registry import LOSSES, OPTIMIZERS
 from bn_keras.report.report import Report
 
@@ -219,14 +219,7 @@ def _optimizer(optimizer: Any, set_already: Any) -> Dict[str, Any]:
     config = optimizer.get_config()
     rate = config.pop("learning_rate")
     name = own.give(type(optimizer).__name__, optimizer, config)
-    if "learning_rate" in set_already:
-        return {"optimizer": name}
-    if not isinstance(rate, (int, float)):
-        raise ConfigError(
-            f"optimizer: its learning rate is a schedule, {rate.get('class_name', '')}; expected a "
-            "number, or learning_rate= beside it"
-        )
-    return {"optimizer": name, "learning_rate": float(rate)}
+    return optimizer_settings(name, rate, set_already, "optimizer")
 
 
 def _loss(loss: Any) -> Dict[str, Any]:

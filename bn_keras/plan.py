@@ -10,7 +10,7 @@ import pathlib
 import re
 import zipfile
 import zlib
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Container, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
 from bn_keras import metrics, objects, own
 from bn_keras import study as studies
@@ -102,7 +102,7 @@ class Plan:
     def optimizer(self) -> Optional[str]:
         """The optimizer that all runs share, as titles show it; None if they differ in it."""
         name = self.common("optimizer")
-        if name is not None and own.place(name).endswith(KERAS_FILE):
+        if name is not None and is_keras_file(name):
             return "optimizer as compiled"
         return None if name is None else own.short(name)
 
@@ -281,6 +281,11 @@ def is_own_net(model: str) -> bool:
     return own.is_own(model) or model.startswith(APPLICATIONS)
 
 
+def is_keras_file(name: str) -> bool:
+    """Whether a run's model or optimizer is that of a `.keras` file, as its name tells."""
+    return own.place(name).endswith(KERAS_FILE)
+
+
 def full_name(model: str) -> str:
     """The name by which runs hold a model: of a file its absolute path and the digest of it.
 
@@ -315,17 +320,36 @@ def _compiled(base: Mapping[str, Any], axes: Iterable[str]) -> Dict[str, Any]:
     file of the model is the default. It is loaded when a run needs it, and only read here.
     """
     name = str(base.get("optimizer", base.get("model", "")))
-    if "optimizer" in axes or not own.place(name).endswith(KERAS_FILE):
+    if "optimizer" in axes or not is_keras_file(name):
         return {}
     optimizer = _compiled_optimizer(own.place(name))
-    if "learning_rate" in {*base, *axes} or not optimizer:
-        return {"optimizer": name} if optimizer else {}
+    if not optimizer:
+        return {}
     rate = optimizer["config"].get("learning_rate")
+    return optimizer_settings(name, rate, {*base, *axes}, f"optimizer of {own.place(name)}")
+
+
+def optimizer_settings(
+    name: str, rate: Any, set_already: Container[str], whose: str
+) -> Dict[str, Any]:
+    """The settings that an optimizer stands for: its name, and its rate if none is asked for.
+
+    Args:
+        name: as runs hold it.
+        rate: the learning rate in its config: a number, or the config of a schedule.
+        set_already: names of the settings that are asked for.
+        whose: what it is called in a message.
+
+    Raises:
+        ConfigError: the rate is a schedule, and is needed.
+    """
+    if "learning_rate" in set_already:
+        return {"optimizer": name}
     if not isinstance(rate, (int, float)):
         kind = f", {rate['class_name']}" if isinstance(rate, dict) and "class_name" in rate else ""
         raise ConfigError(
-            f"optimizer of {own.place(name)}: its learning rate is a schedule{kind}; expected a "
-            "number, or learning_rate beside it"
+            f"{whose}: its learning rate is a schedule{kind}; expected a number, or learning_rate "
+            "beside it"
         )
     return {"optimizer": name, "learning_rate": float(rate)}
 

@@ -19,7 +19,7 @@ from bn_keras import loop, metrics, nets, own
 from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import Splits
 from bn_keras.diagnostics.probe import Nets, Probe, make_probe, measured_always
-from bn_keras.plan import KERAS_FILE, groups, is_own_net
+from bn_keras.plan import groups, is_keras_file, is_own_net
 from bn_keras.registry import MODELS, OPTIMIZERS, UnknownName
 from bn_keras.results import DIVERGED, OK, RunResult, Store
 from bn_keras.surgery.digest import kernel_digest
@@ -200,7 +200,7 @@ class _Graph:
             )
         self.nets = Nets(net, splits, told.task, runs)
         optimizer = _optimizer(first)
-        if own.place(first.optimizer).endswith(KERAS_FILE):
+        if is_keras_file(first.optimizer):
             kind = type(optimizer).__name__
             self.notes += (f"optimizer: {kind}, as compiled in {own.short(first.optimizer)}",)
         if first.dtype_policy == "mixed_float16":
@@ -271,8 +271,8 @@ def _optimizer(config: RunConfig) -> Any:
     """A new optimizer of the run's kind and rate."""
     if not own.is_own(config.optimizer):
         return OPTIMIZERS.get(config.optimizer)(learning_rate=config.learning_rate)
-    of_a_file = own.place(config.optimizer).endswith(KERAS_FILE)
-    given = (nets.compiled_optimizer if of_a_file else own.get)(config.optimizer)
+    read = nets.compiled_optimizer if is_keras_file(config.optimizer) else own.get
+    given = read(config.optimizer)
     return type(given).from_config({**given.get_config(), "learning_rate": config.learning_rate})
 
 

@@ -5,7 +5,7 @@ from typing import Any, Mapping, Optional, Sequence
 
 from bn_keras import objects, own
 from bn_keras.config import RUN_FIELDS, ConfigError
-from bn_keras.plan import KERAS_FILE, Plan, make_plan
+from bn_keras.plan import Plan, is_keras_file, make_plan
 from bn_keras.registry import STUDIES, UnknownName
 
 # Settings that can hold an object of the user's own.
@@ -62,7 +62,7 @@ def _from_python(value: Any) -> bool:
     names = value if isinstance(value, tuple) else [value]
     return any(
         isinstance(name, str) and own.is_own(name) and not (
-            objects.is_object_name(own.place(name)) or own.place(name).endswith(KERAS_FILE)
+            objects.is_object_name(own.place(name)) or is_keras_file(name)
         )
         for name in names
     )

@@ -203,9 +203,9 @@ def _measured(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            mode = {"training": False} if "training" in model.call_signature_parameters else {}
             results = [
-                [_wide(y) for y in keras.tree.flatten(m(inputs, **mode))] for m in (model, copy)
+                [_wide(y) for y in keras.tree.flatten(calls.infer(m, inputs))]
+                for m in (model, copy)
             ]
             pairs = [
                 (np.max(_distance(one, other), initial=0.0),

@@ -5,6 +5,7 @@ from typing import Any, Optional
 
 import numpy as np
 
+from bn_keras import on_disk
 from bn_keras.data import scratch
 from bn_keras.data.nests import Nest, each, leaves
 from bn_keras.data.splits import DataError
@@ -54,7 +55,7 @@ def read_dataset(where: str, dataset: Any, notes: list[str]) -> tuple[Nest, Any]
         )
     batches = dataset if _is_batched(where, spec) else dataset.batch(BATCH)
     try:
-        inputs, labels, streamed = _read(where, batches)
+        inputs, labels = _read(where, batches)
     except (DataError, MemoryError):
         raise
     except Exception as error:  # TensorFlow's own kinds, or of the user's functions in it
@@ -64,14 +65,15 @@ def read_dataset(where: str, dataset: Any, notes: list[str]) -> tuple[Nest, Any]
     count, size = len(labels), sum(array.nbytes for _, array in leaves((inputs, labels)))
     notes.append(
         f"{where}: streamed from disk: {count:,} examples, {size / 1e9:,.2f} GB in "
-        f"{scratch.folder()}; TMPDIR names another folder" if streamed else
+        f"{scratch.folder()}; TMPDIR names another folder"
+        if any(on_disk.is_on_disk(array) for _, array in leaves(inputs)) else
         f"{where}: read into memory: {count:,} examples, {size / 1e6:,.1f} MB"
     )
     return inputs, labels
 
 
-def _read(where: str, batches: Any) -> tuple[Nest, Any, bool]:
-    """Inputs, labels, and whether the inputs are on disk."""
+def _read(where: str, batches: Any) -> tuple[Nest, Any]:
+    """Inputs, on disk if there are too many bytes, and labels."""
     kept: list[Nest] = []
     labels: list[Any] = []
     files: Optional[Nest] = None
@@ -100,7 +102,7 @@ def _read(where: str, batches: Any) -> tuple[Nest, Any, bool]:
             inputs = each(lambda *arrays: np.concatenate(arrays), *kept)
         else:
             inputs = each(lambda file: file.array(), files)
-    return inputs, np.concatenate(labels), files is not None
+    return inputs, np.concatenate(labels)
 
 
 def _is_batched(where: str, spec: Any) -> bool:
