@@ -53,10 +53,13 @@ def in_mode(
         return call(*args, **kwargs)
 
 
-def infer(model: keras.Model, inputs: Any) -> Any:
-    """The outputs of a model in inference mode, whether or not it takes a mode."""
-    mode = {"training": False} if "training" in model._call_signature.parameters else {}
-    return model(inputs, **mode)
+def infer(model: Any, inputs: Any) -> Any:
+    """The outputs of a model in inference mode, whether or not it takes a mode.
+
+    A net of another framework takes none: it is wrapped in a function that infers.
+    """
+    takes_mode = isinstance(model, keras.Layer) and "training" in model._call_signature.parameters
+    return model(inputs, training=False) if takes_mode else model(inputs)
 
 
 def input_count(model: keras.Model) -> int:

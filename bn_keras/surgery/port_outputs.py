@@ -19,7 +19,7 @@ class Outside:
     function: Callable[[Any], Any]
     variables: Sequence[Any] = ()
 
-    def __call__(self, inputs: Any, **mode: Any) -> Any:
+    def __call__(self, inputs: Any) -> Any:
         outputs = keras.tree.flatten(self.function(inputs))
         return [as_array(y) for y in outputs]
 
