@@ -5,10 +5,13 @@ variance)` with the biased variance and no gradient through mean and variance; `
 inference mode.
 """
 
+import itertools
 import math
-from typing import Any, ContextManager, List, Optional, Tuple
+import weakref
+from typing import Any, Callable, ContextManager, List, Optional, Sequence, Tuple
 
 import tensorflow as tf
+from tensorflow.python.eager import record
 from tensorflow.python.ops import control_flow_util
 
 FUSED_DTYPES = ("float32", "bfloat16", "float16")
@@ -21,6 +24,11 @@ PARTS_FROM, PARTS = 1000, 8
 FAR, SAMPLED_ROWS = 4, 32
 # Added to a scale that inference divides by: it may be 0, and 1e-20 times a value is nothing.
 TINY = 1e-20
+
+_NUMBERS = itertools.count()
+
+# Takes tensors; gives its outputs, and what makes the inputs' gradients of the outputs' ones.
+_Function = Callable[..., Tuple[Sequence[tf.Tensor], Callable[..., Sequence[tf.Tensor]]]]
 
 
 def batch_norm(
@@ -151,13 +159,41 @@ def _channels_last(rank: int, axis: int) -> Optional[List[int]]:
     return None if axis == rank - 1 else [a for a in range(rank) if a != axis] + [axis]
 
 
+def _with_gradient(function: _Function) -> Callable[..., Sequence[tf.Tensor]]:
+    """As `tf.custom_gradient`, but lets a graph go when nobody needs it any more.
+
+    TensorFlow's registers every gradient in every graph for good, and a gradient holds the tensors
+    of its graph: each graph that was ever traced would stay in memory.
+    """
+    def with_gradient(*inputs: tf.Tensor) -> Sequence[tf.Tensor]:
+        if tf.executing_eagerly():
+            return tf.custom_gradient(function)(*inputs)
+        outputs, gradient = function(*inputs)
+
+        def backward(*gradients: tf.Tensor) -> List[Optional[tf.Tensor]]:
+            return [None] * len(outputs) + [*gradient(*gradients[:len(outputs)])]
+
+        graph, kept = tf.compat.v1.get_default_graph(), weakref.ref(backward)
+        graph.add_to_collection("bn_keras_gradients", backward)  # as long as the graph lives
+        # Not one name for all: a SavedModel has one gradient for each name.
+        name = f"BatchNormGradient{next(_NUMBERS)}"
+        tf.RegisterGradient(name)(lambda _, *gradients: kept()(*gradients))  # type: ignore[misc]
+        tensors = [*outputs, *inputs]
+        with graph.gradient_override_map({"IdentityN": name}):
+            results = tf.identity_n(tensors)
+        record.record_operation(name, results, tensors, backward)  # tapes ask no registry
+        return results[:len(outputs)]
+
+    return with_gradient
+
+
 def _closed_form(
     x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor, axis: int, epsilon: float
 ) -> Tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Two passes around a pivot, and the backward pass in closed form."""
     channels = _Channels(x, axis)
 
-    @tf.custom_gradient
+    @_with_gradient
     def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         centered, pivot, offset, variance = _center(x, channels, gamma.dtype)
         outputs = _scale_and_shift(centered, variance, gamma, beta, channels, epsilon)
@@ -169,7 +205,8 @@ def _closed_form(
 
         return (tf.cast(outputs, x.dtype), pivot + offset, variance), gradient
 
-    return normalize(x, gamma, beta)
+    outputs, mean, variance = normalize(x, gamma, beta)
+    return outputs, mean, variance
 
 
 def _whichever(
@@ -182,7 +219,7 @@ def _whichever(
     """
     channels = _Channels(x, axis)
 
-    @tf.custom_gradient
+    @_with_gradient
     def normalize(x: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor) -> Any:
         def by_kernel() -> Any:
             return _fused(x, gamma, beta, axis, epsilon)
@@ -226,7 +263,8 @@ def _whichever(
 
         return (outputs, pivot + offset, variance), gradient
 
-    return normalize(x, gamma, beta)
+    outputs, mean, variance = normalize(x, gamma, beta)
+    return outputs, mean, variance
 
 
 def _center(
@@ -305,7 +343,7 @@ def normalize(
     channels = _Channels(x, axis)
     total, spread = channels.total, channels.spread
 
-    @tf.custom_gradient
+    @_with_gradient
     def normalize(
         x: tf.Tensor, mean: tf.Tensor, variance: tf.Tensor, gamma: tf.Tensor, beta: tf.Tensor
     ) -> Any:
@@ -321,9 +359,10 @@ def normalize(
             dvariance = -0.5 * gamma * tf.square(inverse) * dgamma
             return channels.restored(dy * spread(scale)), -scale * dbeta, dvariance, dgamma, dbeta
 
-        return channels.restored(outputs), gradient
+        return (channels.restored(outputs),), gradient
 
-    return normalize(x, mean, variance, gamma, beta)
+    outputs, = normalize(x, mean, variance, gamma, beta)
+    return outputs
 
 
 class _Channels:

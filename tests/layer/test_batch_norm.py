@@ -1,9 +1,11 @@
 """BatchNorm against the NumPy reference and against Keras's layer."""
 
 import functools
+import gc
 import itertools
 import subprocess
 import sys
+import weakref
 
 import keras
 import numpy as np
@@ -435,6 +437,31 @@ def test_an_axis_out_of_range_names_axis_and_shape():
 def test_an_unfit_mask_names_both_shapes():
     with pytest.raises(ValueError, match=r"mask.shape=\(2, 3\), inputs.shape=\(2, 3\)"):
         BatchNorm()(data((2, 3)), training=True, mask=tf.ones((2, 3), tf.bool))
+
+
+@pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_graph_that_nobody_needs_leaves_the_memory(kind, training, jit_compile):
+    """The second shape is one that the fused kernel takes."""
+    layer = LAYERS[kind]()
+    layer.build((None, 2, 2, 50))
+
+    @tf.function(jit_compile=jit_compile)
+    def step(x):
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            loss = tf.reduce_sum(layer(x, training=training) ** 2)
+        return tape.gradient(loss, x)
+
+    graphs = []
+    for shape in [(4, 2, 2, 50), (1000, 2, 2, 50)]:
+        assert np.isfinite(step(tf.ones(shape))).all()
+        graphs.append(weakref.ref(step.get_concrete_function(tf.TensorSpec(shape)).graph))
+    assert all(graph() for graph in graphs)
+    del step
+    gc.collect()
+    assert not any(graph() for graph in graphs)
 
 
 def test_no_parametrization_shrank_to_nothing():
