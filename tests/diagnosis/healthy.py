@@ -110,9 +110,9 @@ SMALL: Healthy = {
 REGISTERED: Healthy = {name: functools.partial(registered, name) for name in MODELS.names()}
 REGISTERED["plain_cnn-activated"] = functools.partial(registered, "plain_cnn", "activated")
 APPLICATIONS: Healthy = {
-    "MobileNetV2": functools.partial(application, "MobileNetV2", 96, alpha=0.35),
-    "ResNet50": functools.partial(application, "ResNet50", 64),
-    "DenseNet121": functools.partial(application, "DenseNet121", 64),
+    "MobileNetV2": functools.partial(application, "MobileNetV2", 64, alpha=0.35),
+    "ResNet50": functools.partial(application, "ResNet50", 32),
+    "DenseNet121": functools.partial(application, "DenseNet121", 32),
     "EfficientNetB0": functools.partial(application, "EfficientNetB0", 64),
     "Xception": functools.partial(application, "Xception", 71),
 }

@@ -354,11 +354,12 @@ FEW = {
 SMALLER = {
     "conv_bn_relu": FEW, "conv_bn_relu_rates": FEW, "mnist_cnn_rates": FEW,
     "learning_rates": {**FEW, "steps": 20, "log_interval": 10},
-    "ioffe_mnist": {"train_size": 2000, "validation_size": 200, "test_size": 200, "steps": 500},
-    "pitfalls": {"validation_size": 100, "test_size": 500},
+    "ioffe_mnist": {"train_size": 500, "validation_size": 100, "test_size": 100, "steps": 500},
+    "pitfalls": {"validation_size": 100, "test_size": 100},
     "bn_and_dropout": {"train_size": 300, "validation_size": 50, "test_size": 100},
-    "not_mnist_mlp": {"train_size": 2000, "validation_size": 200, "test_size": 200},
-    "mnist_cnn_dropout": {"train_size": 1000, "validation_size": 200, "test_size": 200},
+    "bad_init_regression": {"steps": 20, "log_interval": 10, "eval_interval": 10},
+    "not_mnist_mlp": {**FEW, "steps": 20, "log_interval": 10, "eval_interval": 10},
+    "mnist_cnn_dropout": {**FEW, "steps": 20, "log_interval": 10, "eval_interval": 10},
 }
 
 
