@@ -27,10 +27,15 @@ def rows_of_a_piece(*arrays: NDArray[Any]) -> int:
 
 
 def rows(array: NDArray[Any], start: int, stop: int) -> NDArray[Any]:
-    """The rows from `start` to before `stop`: in memory, as a copy if the array is on disk."""
-    found = array[start:stop]
+    """The rows from `start` to before `stop`: in memory, as a copy if the array is on disk.
+
+    Raises:
+        OSError: the file has become shorter than the array.
+    """
     if not is_on_disk(array):
-        return found
+        return array[start:stop]
+    _check_length(array)
+    found = array[start:stop]
     found = np.array(found, order="C")
     _give_back(array)
     return found
@@ -40,9 +45,13 @@ def gather(array: NDArray[Any], indices: NDArray[Any]) -> NDArray[Any]:
     """The rows of these indices, (k,), as a new array in memory.
 
     Of a file they are read in its order, which spares a disk half of its way.
+
+    Raises:
+        OSError: the file has become shorter than the array.
     """
     if not is_on_disk(array):
         return array[indices]
+    _check_length(array)
     order = np.argsort(indices, kind="stable")
     found = np.empty((len(indices), *array.shape[1:]), array.dtype)
     step = max(1, PIECE_BYTES // (array.nbytes // len(array) + AROUND))
@@ -60,14 +69,31 @@ def pieces(array: NDArray[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
         yield start, rows(array, start, start + step)
 
 
+def _mapping(array: NDArray[Any]) -> Any:
+    """The mapping of a file whose bytes an array shows."""
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return base
+
+
+def _check_length(array: NDArray[Any]) -> None:
+    """Raises where a file has lost its end: to read there would end the process without a word."""
+    mapping = _mapping(array)
+    if isinstance(mapping, mmap.mmap) and mapping.size() < len(mapping):
+        name = getattr(array, "filename", None) or "a temporary file"
+        raise OSError(
+            f"{name}: this file has {mapping.size():,} bytes; expected at least {len(mapping):,}, "
+            "as when it was opened. Write it again, and open it anew."
+        )
+
+
 def _give_back(array: NDArray[Any]) -> None:
     """Takes the pages of a file out of the process's memory; the system reads them again if asked.
 
     Not those of a mapping that keeps changes to itself (mode "c"): they would be lost.
     """
-    base: Any = array
-    while isinstance(base, np.ndarray):
-        base = base.base
-    if isinstance(base, mmap.mmap) and getattr(array, "mode", None) in ("r", "r+", "w+"):
+    mapping = _mapping(array)
+    if isinstance(mapping, mmap.mmap) and getattr(array, "mode", None) in ("r", "r+", "w+"):
         if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
-            base.madvise(mmap.MADV_DONTNEED)
+            mapping.madvise(mmap.MADV_DONTNEED)

@@ -79,21 +79,25 @@ def from_python(data: Any, name: str = "data") -> Source:
             if on_disk.is_on_disk(array) and not is_dataset(given):
                 notes.append(
                     f"{where}: inputs{path} are streamed from disk: {len(array):,} examples, "
-                    f"{array.nbytes / 1e9:,.2f} GB; their shuffled copy is in {scratch.folder()}"
+                    f"{array.nbytes / 1e6:,.1f} MB; their shuffled copy is in {scratch.folder()}"
                 )
     labels = number_labels(name, raw_labels)
-    splits = {}
+    splits = {which: Split(inputs[which], labels.sets[which]) for which in sets}
+
+    def source_of(train: Split) -> Source:
+        return Source(
+            train, splits.get("test", train), labels.classes, validation=splits.get("validation"),
+            notes=tuple(plain(note) for note in (*notes, *labels.notes)), as_given=True,
+        )
+
+    check(name, source_of(splits["train"]))  # messages name examples as they were given
     x = array = None  # what is on disk goes from there with the last name for it
+    inputs.clear()
     for which, given in sets.items():
-        split = Split(inputs.pop(which), labels.sets[which])
-        splits[which] = _in_order(split) if is_dataset(given) else split
-        del split
+        if is_dataset(given):
+            splits[which] = _in_order(splits.pop(which))
     train = splits["train"]
-    source = Source(
-        train, splits.get("test", train), labels.classes, validation=splits.get("validation"),
-        notes=tuple(plain(note) for note in (*notes, *labels.notes)), as_given=True,
-    )
-    check(name, source)  # before a test set is drawn: a message names examples as they were given
+    source = source_of(train)
     if "test" in splits:
         return source
     train, test = draw_test(name, train)

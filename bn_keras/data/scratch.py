@@ -19,7 +19,7 @@ from bn_keras.data.errors import DataError
 RESERVE = 5 * 10**8  # bytes that stay free on the disk: other programs need some
 REMEDY = (
     "Name a folder with more room by the environment variable TMPDIR, or give fewer examples "
-    "(.take of a tf.data.Dataset)."
+    "(.take of a tf.data.Dataset, also of one that never ends)."
 )
 
 

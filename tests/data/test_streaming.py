@@ -230,6 +230,19 @@ def test_a_file_in_fortran_order_is_refused(lowered, tmp_path):
         from_python((np.load(tmp_path / "x.npy", mmap_mode="r"), Y))
 
 
+def test_a_file_that_has_lost_its_end_is_told(lowered, tmp_path):
+    """To read behind the end would end the process by a signal."""
+    np.save(tmp_path / "x.npy", X)
+    x = np.load(tmp_path / "x.npy", mmap_mode="r")
+    source = from_python((x, Y))
+    os.truncate(tmp_path / "x.npy", 200)
+    for read in (lambda: from_python((x, Y)), lambda: on_disk.gather(x, np.arange(3)),
+                 lambda: on_disk.rows(x, 0, 2)):
+        with pytest.raises(OSError, match=r"x\.npy: this file has 200 bytes; expected at least"):
+            read()
+    assert np.isfinite(on_disk.rows(source.train.images, 0, 2)).all()  # the shuffled copy is whole
+
+
 def test_changes_that_a_mapping_keeps_to_itself_are_read(lowered, tmp_path):
     file = on_file(tmp_path, X, mode="c")
     file[3] = 7

@@ -63,6 +63,13 @@ def test_a_dataset_alone_has_a_fifth_drawn_for_testing():
     assert (len(source.train), len(source.test)) == (24, 6)
 
 
+def test_an_example_is_named_by_its_place_in_the_dataset():
+    x = X.copy()
+    x[17, 2] = np.nan
+    with pytest.raises(DataError, match="train input 17 holds NaN"):
+        from_python(slices(x, Y).batch(4))
+
+
 def test_numbers_to_predict_are_read_in_batches_and_singly():
     targets = X[:, :3]
     for dataset in (slices(X, targets), slices(X, targets).batch(4), slices(X, X).batch(5)):

@@ -59,12 +59,14 @@ def read_dataset(where: str, dataset: Any, notes: list[str]) -> tuple[Nest, Any]
     except (DataError, MemoryError):
         raise
     except Exception as error:  # TensorFlow's own kinds, or of the user's functions in it
+        is_uneven = type(error).__name__ == "InvalidArgumentError"  # what batching raises
+        expected = "examples of one shape" if is_uneven else "a dataset that can be read to its end"
         raise DataError(
-            f"{where}: reading this dataset raised {told(error)}; expected examples of one shape."
+            f"{where}: reading this dataset raised {told(error)}; expected {expected}."
         ) from error
     count, size = len(labels), sum(array.nbytes for _, array in leaves((inputs, labels)))
     notes.append(
-        f"{where}: streamed from disk: {count:,} examples, {size / 1e9:,.2f} GB in "
+        f"{where}: streamed from disk: {count:,} examples, {size / 1e6:,.1f} MB in "
         f"{scratch.folder()}; TMPDIR names another folder"
         if any(on_disk.is_on_disk(array) for _, array in leaves(inputs)) else
         f"{where}: read into memory: {count:,} examples, {size / 1e6:,.1f} MB"
