@@ -18,7 +18,8 @@ class PopulationLoss(Probe):
         nets, test = self.nets, self.nets.splits.test
         if not batch_normalizers(nets.net):
             return {}
-        exact = recalibrated(nets.net, nets.inputs(nets.splits.train.images))
+        inputs = nets.inputs(nets.splits.train.images)
+        exact = recalibrated(nets.net, inputs, finite=False)  # a run of the stack may have diverged
         forward = nets.as_stack(lambda inputs: exact(inputs, training=False))
         outputs = nets.predict(test.images, forward)
         labels = np.repeat(test.labels[:, None], nets.runs, axis=1)

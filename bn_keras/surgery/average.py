@@ -64,8 +64,9 @@ def average(
 
     Raises:
         TypeError: no models, or one that cannot be copied.
-        ValueError: fewer than one model; one that is not built; models of different structure, with
-            the first difference; or weights and counts that are none.
+        ValueError: fewer than one model; one that is not built, or that has NaN or infinity in its
+            weights, or in statistics that are to be merged; models of different structure, with the
+            first difference; or weights and counts that are none.
 
     Warns:
         UserWarning: statistics were merged though the weights differ: they belong to what each
@@ -76,6 +77,7 @@ def average(
         raise ValueError("average: received no models; expected at least one.")
     for model in models:
         copies.check_model(model, "average")
+    _refuse_not_finite(models, statistics_too=data is None)
     shares = _shares("weights", weights, len(models))
     sizes = shares if counts is None else _shares("counts", counts, len(models))
     copy, parts = copies.copy_with_parts(models[0])
@@ -109,6 +111,30 @@ def average(
     return copy, certificate_of(
         "average", models[0], copy, [*rows, *state_rows], inputs=inputs, figures=figures
     )
+
+
+def _refuse_not_finite(models: Sequence[keras.Model], statistics_too: bool) -> None:
+    """Raises for a model that would spoil the average.
+
+    Raises:
+        ValueError: NaN or infinity is in its weights, or in its statistics where they count.
+    """
+    for number, model in enumerate(models, 1):
+        of_statistics = {
+            id(variable) for layer in statistics.batch_normalizers(model)
+            for variable in statistics.variables_of(layer)
+        }
+        for variable in model.variables:
+            counts = statistics_too or id(variable) not in of_statistics
+            if counts and "float" in variable.dtype and not keras.ops.all(
+                keras.ops.isfinite(variable)
+            ):
+                remedy = "data=, over which statistics are computed anew" if (
+                    id(variable) in of_statistics) else "an earlier checkpoint of it"
+                raise ValueError(
+                    f"average: model {number} has NaN or infinity in {variable.path}; expected "
+                    f"numbers, or {remedy}."
+                )
 
 
 def _shares(name: str, given: Optional[Sequence[float]], number: int) -> NDArray[np.float64]:

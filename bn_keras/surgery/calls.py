@@ -12,6 +12,7 @@ from typing import Any, Callable, Iterator, NoReturn
 import keras
 
 from bn_keras.surgery import statistics
+from bn_keras.texts import in_a_line
 
 # `(layer, call, *args, **kwargs) -> outputs`, in place of `call(*args, **kwargs)`.
 Instead = Callable[..., Any]
@@ -86,6 +87,33 @@ def check_inputs(model: keras.Model, x: Any, caller: str) -> None:
     difference = _difference(model, x)
     if difference and not _runs(model, x):
         raise ValueError(f"{caller}: received {difference}.")
+
+
+def check_runs(model: keras.Model, x: Any, caller: str) -> None:
+    """Raises where a model cannot be called in inference mode, neither on an example nor on all.
+
+    Args:
+        model: a copy: its state may change.
+        x: a batch.
+        caller: for the message.
+
+    Raises:
+        ValueError: it cannot; the message has its own error.
+    """
+    if _runs(model, x):
+        return
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            infer(model, x)
+    except Exception as error:
+        shapes = ", ".join(
+            str(tuple(one.shape)) for one in keras.tree.flatten(x) if one is not None
+        )
+        raise ValueError(
+            f"{caller}: received inputs of shape {shapes}, on which {model.name!r} cannot be run: "
+            f"{in_a_line(error)}. Expected batches as its `predict` takes them."
+        ) from error
 
 
 def _difference(model: keras.Model, x: Any) -> str:

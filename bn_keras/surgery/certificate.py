@@ -213,16 +213,21 @@ def _measured(
                 for one, other in zip(*results, strict=True)
             ]
             relative = max(far / size if far else 0.0 for far, size in pairs)
+            lost = [~np.isfinite(one) & ~np.isfinite(other) for one, other in zip(*results)]
     except Exception as error:
         return None, None, f"on {given} inputs: {in_a_line(error)}"
     finally:
         for variable, value in state:
             variable.assign(value)
     shapes = ", ".join(str(tuple(np.shape(x))) for x in keras.tree.flatten(inputs))
+    missing, total = (sum(int(count(part)) for part in lost) for count in (np.sum, np.size))
+    if missing and missing == total:
+        return None, None, f"on {given} inputs of shape {shapes}, no output of either is finite"
+    not_compared = f"; {missing} of {total} outputs are not finite in either" if missing else ""
     return (
         float(max(far for far, _ in pairs)),
         float(relative),
-        f"{given} inputs of shape {shapes}, in inference mode",
+        f"{given} inputs of shape {shapes}, in inference mode{not_compared}",
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Iterable, Iterator, NamedTuple
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from bn_keras import on_disk
 from bn_keras.surgery import calls
@@ -61,10 +62,7 @@ class Examples:
         self, model: keras.Model, data: Any, batch_size: int, caller: str, shuffle: bool = False
     ) -> None:
         self._caller = caller
-        if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(
-                f"{caller}: batch_size={batch_size!r}; expected a number of examples of at least 1."
-            )
+        check_batch_size(batch_size, caller)
         self._expected = calls.input_count(model)
         self.kind = type(data).__name__
         self.once = False
@@ -75,9 +73,8 @@ class Examples:
             self._batches = _Slices(data, batch_size, caller, shuffle)
         elif isinstance(data, keras.utils.PyDataset):
             self._batches = _Indexed(data)
-        elif isinstance(data, (str, bytes)) or not isinstance(data, Iterable):
-            raise TypeError(f"{caller}: received a {type(data).__name__}; expected {DATA}.")
         else:
+            check_form(data, caller)
             cardinality = getattr(data, "cardinality", None)
             if cardinality is not None and int(cardinality()) == -1:
                 raise ValueError(
@@ -90,7 +87,16 @@ class Examples:
         first = next((batch for batch in map(self._parts, batches) if length(batch.x)), None)
         if first is None:
             raise ValueError(f"{caller}: received 0 examples; expected at least 1.")
-        calls.check_inputs(model, first.x, caller)
+        self._check_batched(first)
+        try:
+            calls.check_inputs(model, first.x, caller)
+        except ValueError as error:
+            if not isinstance(first.x, tuple) or first.y is not None:
+                raise
+            raise ValueError(
+                f"{error} A tuple of {len(first.x)} arrays is taken for the inputs of this model; "
+                "with labels it is ((input, input), y)."
+            ) from error
         self.first_batch, self.first = first, first.x
         if self.once:
             self._rest = batches
@@ -138,6 +144,40 @@ class Examples:
                 f"expected {DATA}. np.asarray makes an array of a list of numbers."
             )
         return found
+
+    def _check_batched(self, first: Batch) -> None:
+        """Raises for single examples, as in a tf.data.Dataset without `batch`."""
+        labels = keras.tree.flatten(first.y) if isinstance(first.y, (dict, tuple)) else [first.y]
+        if all(getattr(one, "shape", None) == () or isinstance(one, (int, float)) for one in labels):
+            shapes = ", ".join(
+                str(tuple(one.shape)) for one in keras.tree.flatten(first.x) if one is not None
+            )
+            raise ValueError(
+                f"{self._caller}: received a {self.kind} of single examples, inputs of shape "
+                f"{shapes} with one label; expected batches, as dataset.batch(32) gives."
+            )
+
+
+def check_form(data: Any, caller: str) -> None:
+    """Raises for what no model takes as examples.
+
+    Raises:
+        TypeError: neither an array nor an iterable of batches.
+    """
+    if isinstance(data, (str, bytes)) or not (_is_array(data) or isinstance(data, Iterable)):
+        raise TypeError(f"{caller}: received a {type(data).__name__}; expected {DATA}.")
+
+
+def check_batch_size(batch_size: object, caller: str) -> None:
+    """Raises for what is no number of examples.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(
+            f"{caller}: batch_size={batch_size!r}; expected a number of examples of at least 1."
+        )
 
 
 class _Slices:
@@ -190,3 +230,18 @@ def _is_array(x: object) -> bool:
 def length(x: Any) -> int:
     """How many examples are in an array or a nest of arrays."""
     return len(next(one for one in keras.tree.flatten(x) if one is not None))
+
+
+def not_finite(x: Any) -> NDArray[np.bool_]:
+    """Which examples of a batch of inputs hold NaN or infinity, (n,)."""
+    found = np.zeros(length(x), bool)
+    for one in keras.tree.flatten(x):
+        if one is None:
+            continue
+        if keras.ops.is_tensor(one):
+            one = keras.ops.cast(one, "float64") if "float" in str(one.dtype) else one
+            one = keras.ops.convert_to_numpy(one)
+        values = np.asarray(one)
+        if values.dtype.kind == "f":
+            found |= ~np.isfinite(values.reshape(len(values), -1)).all(1)
+    return found

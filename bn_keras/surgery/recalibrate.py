@@ -20,7 +20,7 @@ from bn_keras.batch_norm import functional
 from bn_keras.surgery import calls, copies, scores, statistics
 from bn_keras.surgery.certificate import LEFT, Certificate, Row, certificate_of, paths
 from bn_keras.surgery.dependencies import Call, order_of_calls
-from bn_keras.surgery.examples import DATA, Examples
+from bn_keras.surgery.examples import DATA, Examples, length, not_finite
 from bn_keras.surgery.surgeon import name_of, unseen
 
 BATCH_SIZE = 1000
@@ -72,7 +72,9 @@ def recalibrate(
     Raises:
         TypeError: no model or no examples of these kinds, or the model cannot be copied.
         ValueError: the model is not built; there are no examples, infinitely many, or arrays of
-            different lengths; a generator for several passes; a layer inside a tf.function.
+            different lengths; a generator for several passes; a layer inside a tf.function; the
+            model cannot be run on the examples; or NaN and infinite values go into a layer, which
+            names the example.
 
     Warns:
         UserWarning: no statistics were computed, because all layers are frozen for example.
@@ -106,12 +108,16 @@ def recalibrate_in_one_pass(
 
 
 def recalibrated(
-    model: keras.Model, data: Any, batch_size: int = BATCH_SIZE
+    model: keras.Model, data: Any, batch_size: int = BATCH_SIZE, *, finite: bool = True
 ) -> keras.Model:
-    """The new model of `recalibrate` alone, without what a certificate costs."""
+    """The new model of `recalibrate` alone, without what a certificate costs.
+
+    Args: as for `recalibrate`; finite=False takes in NaN, for a stack of nets of which some have
+    diverged.
+    """
     source = _examples(model, data, batch_size, "recalibrate")
-    work = _work_on(model)
-    _exactly(work, source, "recalibrate")
+    work = _work_on(model, finite)
+    _compute(_exactly, work, source, "recalibrate")
     return work.copy
 
 
@@ -143,11 +149,13 @@ class _Work(NamedTuple):
     Attributes:
         pairs: each batch normalization of the model and the one in the copy, those that Keras does
             not track included.
+        finite: whether statistics that are no numbers are refused.
     """
 
     copy: keras.Model
     layers: list[keras.Layer]
     pairs: list[tuple[keras.Layer, keras.Layer]]
+    finite: bool
 
 
 def _examples(model: keras.Model, data: Any, batch_size: int, caller: str) -> Examples:
@@ -155,18 +163,32 @@ def _examples(model: keras.Model, data: Any, batch_size: int, caller: str) -> Ex
     return Examples(model, data, batch_size, caller)
 
 
-def _work_on(model: keras.Model) -> _Work:
+def _work_on(model: keras.Model, finite: bool = True) -> _Work:
     copy, parts = copies.copy_with_parts(model)
     order = {key: number for number, key in enumerate(paths(model))}
     pairs = [(old, new) for old, new in parts if statistics.is_batch_normalizer(old)]
     pairs.sort(key=lambda pair: order.get(id(pair[0]), len(order)))
     layers = [new for _, new in pairs if statistics.moves_statistics(new)]
-    return _Work(copy, layers, pairs)
+    return _Work(copy, layers, pairs, finite)
 
 
-def _exactly(work: _Work, source: Examples, caller: str) -> dict[int, "_Moments"]:
+Pooled = dict[int, "_Moments"]  # by the id of the layer
+
+
+def _compute(
+    method: Callable[[_Work, Examples, str], Pooled], work: _Work, source: Examples, caller: str
+) -> Pooled:
+    """The statistics of the layers of a copy; a model that the examples do not suit is named."""
+    try:
+        return method(work, source, caller)
+    except Exception:
+        calls.check_runs(work.copy, source.first, caller)
+        raise
+
+
+def _exactly(work: _Work, source: Examples, caller: str) -> Pooled:
     """Layer by layer, each behind layers that are done."""
-    copy, layers, _ = work
+    copy, layers = work.copy, work.layers
     passes = order_of_calls(copy, layers, source.first)
     if source.once and len(passes) > 1:
         raise ValueError(
@@ -182,28 +204,77 @@ def _exactly(work: _Work, source: Examples, caller: str) -> dict[int, "_Moments"
     for now in passes:
         whole = [pooled[id(layer)] for layer, number in now if number is None]
         with _measured(copy, layers, pooled, now, limits) as forward:
-            _read(source, forward, whole)
+            _read(work, source, caller, forward, pooled, whole)
         for layer in {id(layer): layer for layer, _ in now}.values():
-            _assign(layer, pooled[id(layer)])
+            _assign(layer, pooled[id(layer)], caller)
     return pooled
 
 
-def _in_one_pass(work: _Work, source: Examples, caller: str) -> dict[int, "_Moments"]:
+def _in_one_pass(work: _Work, source: Examples, caller: str) -> Pooled:
     """All layers at once, in training mode."""
     pooled = {id(layer): _Moments(layer) for layer in work.layers}
     with _measured(work.copy, work.layers, pooled, None, {}) as forward:
-        _read(source, forward, list(pooled.values()))
+        _read(work, source, caller, forward, pooled, list(pooled.values()))
     for layer in work.layers:
-        _assign(layer, pooled[id(layer)])
+        _assign(layer, pooled[id(layer)], caller)
     return pooled
 
 
-def _read(source: Examples, forward: Callable[[Any], None], whole: list["_Moments"]) -> None:
-    """One pass; moments that are computed in it alone note where they stand after 1, 2, 4, …."""
+def _read(
+    work: _Work, source: Examples, caller: str, forward: Callable[[Any], None], pooled: Pooled,
+    whole: list["_Moments"],
+) -> None:
+    """One pass; moments that are computed in it alone note where they stand after 1, 2, 4, ….
+
+    Raises:
+        ValueError: NaN or infinite values go into a layer.
+    """
+    start = 0
     for number, (x, _, _) in enumerate(source, 1):
         forward(x)
+        for moments in pooled.values() if work.finite else ():
+            if moments.not_finite is not None:
+                raise ValueError(f"{caller}: {_no_numbers(work, moments, x, start)}")
+        start += length(x)
         for moments in whole:
             moments.note(number)
+
+
+def _no_numbers(work: _Work, moments: "_Moments", x: Any, start: int) -> str:
+    """Why there are no statistics, in words: an example, weights of the model, or an overflow.
+
+    Args:
+        work: the copy and its layers.
+        moments: of a layer.
+        x: the batch that spoilt them.
+        start: how many examples were before it.
+    """
+    names = paths(work.copy)
+    layer = names.get(id(moments.layer)) or moments.layer.name
+    of_data, inside = not_finite(x), not_finite(moments.not_finite)
+    if len(moments.not_finite) != length(x) or not inside.any():  # of time steps, or an overflow
+        inside = np.zeros(0, bool)
+    rows = np.flatnonzero(of_data & inside if len(inside) else of_data)
+    if len(rows):
+        return (
+            f"example {start + rows[0]} of the data holds NaN or infinity, and so would the "
+            f"statistics of {layer!r}; expected numbers. Leave out that example, or mend it."
+        )
+    computed = {id(v) for one in work.layers for v in statistics.variables_of(one)}
+    bad = [
+        variable.path for variable in work.copy.variables
+        if id(variable) not in computed and not_finite(variable.value[None]).any()
+    ]
+    where = f" for example {start + np.flatnonzero(inside)[0]}" if len(inside) else ""
+    return (
+        f"what goes into {layer!r} has no finite mean and variance{where}, though the data are "
+        "numbers: " + (
+            f"NaN or infinity is in {', '.join(bad[:3])} of the model. Expected weights that are "
+            "numbers, such as those of an earlier checkpoint." if bad
+            else "it overflows, or a layer in front of it gives NaN. Expected smaller inputs, or a "
+            "wider dtype."
+        )
+    )
 
 
 def computed(
@@ -220,7 +291,7 @@ def computed(
     """
     source = _examples(model, data, batch_size, caller)
     work = _work_on(model)
-    pooled = (_in_one_pass if in_one_pass else _exactly)(work, source, caller)
+    pooled = _compute(_in_one_pass if in_one_pass else _exactly, work, source, caller)
     rows = _rows(model, work, pooled)
     if not any(row.fate == RECALIBRATED for row in rows):
         reasons = "; ".join(f"{row.path}: {row.note}" for row in rows)
@@ -239,7 +310,7 @@ def _certified(
     return copy, certificate_of(caller, model, copy, rows, inputs=source.first, figures=figures)
 
 
-def _rows(model: keras.Model, work: _Work, pooled: dict[int, "_Moments"]) -> list[Row]:
+def _rows(model: keras.Model, work: _Work, pooled: Pooled) -> list[Row]:
     names, rows = paths(model), []
     for old, new in work.pairs:
         kind, fate = name_of(type(old)), LEFT
@@ -249,11 +320,10 @@ def _rows(model: keras.Model, work: _Work, pooled: dict[int, "_Moments"]) -> lis
             note = "the examples never reach it"
         else:
             fate = RECALIBRATED
-            (shift, factor), = statistics.difference(
-                statistics.snapshot(old), statistics.snapshot(new)
-            ).values()
+            before, after = statistics.snapshot(old), statistics.snapshot(new)
+            (shift, factor), = statistics.difference(before, after).values()
             note = f"mean by {shift:.2g} standard deviations, variance by a factor {factor:.2g}"
-            if not math.isfinite(shift + factor):
+            if not all(np.isfinite(value).all() for value in before.values()):
                 note = "the old statistics were not finite"
             note += f"; {int(np.max(pooled[id(new)].count))} values a channel"
         if id(old) not in names:
@@ -292,14 +362,14 @@ def _enough(pooled: list["_Moments"]) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _measured(
-    model: keras.Model, layers: list[keras.Layer], pooled: dict[int, "_Moments"],
+    model: keras.Model, layers: list[keras.Layer], pooled: Pooled,
     now: Optional[list[Call]], limits: Mapping[int, int],
 ) -> Iterator[Callable[[Any], None]]:
     """Lets what goes into some calls of some layers be added to their moments.
 
     Args:
         model, layers: the copy and its layers.
-        pooled: id of a layer → its _Moments.
+        pooled: the moments of each.
         now: the calls that count, as `order_of_calls` gives them; None for all of them, in
             training mode.
         limits: id of a layer → the most calls in a forward pass that there may be.
@@ -336,8 +406,12 @@ def _measured(
         yield forward
 
 
-def _assign(layer: keras.Layer, moments: "_Moments") -> None:
-    """Gives a layer the statistics that were computed for it; none if nothing reached it."""
+def _assign(layer: keras.Layer, moments: "_Moments", caller: str) -> None:
+    """Gives a layer the statistics that were computed for it; none if nothing reached it.
+
+    Raises:
+        ValueError: they are too large for its variables.
+    """
     if not np.any(moments.count):
         return
     stddev = np.sqrt(moments.variance + getattr(layer, "epsilon", 0.0))
@@ -352,6 +426,13 @@ def _assign(layer: keras.Layer, moments: "_Moments") -> None:
         if isinstance(variable, keras.Variable):
             old = np.asarray(keras.ops.convert_to_numpy(variable), np.float64)
             reached = np.broadcast_to(moments.count > 0, value.shape)
+            dtype = keras.backend.standardize_dtype(variable.dtype)
+            most = np.max(np.abs(value), initial=0.0)
+            if dtype == "float16" and np.finfo(dtype).max < most < math.inf:
+                raise ValueError(
+                    f"{caller}: {name} of {layer.name!r} is up to {most:.3g}, which its {dtype} "
+                    "cannot hold; expected a layer whose weights are of float32, or smaller inputs."
+                )
             variable.assign(np.where(reached, value, old).reshape(variable.shape))
 
 
@@ -363,7 +444,8 @@ class _Moments:
     """
 
     def __init__(self, layer: keras.Layer) -> None:
-        self._layer = layer
+        self.layer = layer
+        self.not_finite: Any = None  # the first inputs whose moments are no numbers
         self.count, self.mean, self.variance = np.zeros(()), np.zeros(()), np.zeros(())
         self.batches = 0  # of the pass in which they were computed, if it was a single one
         self.trail: dict[int, tuple[Any, Any]] = {}  # number of batches → mean, variance
@@ -377,18 +459,20 @@ class _Moments:
     def error(self, batches: int) -> float:
         """How far the moments of the first batches are from those of all, in the worst channel."""
         mean, variance = self.trail[batches]
-        epsilon = getattr(self._layer, "epsilon", 1e-12)
+        epsilon = getattr(self.layer, "epsilon", 1e-12)
         scale = np.sqrt(self.variance + epsilon)
         shift = np.abs(mean - self.mean) / scale
         return float(np.max(np.maximum(shift, np.abs(np.sqrt(variance + epsilon) / scale - 1))))
 
     def add(self, inputs: functional.Tensor, mask: Optional[functional.Tensor] = None) -> None:
         """Takes in the values of a batch."""
-        axis = getattr(self._layer, "axis", -1)
-        calls.check_readable(self._layer, inputs)
+        axis = getattr(self.layer, "axis", -1)
+        calls.check_readable(self.layer, inputs)
         found = functional.moments(inputs, axis=axis, mask=mask)
         count = functional.count(inputs, axis=axis, mask=mask)
         mean, variance, count = (np.asarray(value, np.float64) for value in (*found, count))
+        if self.not_finite is None and not np.isfinite(mean + variance).all():
+            self.not_finite = inputs
         total = self.count + count
         share = count / np.maximum(total, 1)
         distance = mean - self.mean

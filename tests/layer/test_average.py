@@ -189,3 +189,17 @@ def test_a_model_without_normalizers_and_half_precision_are_averaged():
     np.testing.assert_array_equal(soup.layers[0].kernel.numpy(),
                                   kernels.mean(0).astype(np.float16))
     assert certificate.rows == ()
+
+
+def test_one_model_of_numbers_that_are_none_does_not_spoil_the_average():
+    good, lost, x = net(0), net(1), data(9, 3)
+    norm = statistics.batch_normalizers(lost)[0]
+    norm.moving_mean.assign(norm.moving_mean * np.nan)
+    with pytest.raises(ValueError, match="average: model 2 has NaN or infinity in .*moving_mean; .*"
+                       "or data="):
+        average([good, lost])
+    mended, _ = average([good, lost], data=x)
+    assert np.isfinite(mended(x)).all()
+    norm.gamma.assign(norm.gamma * np.inf)
+    with pytest.raises(ValueError, match="model 2 has NaN or infinity in .*gamma; .*checkpoint"):
+        average([good, lost], data=x)

@@ -141,3 +141,18 @@ def test_an_optional_input_may_be_left_out(structure):
     x = dict(zip("ab", (None, np.ones((5, 3))))) if structure is dict else [None, np.ones((5, 3))]
     sizes = [len(keras.tree.flatten(batch.x)[1]) for batch in Examples(model, x, 2, "read")]
     assert sizes == [2, 2, 1]
+
+
+@pytest.mark.parametrize("inputs", [1, 2])
+def test_single_examples_are_not_taken_for_batches(inputs):
+    x = X if inputs == 1 else (X, X)
+    single = tf.data.Dataset.from_tensor_slices((x, Y))
+    with pytest.raises(ValueError, match="of single examples, inputs of shape .2,.* dataset.batch"):
+        Examples(model_of(inputs), single, 3, "read")
+
+
+def test_labels_in_the_place_of_a_second_input_are_named():
+    with pytest.raises(ValueError, match=r"shape \(3,\) for 'in_1'.* with labels it is \(\(input"):
+        Examples(model_of(2), (X, Y), 3, "read")
+    listed = [(X, Y.tolist())]
+    assert next(iter(Examples(model_of(1), listed, 3, "read"))).y == Y.tolist()

@@ -635,3 +635,15 @@ def test_what_nobody_could_look_into_is_told():
     with pytest.warns(UserWarning, match="nobody looked into hidden .*not tracked by Keras"):
         _, certificate = fold(model)
     assert fates(certificate) == {"seen": "folded", "hidden": "left"}
+
+
+def test_outputs_that_are_no_numbers_are_not_taken_for_equal_ones():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2), layers.BatchNormalization()])
+    x = np.ones((4, 3), "float32")
+    x[1, 0] = np.nan
+    for surgery in (fold, bn_keras.freeze):
+        told = surgery(model, inputs=x)[1].measured
+        assert told.endswith("; 2 of 8 outputs are not finite in either")
+    with pytest.raises(OutputsDiffer, match="not measured .*no output of either is finite"):
+        fold(model, inputs=x * np.nan)
+    assert bn_keras.freeze(model, inputs=x * np.nan)[1].difference is None

@@ -645,6 +645,89 @@ def test_a_certificate_of_numbers_that_are_none_is_strict_json():
     assert [row["path"] for row in found["rows"]] == [row.path for row in certificate.rows]
 
 
+def spoilt(place, value):
+    x = data(9, 3)
+    x[place] = value
+    return x
+
+
+def lost_kernel():
+    model = net(BatchNorm)
+    layer = next(one for one in model.layers if getattr(one, "units", 0) == 2)
+    layer.kernel.assign(layer.kernel * np.nan)
+    return model, layer.kernel.path
+
+
+@pytest.mark.parametrize("surgery", [recalibrate, recalibrate_in_one_pass])
+def test_statistics_that_are_no_numbers_are_refused_by_the_example_or_weight_at_fault(surgery):
+    for value in (np.nan, np.inf):
+        told = f"^{surgery.__name__}: example 7 of the data holds NaN or infinity, and so would"
+        with pytest.raises(ValueError, match=told):
+            surgery(net(BatchNorm), spoilt((7, 1), value), batch_size=4)
+    with pytest.raises(ValueError, match="no finite mean and variance.* are numbers: it overflows"):
+        surgery(net(BatchNorm), spoilt(7, 1e30), batch_size=4)
+    model, path = lost_kernel()
+    with pytest.raises(ValueError, match=f"are numbers: NaN or infinity is in {path} of the model"):
+        surgery(model, data(9, 3))
+
+
+def test_nan_that_reaches_no_statistics_is_no_matter():
+    inputs = keras.Input((4, 2))
+    x = data(6, 4, 2)
+    x[:, 2:] = np.nan
+    mask = np.arange(4) < 2
+
+    class Known(keras.layers.Layer):
+        def call(self, values):
+            values._keras_mask = keras.ops.broadcast_to(mask, keras.ops.shape(values)[:2])
+            return values
+
+    model = keras.Model(inputs, BatchNorm()(Known()(inputs)))
+    layer, = batch_normalizers(recalibrated(model, x))
+    np.testing.assert_allclose(layer.moving_mean.numpy(), x[:, :2].mean((0, 1)), rtol=1e-5)
+    cleaned = keras.Sequential([keras.Input((3,)), keras.layers.Lambda(keras.ops.nan_to_num),
+                                BatchNorm()])
+    x = spoilt((7, 1), np.nan)
+    layer, = batch_normalizers(recalibrated(cleaned, x))
+    np.testing.assert_allclose(layer.moving_mean, np.nan_to_num(x).mean(0), rtol=1e-5)
+
+
+def test_the_row_of_a_layer_says_which_statistics_were_no_numbers():
+    model = net(BatchNorm)
+    layer, _ = batch_normalizers(model)
+    layer.moving_variance.assign(layer.moving_variance * np.inf)
+    _, certificate = recalibrate(model, data(9, 3))
+    notes = [row.note for row in certificate.rows]
+    assert notes[0].startswith("the old statistics were not finite") and "mean by" in notes[1]
+    half = keras.Sequential([keras.Input((3,)), keras.layers.BatchNormalization(dtype="float16")])
+    with pytest.raises(ValueError, match="moving_variance of .* up to .* its float16 cannot hold"):
+        recalibrate(half, 300 * data(9, 3))
+
+
+def test_a_stack_of_nets_of_which_one_diverged_has_statistics_of_the_others():
+    x = spoilt((slice(None), 1), np.nan)
+    flat = keras.Sequential([keras.Input((3,)), BatchNorm()])
+    layer, = batch_normalizers(recalibrated(flat, x, finite=False))
+    np.testing.assert_allclose(layer.moving_mean, x.mean(0), rtol=1e-5)
+
+
+def test_examples_on_which_a_model_cannot_be_run_are_refused_in_words():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense, self.norm = keras.layers.Dense(4), BatchNorm()
+
+        def call(self, x, training=None):
+            return self.norm(self.dense(x), training=training)
+
+    model = Own()
+    model(data(2, 3))
+    with pytest.raises(ValueError, match=r"^recalibrate: .* shape \(4, 5\), on which 'own' cannot "
+                       r"be run: ValueError: Input 0 .*shape \(4, 5\)\. Expected batches") as found:
+        recalibrate(model, data(4, 5))
+    assert "\x1b" not in str(found.value) and "Arguments" not in str(found.value)
+
+
 @pytest.mark.slow
 def test_a_compiled_model_is_judged_by_its_own_loss_and_stays_as_it_is():
     model, x = net(BatchNorm), data(20, 3)

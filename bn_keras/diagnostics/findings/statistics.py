@@ -3,7 +3,6 @@
 import math
 from typing import Iterator, Optional, Sequence
 
-import keras
 import numpy as np
 
 from bn_keras.diagnostics.evaluations import Batches
@@ -15,9 +14,9 @@ from bn_keras.diagnostics.examination import (
 )
 from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, CannotLook, Cost, Finding, named
 from bn_keras.diagnostics.gap import difference
-from bn_keras.diagnostics.passes import AVERAGED, EXACT, as_array
+from bn_keras.diagnostics.passes import AVERAGED, EXACT
 from bn_keras.registry import FINDINGS
-from bn_keras.surgery import statistics
+from bn_keras.surgery import examples, statistics
 
 HAND_ON = "# def call(self, inputs, training=None): hand training on to every layer; train again"
 ERRORS = 3.0  # standard errors by which an accuracy must fall to count
@@ -188,12 +187,7 @@ def _data_not_finite(examined: Examination) -> Iterator[Finding]:
     """NaN or inf in the examples, which a single training batch puts into the statistics."""
     if examined.data is None:
         return
-    bad = sum(
-        int((~np.isfinite(values.reshape(len(values), -1)).all(1)).sum())
-        for batch in examined.data.batches for leaf in keras.tree.flatten(batch.x)
-        if "float" in str(leaf.dtype)
-        for values in [as_array(keras.ops.convert_to_tensor(leaf))]
-    )
+    bad = sum(int(examples.not_finite(batch.x).sum()) for batch in examined.data.batches)
     if bad:
         yield Finding(
             f"{bad} of {examined.data.read} examples have NaN or inf in them: one such training "
