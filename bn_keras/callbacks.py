@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 
 import keras
 
-from bn_keras.diagnostics.evaluations import BATCH_SIZE, Batches, read
+from bn_keras.diagnostics.evaluations import BATCH_SIZE, Batches, check_arguments, read
 from bn_keras.diagnostics.monitoring import Values, Watch, kept_randomness
 from bn_keras.surgery.statistics import moves_statistics
 from bn_keras.texts import in_a_line
@@ -33,7 +33,7 @@ MANY_DEAD = MANY_SMALL = 0.5  # of the channels
 MOVED = ("updated", "affine_updated", "skipped_batches")
 COSTS = ("seconds", "seconds_of_training")
 # What a warning is judged by beside the measured quantities; not worth a curve.
-JUDGED_BY = ("updated", "affine_updated", "values", "gap_of_best_batch")
+JUDGED_BY = ("updated", "affine_updated", "values", "gap_of_best_batch", "inputs_not_finite")
 SEEN_IN_BATCHES = ("lag", "dead", "input", "gap")  # kinds of warnings
 
 
@@ -87,6 +87,7 @@ class BatchNormMonitor(keras.callbacks.Callback):
                 f"BatchNormMonitor: share={share!r}; expected a number above 0, such as .1 for "
                 "10 % of the time of training."
             )
+        check_arguments(data, batch_size, examples, loss, type(self).__name__)
         self.history: list[dict[str, Any]] = []
         self.warnings: list[dict[str, Any]] = []
         self._data, self._log_dir, self._tell = data, log_dir, tell
@@ -389,13 +390,17 @@ def _faults(
             "trainable=True, but nothing of it moved in this epoch: after setting trainable, call "
             "model.compile again."
         )))
-    elif math.isnan(values.get("mean_lag", 0.0)):
-        faults.append(("input", (
-            "what goes into it on the data that are looked at is NaN or infinite, so that nobody "
-            "knows how far its statistics are from right ones."
-        )))
     elif _lags(values):
         faults.append(("lag", _lag_in_words(layer, values, steps)))
+    if values.get("inputs_not_finite"):
+        of_data = watch.not_finite
+        whose = "" if not of_data else (
+            f", as {of_data} of the examples are" if of_data > 1 else ", as one of the examples is"
+        )
+        faults.append(("input", (
+            f"what goes into it on the data that are looked at is NaN or infinite{whose}, so that "
+            "nobody knows how far its statistics are from right ones."
+        )))
     if values.get("dead_channels", 0.0) > MANY_DEAD and path in watch.rectified:
         faults.append(("dead", (
             f"{values['dead_channels']:.0%} of its channels never are above 0, so that the relu "

@@ -25,6 +25,7 @@ from bn_keras.diagnostics.finding import (
     CannotLook,
     Finding,
     NotLooked,
+    Unusable,
 )
 from bn_keras.diagnostics.gap import Gap
 from bn_keras.registry import FINDINGS
@@ -237,7 +238,8 @@ def doctor(
 
     Raises:
         TypeError: no keras.Model, or data in no form that is known.
-        ValueError: the model is not built, or there are no examples.
+        ValueError: the model is not built; there are no examples, or it cannot be run on them;
+            `loss` is none, or the labels do not fit the loss.
         UnknownName: `only` has a name that is no finding's.
     """
     names = [FINDINGS.check(name) for name in ([only] if isinstance(only, str) else only)]
@@ -245,6 +247,18 @@ def doctor(
     examined = Examination(
         model, data, train, batch_size=batch_size, examples=examples, loss=loss, layers=layers
     )
+    try:
+        return _diagnosis(examined, names)
+    except Unusable as error:
+        raise ValueError(f"doctor: {str(error).rstrip('.')}.") from error
+
+
+def _diagnosis(examined: Examination, names: Sequence[str]) -> Diagnosis:
+    """What some findings found in a model.
+
+    Raises:
+        Unusable: the model cannot be run on the data, or the labels do not fit the loss.
+    """
     findings: list[Finding] = []
     not_looked, looked = list(examined.hidden), []
     for name in names:
@@ -262,12 +276,12 @@ def doctor(
     ]
     findings.sort(key=lambda one: SEVERITIES.index(one.severity))
     of_data = [name for name in names if "data" in FINDINGS.properties(name).get("needs", ())]
-    found_gap = _gap(examined) if of_data or layers else None
+    found_gap = _gap(examined) if of_data or examined.singly else None
     rows = _rows(examined, _lags(examined) if of_data else {}, found_gap)
     return Diagnosis(
-        f"{model.name!r} ({type(model).__name__})", tuple(findings), tuple(not_looked),
-        tuple(looked), tuple(rows), found_gap, _told(examined),
-        data is not None and bool(of_data) and not set(of_data) & set(looked),
+        f"{examined.model.name!r} ({type(examined.model).__name__})", tuple(findings),
+        tuple(not_looked), tuple(looked), tuple(rows), found_gap, _told(examined),
+        examined.data is not None and bool(of_data) and not set(of_data) & set(looked),
     )
 
 
@@ -291,6 +305,8 @@ def _looked(name: str, examined: Examination) -> tuple[list[Finding], list[NotLo
                 found.append(dataclasses.replace(one, name=name, severity=severity))
     except CannotLook as error:
         missing.append(NotLooked(name, str(error)))
+    except Unusable:
+        raise
     except Exception as error:  # a finding that fails must not cost the others
         place = traceback.extract_tb(error.__traceback__)[-1]
         missing.append(NotLooked(

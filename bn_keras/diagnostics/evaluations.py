@@ -9,10 +9,18 @@ import numpy as np
 from keras.src.trainers.compile_utils import CompileLoss, CompileMetrics
 from numpy.typing import NDArray
 
-from bn_keras.diagnostics.finding import CannotLook
+from bn_keras.diagnostics.finding import CannotLook, Unusable
 from bn_keras.diagnostics.passes import AVERAGED, BATCH, Array, Passes, as_array
 from bn_keras.surgery import scores
-from bn_keras.surgery.examples import Batch, Examples, length
+from bn_keras.surgery.examples import (
+    Batch,
+    Examples,
+    check_batch_size,
+    check_form,
+    length,
+    not_finite,
+)
+from bn_keras.texts import in_a_line
 
 BATCH_SIZE = 32  # Keras's own in `fit`
 EXAMPLES = 512  # enough to find what is grossly wrong, and read in seconds
@@ -51,6 +59,11 @@ class Batches(NamedTuple):
         """Whether there are labels."""
         return self.first.y is not None
 
+    @property
+    def not_finite(self) -> int:
+        """How many examples hold NaN or infinity in their inputs."""
+        return sum(int(not_finite(batch.x).sum()) for batch in self.batches)
+
     def __str__(self) -> str:
         rest = "" if self.read == self.total else (
             ", the first of data that may have more" if self.total is None
@@ -68,8 +81,7 @@ def read(
         TypeError: data of another form than `Examples` takes.
         ValueError: no examples, or a number that is none.
     """
-    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 2:
-        raise ValueError(f"{caller}: examples={examples!r}; expected a number of at least 2.")
+    _check_number(examples, caller)
     source = Examples(model, data, batch_size, caller, shuffle=True)
     batches, count, ended = [], 0, True
     for batch in source:
@@ -81,6 +93,41 @@ def read(
     total = count if ended else source.count
     size = batch_size if source.count else max(length(batch.x) for batch in batches)
     return Batches(batches, count, total, size, _form(data, batches[0]))
+
+
+def check_arguments(data: Any, batch_size: int, examples: int, loss: Any, caller: str) -> None:
+    """Refuses what cannot be read or judged for any model, before there is one.
+
+    Raises:
+        TypeError: data in no form that is known.
+        ValueError: a number that is none, or a loss that Keras does not know.
+    """
+    if data is not None:
+        check_form(data, caller)
+    check_batch_size(batch_size, caller)
+    _check_number(examples, caller)
+    check_loss(loss, caller)
+
+
+def check_loss(loss: Any, caller: str) -> None:
+    """Raises for what `model.compile` takes for no loss.
+
+    Raises:
+        ValueError: it is none.
+    """
+    for one in keras.tree.flatten(loss):
+        try:
+            keras.losses.get(one)
+        except ValueError as error:
+            raise ValueError(
+                f"{caller}: loss={one!r}; expected a loss as model.compile takes it: the name of "
+                "one of Keras's, an object of keras.losses or a function (y_true, y_pred)."
+            ) from error
+
+
+def _check_number(examples: object, caller: str) -> None:
+    if isinstance(examples, bool) or not isinstance(examples, int) or examples < 2:
+        raise ValueError(f"{caller}: examples={examples!r}; expected a number of at least 2.")
 
 
 def _form(data: Any, batch: Batch) -> str:
@@ -227,7 +274,7 @@ class Scorer(NamedTuple):
 
     Attributes:
         said: which loss it is, and where it comes from.
-        loss: `(y, outputs, sample_weight) -> mean loss`.
+        loss: `(y, outputs, sample_weight) -> mean loss`; raises Unusable where it cannot.
         metrics: `() -> metrics`, with a state of their own.
     """
 
@@ -257,10 +304,39 @@ def _scorer(model: keras.Model, given: Any, batch: Batch) -> Scorer:
     if not metrics and not weighted and len(keras.tree.flatten(batch.y)) == 1:
         metrics = _accuracy(loss)
     outputs = getattr(model, "output_names", None)
+    compiled = CompileLoss(loss, settings.get("loss_weights"), output_names=outputs)
+    # A step of the model's own may take labels of any kind: its loss is no loss of these.
+    own_step = given is None and type(model).train_step is not keras.Model.train_step
+
+    def loss_of_batch(y: Any, outputs: Any, weight: Any) -> Any:
+        try:
+            return compiled(y, outputs, weight)
+        except Exception as error:
+            kind = CannotLook if own_step else Unusable
+            raise kind(
+                f"the loss ({name}, {said}) cannot be computed of labels {_told(y)} and outputs "
+                f"{_told(outputs)}: {in_a_line(error)}. Expected labels as `fit` takes them, or "
+                "data without labels"
+            ) from error
+
     return Scorer(
-        f"{name}, {said}", CompileLoss(loss, settings.get("loss_weights"), output_names=outputs),
+        f"{name}, {said}", loss_of_batch,
         lambda: CompileMetrics(scores.anew(metrics), scores.anew(weighted), output_names=outputs),
     )
+
+
+def _told(values: Any) -> str:
+    """Labels or outputs in words: type, shape and range of each."""
+    def of(one: Any) -> str:
+        array = np.asarray(keras.ops.convert_to_numpy(one) if keras.ops.is_tensor(one) else one)
+        if array.dtype.kind not in "iuf" or not array.size:
+            return f"of type {array.dtype} and shape {array.shape}"
+        return (
+            f"of type {array.dtype} and shape {array.shape}, from {array.min():.4g} to "
+            f"{array.max():.4g}"
+        )
+
+    return ", ".join(map(of, keras.tree.flatten(values)))
 
 
 def _accuracy(loss: Any) -> Optional[list[Any]]:

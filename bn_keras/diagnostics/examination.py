@@ -8,7 +8,7 @@ the doctor lists it with its reason.
 import dataclasses
 import functools
 import math
-from typing import Any, Callable, Optional, Sequence, TypeVar
+from typing import Any, Callable, Mapping, Optional, Sequence, TypeVar
 
 import keras
 import numpy as np
@@ -20,10 +20,11 @@ from bn_keras.diagnostics.evaluations import (
     Batches,
     Evaluations,
     Scored,
+    check_loss,
     read,
 )
-from bn_keras.diagnostics.finding import CannotLook, NotLooked
-from bn_keras.diagnostics.gap import Gap, distances, gap_of
+from bn_keras.diagnostics.finding import CannotLook, NotLooked, Unusable
+from bn_keras.diagnostics.gap import Gap, distances, gap_of, why_unusable
 from bn_keras.diagnostics.passes import Array, Call, Moments, Passes
 from bn_keras.diagnostics.surroundings import Surroundings
 from bn_keras.surgery import certificate, copies, statistics, surgeon
@@ -135,12 +136,16 @@ class Examination:
         train: those of the training examples, `data`'s where there are no others; None without.
         has_train: whether there were training examples beside the data.
         batch_size: of training.
+        singly: for how many layers the gap is measured one by one.
         normalizers: a Normalizer for each batch normalization.
         hidden: a NotLooked for each layer that may hide one.
 
     Raises:
         TypeError: no keras.Model, or data in no form that is known.
-        ValueError: the model is not built; no examples.
+        ValueError: the model is not built; no examples; a loss that is none.
+
+    Whatever takes a forward pass raises Unusable where the model cannot be run on the data, or the
+    labels do not fit the loss.
     """
 
     def __init__(
@@ -148,6 +153,7 @@ class Examination:
         batch_size: int = BATCH_SIZE, examples: int = EXAMPLES, loss: Any = None, layers: int = 0,
     ) -> None:
         copies.check_model(model, "doctor")
+        check_loss(loss, "doctor")
         self.model, self.has_train = model, train is not None
         self.data: Optional[Batches] = None
         self.train: Optional[Batches] = None
@@ -158,7 +164,7 @@ class Examination:
         if train is not None:
             self.train = read(model, train, batch_size, examples, "doctor")
         self.batch_size = self.train.size if self.train else batch_size
-        self._loss, self._singly = loss, layers
+        self._loss, self.singly = loss, layers
         try:
             self._passes: Optional[Passes] = Passes(model)
             self._no_passes = ""
@@ -297,7 +303,7 @@ class Examination:
         Raises:
             CannotLook: no data, labels or loss, or no forward pass.
         """
-        return self._measured("gap", lambda: gap_of(self.evaluations, self._singly))
+        return self._measured("gap", lambda: gap_of(self.evaluations, self.singly))
 
     def scored(self, kind: str, layers: Optional[Sequence[int]] = None) -> Scored:
         """Losses and accuracies on the data, under statistics of a kind in some layers or all.
@@ -365,17 +371,31 @@ class Examination:
         except CannotLook as error:
             self._failed[what] = error
             raise
+        except Unusable:
+            raise
         except Exception as error:
+            given = [one for one in (self.data, self.train) if one is not None]
+            why = why_unusable(self.passes, given)
+            if why:
+                raise Unusable(why) from error
             self._failed[what] = CannotLook(f"a forward pass failed: {in_a_line(error)}")
             raise self._failed[what] from error
 
     def _lags(self) -> list[Optional[tuple[float, float]]]:
-        for one, values in zip(self.normalizers, self.exact, strict=True):
+        self._check_exact(self.exact)
+        return distances(self.evaluations)
+
+    def _check_exact(self, exact: Sequence[Mapping[str, Array]]) -> None:
+        """Raises where nothing can be measured against exact statistics.
+
+        Raises:
+            CannotLook: some are not finite.
+        """
+        for one, values in zip(self.normalizers, exact, strict=True):
             if one.moves and not all(np.isfinite(value).all() for value in values.values()):
                 raise CannotLook(
                     f"the exact statistics of {one.path} are not finite: its inputs have NaN or inf"
                 )
-        return distances(self.evaluations)
 
     def _survey(self, training: Optional[bool]) -> tuple[tuple[Call, ...], ...]:
         found = self.passes.survey(self._first(), training)
@@ -405,6 +425,7 @@ class Examination:
             )
             behind[seen.layer].append(_behind(layer, seen.outputs, seen.mask))
 
+        self._check_exact(self.evaluations.exact_of_data)
         with self.passes.having(self.evaluations.exact_of_data):
             for batch in self.batches.batches:
                 self.passes.outputs(batch.x, see=see)

@@ -89,6 +89,10 @@ class CannotLook(Exception):
     """Raised by a finding or an examination that cannot look; the message is the reason."""
 
 
+class Unusable(ValueError):
+    """The data, labels or loss that a user gave are none for this model; the message says why."""
+
+
 def named(paths: tuple[str, ...] | list[str], of: int) -> str:
     """Some layers in words: `2 of 5 BN layers (a, b)`.
 

@@ -14,11 +14,20 @@ from typing import Any, Mapping, Optional, Sequence
 import keras
 import numpy as np
 
-from bn_keras.diagnostics.evaluations import BATCH_SIZE, EXAMPLES, OWN, Evaluations, Scored, read
-from bn_keras.diagnostics.finding import CannotLook
+from bn_keras.diagnostics.evaluations import (
+    BATCH_SIZE,
+    EXAMPLES,
+    OWN,
+    Batches,
+    Evaluations,
+    Scored,
+    check_loss,
+    read,
+)
+from bn_keras.diagnostics.finding import CannotLook, Unusable
 from bn_keras.diagnostics.passes import AVERAGED, BATCH, EXACT, Passes
 from bn_keras.intervals import CONFIDENCE
-from bn_keras.surgery import statistics
+from bn_keras.surgery import calls, statistics
 from bn_keras.texts import jsonable
 
 MEANING = {
@@ -165,8 +174,10 @@ def gap(
     Raises:
         TypeError: no model or data of these kinds, or the model cannot be copied.
         ValueError: the model is not built or has no batch normalization; no examples or labels; no
-            loss that is plain; a layer inside a tf.function.
+            loss that is plain, or that fits the labels; the model cannot be run on the examples, or
+            they hold NaN or infinity; a layer inside a tf.function.
     """
+    check_loss(loss, "gap")
     passes = Passes(model)
     if not passes.layers:
         raise ValueError(f"gap: {model.name!r} has no batch normalization, so no such gap.")
@@ -176,11 +187,29 @@ def gap(
     )
     if batches is None:
         raise ValueError("gap: received no data; expected examples with labels.")
-    found = Evaluations(passes, batches, training, loss)
+    read_ones = [one for one in (batches, training) if one is not None]
     try:
-        return gap_of(found, layers)
-    except CannotLook as error:
+        found = gap_of(Evaluations(passes, batches, training, loss), layers)
+    except (CannotLook, Unusable) as error:
         raise ValueError(f"gap: {error}.") from error
+    except Exception as error:
+        why = why_unusable(passes, read_ones)
+        if why:
+            raise ValueError(f"gap: {why}") from error
+        raise
+    bad = sum(one.not_finite for one in read_ones)
+    if bad and not math.isfinite(found.training):
+        raise ValueError(
+            f"gap: {bad} of {sum(one.read for one in read_ones)} examples hold NaN or infinity, and "
+            "so does the loss; expected numbers. Leave those examples out."
+        )
+    return found
+
+
+def why_unusable(passes: Passes, batches: Sequence[Batches]) -> str:
+    """Why a model cannot be run on some examples, not even in inference mode; "" if it can."""
+    reasons = (calls.why_not_run(passes.model, one.first.x) for one in batches)
+    return next(filter(None, reasons), "")
 
 
 def gap_of(found: Evaluations, layers: int = 0) -> Gap:

@@ -28,7 +28,7 @@ from bn_keras.diagnostics.passes import (
     pooled,
 )
 from bn_keras.surgery import calls, certificate, statistics
-from bn_keras.surgery.examples import Batch
+from bn_keras.surgery.examples import Batch, not_finite
 from bn_keras.texts import in_a_line
 
 # (path of a layer or weight, or None for the whole model; quantity) → value.
@@ -57,6 +57,8 @@ class Watch:
         called: path → the calls of the layer as `fit` makes them; empty if unknown.
         rectified: paths of those whose very outputs a ReLU layer takes. A relu that code of the
             model's own, or an operation in a graph of layers, computes is not seen.
+        not_finite: how many of the examples hold NaN or infinity. Their batches come first, so that
+            a look that has time for a few batches sees them.
         invariant: weights in front of batch normalization by their paths: their size does not
             matter to the outputs. A layer counts whose very outputs the normalization takes.
     """
@@ -64,7 +66,12 @@ class Watch:
     def __init__(
         self, model: keras.Model, batches: Optional[Batches], loss: Any = None
     ) -> None:
-        self.model, self._batches, self._loss = model, batches, loss
+        self.model, self._loss = model, loss
+        self.not_finite = 0 if batches is None else batches.not_finite
+        self._batches = batches
+        if batches is not None and self.not_finite:
+            order = sorted(batches.batches, key=lambda one: not not_finite(one.x).any())
+            self._batches = batches._replace(batches=order)
         self.unseen: dict[str, str] = {}
         self.called: dict[str, list[Call]] = {}
         self.rectified: set[str] = set()
@@ -144,7 +151,8 @@ class Watch:
         Returns:
             Of each batch normalization: mean_lag and variance_lag, how far the moving statistics
             are from those of the batches as training takes them (only if it normalizes with
-            batches in training), and values, how many of a channel these are of; output_p1 to
+            batches in training), and values, how many of a channel these are of; inputs_not_finite,
+            1 or 0, whether NaN or infinity goes into it; output_p1 to
             output_p99, percentiles behind it; dead_channels, the share of channels whose outputs
             never were above 0. Of the model: batches that were looked at; loss_in_training_mode and
             loss_in_inference on them, dropout off in both; gap, the second less the first, and
@@ -274,7 +282,11 @@ class _Behind:
 
     def summary(self) -> dict[str, float]:
         values = np.concatenate(self._values)
-        found = {"dead_channels": float(np.mean(np.max(self._highest, 0) <= 0))}
+        lost = not all(np.isfinite(one.mean + one.variance).all() for one in self.moments)
+        found = {
+            "inputs_not_finite": float(lost),
+            "dead_channels": float(np.mean(np.max(self._highest, 0) <= 0)),
+        }
         for percent, value in zip(PERCENTILES, np.percentile(values, PERCENTILES)):
             found[f"output_p{percent}"] = float(value)
         return found

@@ -89,19 +89,15 @@ def check_inputs(model: keras.Model, x: Any, caller: str) -> None:
         raise ValueError(f"{caller}: received {difference}.")
 
 
-def check_runs(model: keras.Model, x: Any, caller: str) -> None:
-    """Raises where a model cannot be called in inference mode, neither on an example nor on all.
+def why_not_run(model: keras.Model, x: Any) -> str:
+    """Why a model cannot be called on a batch in inference mode; "" if it can, or on its first row.
 
     Args:
         model: a copy: its state may change.
         x: a batch.
-        caller: for the message.
-
-    Raises:
-        ValueError: it cannot; the message has its own error.
     """
     if _runs(model, x):
-        return
+        return ""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -110,10 +106,11 @@ def check_runs(model: keras.Model, x: Any, caller: str) -> None:
         shapes = ", ".join(
             str(tuple(one.shape)) for one in keras.tree.flatten(x) if one is not None
         )
-        raise ValueError(
-            f"{caller}: received inputs of shape {shapes}, on which {model.name!r} cannot be run: "
+        return (
+            f"received inputs of shape {shapes}, on which {model.name!r} cannot be run: "
             f"{in_a_line(error)}. Expected batches as its `predict` takes them."
-        ) from error
+        )
+    return ""
 
 
 def _difference(model: keras.Model, x: Any) -> str:

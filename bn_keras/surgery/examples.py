@@ -147,8 +147,9 @@ class Examples:
 
     def _check_batched(self, first: Batch) -> None:
         """Raises for single examples, as in a tf.data.Dataset without `batch`."""
-        labels = keras.tree.flatten(first.y) if isinstance(first.y, (dict, tuple)) else [first.y]
-        if all(getattr(one, "shape", None) == () or isinstance(one, (int, float)) for one in labels):
+        y = tuple(first.y.values()) if isinstance(first.y, dict) else first.y
+        labels = y if isinstance(y, tuple) else (y,)
+        if labels and all(_is_scalar(one) for one in labels):
             shapes = ", ".join(
                 str(tuple(one.shape)) for one in keras.tree.flatten(first.x) if one is not None
             )
@@ -225,6 +226,10 @@ def _rows(array: Any, part: Any) -> Any:
 
 def _is_array(x: object) -> bool:
     return hasattr(x, "shape")
+
+
+def _is_scalar(x: object) -> bool:
+    return getattr(x, "shape", None) == () or isinstance(x, (int, float))
 
 
 def length(x: Any) -> int:

@@ -181,8 +181,10 @@ def _compute(
     """The statistics of the layers of a copy; a model that the examples do not suit is named."""
     try:
         return method(work, source, caller)
-    except Exception:
-        calls.check_runs(work.copy, source.first, caller)
+    except Exception as error:
+        why = calls.why_not_run(work.copy, source.first)
+        if why:
+            raise ValueError(f"{caller}: {why}") from error
         raise
 
 

@@ -1,6 +1,7 @@
 """The doctor: every kind of model and data, what it does not look at, shows and mends."""
 
 import json
+import re
 
 import keras
 import numpy as np
@@ -247,16 +248,39 @@ class Around(keras.Model):
         return self.net(x, training=training)
 
 
-def test_data_on_which_every_pass_fails_are_no_clean_bill_of_health(sick):
-    model = Around(sick)
-    model(points()[0][:2])
-    wrong = np.ones((8, 5), "float32")
-    found = doctor(model, wrong)
-    why = "a forward pass failed: ValueError: Input 0 with name 'None' of layer 'dense"
-    assert why in str(found) and "statistics_initial" in found.looked
-    assert "x1b" not in str(found) and "Arguments received" not in str(found)
-    assert (found.ok, found.exit_status, found.to_dict()["blind"]) == (False, 2, True)
-    assert doctor(model, wrong, only="not_finite").exit_status == 0  # which was looked at
+@pytest.mark.parametrize("look", [doctor, bn_keras.gap], ids=["doctor", "gap"])
+def test_what_a_model_cannot_be_run_on_or_judged_by_is_one_message(sick, look):
+    model, (x, y) = Around(sick), points()
+    model(x[:2])
+    late = np.where(np.arange(len(y)) == 150, 7, y)  # not in the first batch
+    own = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", own)
+    name = look.__name__
+    for given, settings, words in (
+        ((x[:, :3], y), {}, r"shape \(32, 3\), on which '.*' cannot be run: ValueError: Input 0"),
+        ((x, late), {}, "as the model is compiled.* of labels of type int.*: Inv.* without labels"),
+        ((x, np.array(list("abc"))[y]), {}, r"of labels of type <U1 and shape \(32,\) and outputs"),
+        ((x, y), {"loss": "foo"}, "loss='foo'; expected a loss as model.compile takes it"),
+        ((x, y), {"loss": "mse"}, "mse, as given.* cannot be computed of labels of type int"),
+        (tf.data.Dataset.from_tensor_slices((x, y)), {}, "of single examples, .*batch.32"),
+        ((x, y), {"train": (x[:, :3], y)}, r"shape \(32, 3\), on which '.*' cannot be run"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: .*{words}") as found:
+            look(model, given, **settings)
+        assert not re.search("x1b|\x1b|Arguments|\n|\\.\\.$", str(found.value))
+
+
+def test_a_step_of_the_models_own_may_take_labels_of_any_kind(sick):
+    class Stepping(Around):
+        def train_step(self, data):
+            return {}
+
+    model, (x, y) = Stepping(sick), points()
+    model(x[:2])
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    found = doctor(model, (x, np.stack([y, y, y, y], 1)))
+    reason = {one.name: one.reason for one in found.not_looked}["train_inference_gap"]
+    assert "cannot be computed of labels" in reason and found.looked
 
 
 @pytest.mark.slow
@@ -265,6 +289,10 @@ def test_examples_without_a_finite_loss_have_no_gap_to_be_told(sick):
     found = doctor(sick, (x * np.nan, y))
     assert not found.ok and "not_finite" in names(found)
     assert "nan (not every output is finite)" in str(found) and "one batch" not in str(found)
+    assert not {"averages_lag", "dead_channels", "far_from_zero"} & set(found.looked)
+    x[3] = np.nan
+    with pytest.raises(ValueError, match="gap: 1 of 192 examples hold NaN or infinity"):
+        bn_keras.gap(sick, (x, y))
 
 
 def test_what_no_finding_needs_is_not_measured(sick):

@@ -13,7 +13,7 @@ from make import normal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from zoo import NAMES, ZOO, inputs_of
 
-from bn_keras import BatchNorm
+from bn_keras import BatchNorm, callbacks
 from bn_keras.callbacks import BatchNormMonitor
 from bn_keras.diagnostics.evaluations import read
 from bn_keras.diagnostics.monitoring import Watch
@@ -380,15 +380,38 @@ def test_a_resumed_fit_goes_on_in_the_same_history_and_folder(tmp_path):
 
 @pytest.mark.parametrize("given, error, message", [
     ({"data": 3}, TypeError, "BatchNormMonitor: received a int; expected an array"),
-    ({"data": (X[:0], Y[:0])}, ValueError, "BatchNormMonitor: received 0 examples"),
+    ({"data": "x"}, TypeError, "BatchNormMonitor: received a str; expected an array"),
     ({"data": (X, Y), "batch_size": 0}, ValueError, "BatchNormMonitor: batch_size=0"),
+    ({"data": (X, Y), "examples": 1}, ValueError, "BatchNormMonitor: examples=1; expected"),
+    ({"data": (X, Y), "loss": "foo"}, ValueError, "BatchNormMonitor: loss='foo'; expected a loss"),
     ({"share": 0}, ValueError, "BatchNormMonitor: share=0; expected a number above 0"),
 ])
-def test_bad_input_is_refused_before_the_training(given, error, message):
-    model = compiled(net())
+def test_bad_input_is_refused_at_once(given, error, message):
     with pytest.raises(error, match=message):
-        model.fit(X, Y, verbose=0, callbacks=[BatchNormMonitor(**given)])
+        BatchNormMonitor(**given)
+
+
+def test_data_without_examples_are_refused_before_the_training():
+    model = compiled(net())
+    with pytest.raises(ValueError, match="BatchNormMonitor: received 0 examples"):
+        model.fit(X, Y, verbose=0, callbacks=[BatchNormMonitor((X[:0], Y[:0]))])
     assert int(model.optimizer.iterations) == 0
+
+
+@pytest.mark.parametrize("make", [net, frozen, functional], ids=["batch", "frozen", "called twice"])
+def test_nan_in_its_own_data_is_told_by_the_shortest_look(make):
+    model, x = make(), X.copy()
+    x[5, 2] = np.nan
+    watch = Watch(model, read(model, (x, Y), 3, 48, "test"), "mse")
+    assert watch.not_finite == 1
+    watch.begin()
+    found = watch.passes(lambda: False)
+    assert found[None, "batches"] == 1 and found["bn", "inputs_not_finite"] == 1
+    (told,) = [text for kind, text in callbacks._faults(
+        watch, "bn", watch.layers["bn"],
+        {name: value for (place, name), value in found.items() if place == "bn"}, 1,
+    ) if kind == "input"]
+    assert "is NaN or infinite, as one of the examples is, so that nobody knows" in told
 
 
 @pytest.mark.parametrize("number", range(len(ZOO)), ids=NAMES)

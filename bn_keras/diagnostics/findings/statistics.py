@@ -16,7 +16,7 @@ from bn_keras.diagnostics.finding import RISK, WRONG_RESULTS, CannotLook, Cost, 
 from bn_keras.diagnostics.gap import difference
 from bn_keras.diagnostics.passes import AVERAGED, EXACT
 from bn_keras.registry import FINDINGS
-from bn_keras.surgery import examples, statistics
+from bn_keras.surgery import statistics
 
 HAND_ON = "# def call(self, inputs, training=None): hand training on to every layer; train again"
 ERRORS = 3.0  # standard errors by which an accuracy must fall to count
@@ -187,7 +187,7 @@ def _data_not_finite(examined: Examination) -> Iterator[Finding]:
     """NaN or inf in the examples, which a single training batch puts into the statistics."""
     if examined.data is None:
         return
-    bad = sum(int(examples.not_finite(batch.x).sum()) for batch in examined.data.batches)
+    bad = examined.data.not_finite
     if bad:
         yield Finding(
             f"{bad} of {examined.data.read} examples have NaN or inf in them: one such training "
