@@ -200,7 +200,7 @@ def gap(
     bad = sum(one.not_finite for one in read_ones)
     if bad and not math.isfinite(found.training):
         raise ValueError(
-            f"gap: {bad} of {sum(one.read for one in read_ones)} examples hold NaN or infinity, and "
+            f"gap: {bad} of {sum(one.read for one in read_ones)} examples hold NaN or inf, and "
             "so does the loss; expected numbers. Leave those examples out."
         )
     return found

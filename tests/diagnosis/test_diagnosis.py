@@ -291,7 +291,7 @@ def test_examples_without_a_finite_loss_have_no_gap_to_be_told(sick):
     assert "nan (not every output is finite)" in str(found) and "one batch" not in str(found)
     assert not {"averages_lag", "dead_channels", "far_from_zero"} & set(found.looked)
     x[3] = np.nan
-    with pytest.raises(ValueError, match="gap: 1 of 192 examples hold NaN or infinity"):
+    with pytest.raises(ValueError, match="gap: 1 of 192 examples hold NaN or inf, and"):
         bn_keras.gap(sick, (x, y))
 
 
