@@ -69,7 +69,7 @@ def compare(
         first_seed: seeds count up from here.
         optimizer: a name, or a keras.optimizers.Optimizer, of which each run gets a copy.
         loss: a registered name, Keras's name of a loss, a keras.losses.Loss or a function
-            `(y_true, y_pred) -> losses`. None: what the model was compiled with, or the usual one
+            `(y_true, y_pred) -> losses`, which gets labels as `fit` gives them. None: what the model was compiled with, or the usual one
             for the labels and the net's last layer, which the report tells.
         metrics: Keras metrics or their names, evaluated on validation and test examples in the end.
         logdir: folder in which a work directory for these settings is made.
@@ -238,13 +238,17 @@ def _loss(loss: Any) -> Dict[str, Any]:
                 "name of a loss, a keras.losses.Loss or a function"
             ) from error
         return {"loss": own.give(loss, loss, loss)}
+    from bn_keras import labels
+
     if not callable(loss):
         raise ConfigError(
             f"loss: received {loss!r:.80}; expected a name, a keras.losses.Loss or a function"
         )
     name = getattr(loss, "__name__", type(loss).__name__)
     content = loss.get_config() if isinstance(loss, keras.losses.Loss) else own.source_of(loss)
-    return {"loss": own.give(name, loss, [name, content])}
+    # Up to 0.3 such a loss got one-hot labels: what it was trained to is another thing.
+    marks = ["labels as in fit"] if labels.form(loss) == labels.AS_GIVEN else []
+    return {"loss": own.give(name, loss, [name, content, *marks])}
 
 
 def _metric(metric: Any) -> str:
@@ -266,7 +270,7 @@ def _metric(metric: Any) -> str:
 
 def _data(data: Any) -> str:
     source = from_python(data)
-    digest = hashlib.blake2b()
+    digest = hashlib.blake2b(str(source.label_shape or "").encode())
     for split in (source.train, source.validation, source.test):
         if split is not None:
             split.add_to(digest)

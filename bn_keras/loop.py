@@ -229,7 +229,8 @@ class Trainer:
             loss = tf.reduce_mean(self._task.losses(labels, outputs), 0)
             # No run's weights are in another's loss: the gradient of the sum is that of each.
             # Penalties are trained on and not reported: the loss is that of an evaluation.
-            total = tf.add_n([tf.reduce_sum(loss), *self.model.losses])
+            penalties = [tf.cast(penalty, loss.dtype) for penalty in self.model.losses]
+            total = tf.add_n([tf.reduce_sum(loss), *penalties])
             # Linear: what it makes of 1 is the factor that mixed_float16 puts on the gradients.
             factor = self.optimizer.scale_loss(tf.ones_like(total))
             scaled = total * factor

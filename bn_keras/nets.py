@@ -15,10 +15,13 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import keras
 import numpy as np
+import tensorflow as tf
+from keras.src.losses.losses import LossFunctionWrapper
 
 from bn_keras import objects, own
 from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig
 from bn_keras.data import Splits
+from bn_keras.labels import Labels
 from bn_keras.loop import Task
 from bn_keras.models.blocks import ModelSpec
 from bn_keras.plan import APPLICATIONS, KERAS_FILE, is_own_net, loss_name
@@ -27,7 +30,9 @@ from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, did_you_mean
 # Random weights of a user's function follow from the process's random state, of which there is one.
 _BUILDING = threading.RLock()
 _LOADED: Dict[str, Any] = {}
-TRIED = 2  # examples on which a new net is tried
+TRIED, LOSSES_TRIED = 2, 7  # examples on which a new net and its loss are tried
+# Reductions of a Keras loss that are a mean over the batch, as long as no example has a weight.
+AVERAGES = ("sum_over_batch_size", "mean", "mean_with_sample_weight")
 # Settings that only the toolkit's own models read.
 OF_OUR_MODELS = ("activation", "initializer", "bias", "dropout", "l2", "depth")
 # Normalizers that do more than a layer at their place can.
@@ -99,16 +104,15 @@ def task(config: RunConfig, model: keras.Model, splits: Splits) -> Told:
     if isinstance(source, keras.Model) or config.model.startswith(APPLICATIONS):
         notes += _without_offsets(config, model)
     if config.loss is not None and own.is_own(config.loss):
-        told = Told(_keras_task(own.get(config.loss), splits))
-        _check_loss(told.task, own.short(config.loss), model, splits)
-        return dataclasses.replace(told, notes=notes)
+        told = _keras_task(own.short(config.loss), own.get(config.loss), model, splits)
+        return dataclasses.replace(told, notes=(*notes, *told.notes))
     if config.loss is not None or not is_own_net(config.model):
         return Told(Task(LOSSES.get(loss_name(config, numbers) or "")))
     compiled = source if isinstance(source, keras.Model) else model
     if getattr(compiled, "compiled", False) and compiled.loss is not None:
-        told = Told(
-            _keras_task(compiled.loss, splits), (f"loss: {_named(compiled.loss)}, as compiled",)
-        )
+        name = _named(compiled.loss)
+        told = _keras_task(name, compiled.loss, model, splits)
+        notes += (f"loss: {name}, as compiled",)
     else:
         told = _guessed(model, splits)
     return dataclasses.replace(told, notes=(*notes, *told.notes))
@@ -131,22 +135,41 @@ def _without_offsets(config: RunConfig, model: keras.Model) -> Tuple[str, ...]:
     )
 
 
-def _check_loss(task: Task, name: str, model: keras.Model, splits: Splits) -> None:
-    """Tries a loss of the user's own on two examples.
+def _check_loss(name: str, task: Task, labels: Any, outputs: Any, given: Any) -> None:
+    """Tries a loss on the labels and outputs of a few examples, by itself and inside a graph.
+
+    Args:
+        name: of the loss, for messages.
+        task: of the loss.
+        labels, outputs: tensors (n, ...).
+        given: the labels as the loss gets them.
 
     Raises:
-        ConfigError: it fails, or gives no numbers.
+        ConfigError: it fails, gives no numbers, or not one for each example.
     """
-    examples = splits.train.first(TRIED)
+    says, count = f"loss={name!r}", len(outputs)
+    gets = f"labels as in fit, of shape {_shape(given)}, and outputs of shape {_shape(outputs)}"
+    expected = "expected a function (labels, outputs) that gives one loss an example, or several"
     try:
-        outputs = keras.ops.convert_to_tensor(model(examples.images, training=False))[:, None]
-        labels = keras.ops.convert_to_tensor(examples.labels)[:, None]
-        np.asarray(task.losses(labels, outputs), np.float64)
+        where = ""
+        values = np.asarray(task.loss(labels, outputs), np.float64)
+        where = " inside a graph"
+        tf.function(task.loss).get_concrete_function(labels, outputs)
     except Exception as error:
         raise ConfigError(
-            f"loss={name!r}: raised {objects.told(error)}; expected a function (labels, outputs) "
-            "that gives one loss an example, or several"
+            f"{says}: raised{where} {objects.told(error)}; it got {gets}; {expected}"
         ) from error
+    if values.shape[:1] != (count,):
+        raise ConfigError(f"{says}: gave values of shape {values.shape} for {gets}; {expected}")
+    if _shape(outputs) == (count, 1) and values.shape == (count, count) != (1, 1):
+        raise ConfigError(
+            f"{says}: gave values of shape {values.shape} for {gets}, as it compares each label "
+            "with all outputs, in fit as well; expected labels of the outputs' shape: y[:, None]"
+        )
+
+
+def _shape(tensor: Any) -> Tuple[int, ...]:
+    return tuple(tensor.shape)
 
 
 def _ours(config: RunConfig, splits: Splits, runs: Optional[int]) -> keras.Model:
@@ -431,29 +454,40 @@ def _check_outputs(outputs: Any, config: RunConfig, splits: Splits) -> None:
         )
 
 
-def _keras_task(loss: Any, splits: Splits) -> Task:
-    """A Task of a Keras loss: an object, a function or a name."""
+def _keras_task(name: str, loss: Any, model: keras.Model, splits: Splits) -> Told:
+    """The task of a Keras loss, an object, a function or a name: as in `fit`, for each example.
+
+    Raises:
+        ConfigError: it is none, or does not fit labels and outputs.
+    """
     if isinstance(loss, str):
         loss = keras.losses.get(loss)
     if not callable(loss):
         raise ConfigError(f"loss: received {loss!r}; expected one Keras loss or function")
-    function = loss.call if isinstance(loss, keras.losses.Loss) else loss
-    sparse = "sparse" in _named(loss).lower()
+    form = Labels(loss, splits.label_shape, splits.regression)
+    made = loss if isinstance(loss, keras.losses.Loss) else LossFunctionWrapper(loss)
     from_logits = getattr(loss, "from_logits", False) or getattr(
         loss, "_fn_kwargs", {}
     ).get("from_logits", False)
 
     def of_each(labels: Any, outputs: Any) -> Any:
-        if not splits.regression and not sparse:  # the loss wants a number for each output
-            if outputs.shape[-1] == 1:
-                labels = keras.ops.cast(labels, outputs.dtype)[:, None]
-            else:
-                labels = keras.ops.one_hot(labels, outputs.shape[-1], dtype=outputs.dtype)
-        elif splits.regression and len(labels.shape) < len(outputs.shape):
-            labels = labels[:, None]
-        return function(labels, outputs)
+        # Keras computes losses in float32; those of float64 nets stay finer here.
+        dtype = keras.backend.result_type(outputs.dtype, made.dtype)
+        given = form(labels, outputs)
+        return made.call(keras.ops.cast(given, dtype), keras.ops.cast(outputs, dtype))
 
-    return Task(of_each, threshold=0.0 if from_logits else 0.5)
+    task = Task(of_each, threshold=0.0 if from_logits else 0.5)
+    examples = splits.train.first(LOSSES_TRIED)
+    outputs = keras.ops.convert_to_tensor(model(examples.images, training=False))
+    labels = keras.ops.convert_to_tensor(examples.labels)
+    _check_loss(name, task, labels, outputs, form(labels, outputs))
+    notes = form.notes(name, outputs.shape[-1])
+    if made.reduction not in AVERAGES:
+        notes += (
+            f"loss: {name} has reduction={made.reduction!r}; here the mean over the batch is "
+            "trained on, so a learning rate makes other steps than in fit",
+        )
+    return Told(task, notes)
 
 
 def _guessed(model: keras.Model, splits: Splits) -> Told:
@@ -473,9 +507,9 @@ def _guessed(model: keras.Model, splits: Splits) -> Told:
         " of probabilities, as its last layer gives them" if probabilities else
         " of logits, as its last layer has no softmax or sigmoid"
     )
-    return Told(
-        _keras_task(loss, splits), (f"loss: {_named(loss)}{kind}; --loss or loss= takes another",)
-    )
+    told = _keras_task(_named(loss), loss, model, splits)
+    note = f"loss: {_named(loss)}{kind}; --loss or loss= takes another"
+    return dataclasses.replace(told, notes=(note, *told.notes))
 
 
 def _named(loss: Any) -> str:

@@ -114,6 +114,8 @@ def read_model(name: str) -> "keras.Model":
 def read_data(options: argparse.Namespace) -> Optional[Splits]:
     """The data that --dataset names, with pixels as --pixels says; None without it.
 
+    Labels have the shape in which they came, as the model's own loss takes them.
+
     Raises:
         DataError, UnknownName: as `data.load`.
     """
@@ -123,7 +125,7 @@ def read_data(options: argparse.Namespace) -> Optional[Splits]:
     return data.load(
         options.dataset, options.data_dir, train_size=most, validation_size=most, test_size=most,
         image_size=options.image_size,
-    ).scaled(options.pixels)
+    ).scaled(options.pixels).labels_as_given()
 
 
 def some_inputs(splits: Optional[Splits], options: argparse.Namespace) -> Any:

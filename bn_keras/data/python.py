@@ -16,7 +16,12 @@ from bn_keras import on_disk
 from bn_keras.data import scratch
 from bn_keras.data.checks import check
 from bn_keras.data.nests import leaves
-from bn_keras.data.reading.arrays import label_array, number_labels, to_inputs
+from bn_keras.data.reading.arrays import (
+    label_array,
+    number_labels,
+    shape_in_fit,
+    to_inputs,
+)
 from bn_keras.data.reading.tf_data import is_dataset, read_dataset
 from bn_keras.data.splits import DataError, Source, Split, draw_test
 from bn_keras.texts import plain
@@ -61,13 +66,14 @@ def from_python(data: Any, name: str = "data") -> Source:
     """
     sets = _sets(name, data)
     notes: list[str] = []
-    inputs, raw_labels = {}, {}
+    inputs, raw_labels, shapes = {}, {}, {}
     for which, given in sets.items():
         where = f"{name}: {which}"
         if is_dataset(given):
             x, y = read_dataset(where, given, notes)
         else:
             x, y = _pair(where, given)
+        shapes[which] = shape_in_fit(y)
         raw_labels[which] = label_array(f"{where} labels", y)
         inputs[which] = to_inputs(f"{where} inputs", x, len(raw_labels[which]), notes)
         for path, array in leaves(inputs[which]):
@@ -84,10 +90,13 @@ def from_python(data: Any, name: str = "data") -> Source:
     labels = number_labels(name, raw_labels)
     splits = {which: Split(inputs[which], labels.sets[which]) for which in sets}
 
+    shape = labels.shape or shapes["train"]
+
     def source_of(train: Split) -> Source:
         return Source(
             train, splits.get("test", train), labels.classes, validation=splits.get("validation"),
             notes=tuple(plain(note) for note in (*notes, *labels.notes)), as_given=True,
+            label_shape=None if shape == train.labels.shape[1:] else shape,
         )
 
     check(name, source_of(splits["train"]))  # messages name examples as they were given

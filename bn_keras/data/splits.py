@@ -73,6 +73,8 @@ class Source:
         validation: Split that came with the data; None: it is to be taken from `train`.
         as_given: whether the inputs are a user's own, which are fed as they are: nothing scales
             them.
+        label_shape: of one label as it came and as `fit` gives it to a loss, where that is not the
+            shape in `train`: (1,) of a column, (classes,) of one-hot rows.
     """
 
     train: Split
@@ -82,6 +84,7 @@ class Source:
     notes: tuple[str, ...] = ()
     validation: Optional[Split] = None
     as_given: bool = False
+    label_shape: Optional[tuple[int, ...]] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Splits:
             for labels of shape (n,).
         notes: sentences for the user on what was assumed when the data were read.
         as_given: whether the inputs are a user's own, which are fed as they are.
+        label_shape: as of a Source.
     """
 
     train: Split
@@ -102,6 +106,7 @@ class Splits:
     classes: int
     notes: tuple[str, ...] = ()
     as_given: bool = False
+    label_shape: Optional[tuple[int, ...]] = None
 
     @property
     def scale(self) -> float:
@@ -140,6 +145,21 @@ class Splits:
             as_given=True,
         )
 
+    def labels_as_given(self) -> "Splits":
+        """The same with labels of the shape in which they came, as `evaluate` takes them."""
+        if self.label_shape is None:
+            return self
+
+        def one(split: Split) -> Split:
+            if self.label_shape == (1,):
+                return Split(split.images, split.labels.reshape(-1, 1))
+            return Split(split.images, np.eye(self.classes, dtype=np.float32)[split.labels])
+
+        return dataclasses.replace(
+            self, train=one(self.train), validation=one(self.validation), test=one(self.test),
+            label_shape=None,
+        )
+
     @property
     def regression(self) -> bool:
         """Whether the labels are numbers to predict and not classes."""
@@ -155,6 +175,8 @@ class Splits:
     @functools.cached_property
     def _digest(self) -> str:
         kind = f"{self.classes} {self.scale}" + " as given" * self.as_given
+        if self.label_shape is not None:
+            kind += f" labels {self.label_shape}"
         total = hashlib.blake2b(kind.encode(), digest_size=8)
         for split in (self.train, self.validation, self.test):
             split.add_to(total)
@@ -210,6 +232,7 @@ def make_splits(
         classes=source.classes,
         notes=source.notes,
         as_given=source.as_given,
+        label_shape=source.label_shape,
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from bn_keras import own
 from bn_keras.diagnostics.probe import Nets, Probe, Values
+from bn_keras.labels import Labels
 from bn_keras.registry import PROBES
 
 
@@ -51,17 +52,10 @@ class KerasMetric(Probe):
 
     def _values(self, split: Any) -> Any:
         outputs = self.nets.predict(split.images)
-        labels = split.labels
-        if "sparse" not in self._name.lower() and not self.nets.regression:
-            # Keras's metrics for one-hot labels or one output; those of classes are named sparse.
-            if outputs.shape[-1] == 1:
-                labels = labels[:, None]
-            else:
-                labels = np.eye(outputs.shape[-1], dtype=outputs.dtype)[labels]
-        elif labels.ndim < outputs.ndim - 1:
-            labels = labels[:, None]
+        form = Labels(self._metric, self.nets.splits.label_shape, self.nets.regression)
         found = []
         for run in range(self.nets.runs):
+            labels = form(split.labels, outputs[:, run])
             if isinstance(self._metric, keras.metrics.Metric):
                 self._metric.reset_state()
                 self._metric.update_state(labels, outputs[:, run])

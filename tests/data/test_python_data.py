@@ -329,3 +329,22 @@ def test_a_function_that_fails_is_named_with_the_place(name, tmp_path):
     )
     with pytest.raises(DataError, match=re.escape(FUNCTIONS[name].format(path=path))):
         data.load(f"{path}:{name}")
+
+
+def test_the_shape_that_labels_have_in_fit_is_kept_beside_the_classes():
+    whole = np.arange(20) % 2
+    shapes = {
+        "numbers": (whole, None), "column": (whole[:, None], (1,)),
+        "texts": (["a", "b"] * 10, None),
+        "series": (pd.Series(whole), (1,)), "frame": (pd.DataFrame(whole), (1,)),
+        "float series": (pd.Series(whole + 0.5), (1,)),
+        "floats": (whole[:, None] + 0.5, None),
+        "one-hot": (np.eye(2)[whole], (2,)),
+        "two numbers": (np.ones((20, 2)) * whole[:, None], None),
+    }
+    x = np.arange(20.0)[:, None]
+    sources = {name: from_python((x, y)) for name, (y, _) in shapes.items()}
+    found = {name: source.label_shape for name, source in sources.items()}
+    assert found == {name: shape for name, (_, shape) in shapes.items()}
+    digests = {make_splits(sources[name]).digest() for name in ("numbers", "column", "one-hot")}
+    assert len(digests) == 3

@@ -12,6 +12,8 @@ from bn_keras import BatchNorm, nets, own
 from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import from_python
 from bn_keras.data.splits import make_splits
+from bn_keras.diagnostics.keras_metric import KerasMetric
+from bn_keras.diagnostics.probe import Nets
 from bn_keras.loop import batch_indices
 from bn_keras.plan import full_name
 from bn_keras.results import Store
@@ -244,6 +246,56 @@ def test_a_loss_of_ones_own_gets_the_labels_that_it_wants(loss, tmp_path):
     assert found.metrics["validation_loss"] == pytest.approx(fitted(settings, data, oracle), 1e-4)
 
 
+def of_any_form(labels, outputs):
+    """A loss that takes labels of every form, and gives other values for each."""
+    rows = keras.ops.cast(keras.ops.reshape(labels, (keras.ops.shape(outputs)[0], -1)), "float32")
+    return len(labels.shape) * keras.ops.square(rows[:, :1] - outputs)
+
+
+class OfAnyForm(keras.losses.Loss):
+    def call(self, labels, outputs):
+        return of_any_form(labels, outputs)
+
+
+FORMS = {"numbers": LABELS, "column": LABELS[:, None], "one-hot": np.eye(3, dtype="f")[LABELS]}
+
+
+@pytest.mark.parametrize("loss", [of_any_form, OfAnyForm(), functools.partial(of_any_form)])
+@pytest.mark.parametrize("y", FORMS)
+def test_a_loss_and_a_metric_of_ones_own_get_the_labels_that_fit_gives_them(y, loss):
+    labels = FORMS[y]
+    data = splits(labels)
+    net = functional(keras.layers.BatchNormalization)
+    settings = config(functional, loss=own.give("mine", loss, [y, repr(loss)]))
+    told = nets.task(settings, net, data)
+    metric = own.give("metric", of_any_form, "metric")
+    found = KerasMetric(Nets(net, data, told.task, None), metric).at_end()
+    rows = data.labels_as_given().test
+    places = [np.argwhere((X.astype("float32") == row).all(1))[0, 0] for row in rows.images]
+    np.testing.assert_array_equal(rows.labels, labels[places])
+    net.compile(loss=loss, metrics=[of_any_form])
+    expected = net.evaluate(rows.images, rows.labels, verbose=0)
+    outputs = net.predict(rows.images, verbose=0)
+    losses = told.task.losses(data.test.labels[:, None], outputs[:, None])
+    assert float(np.mean(losses)) == pytest.approx(expected[0], rel=1e-5)
+    assert found["test_metric_metric"][0] == pytest.approx(expected[1], rel=1e-5)
+    kind = "one-hot rows" if y == "one-hot" else "class numbers"
+    assert any(f"mine gets the labels as in fit: {kind}" in note for note in told.notes)
+
+
+@pytest.mark.parametrize("loss, y, note", [
+    ("categorical_crossentropy", "numbers", "gets the classes as one-hot rows; fit needs"),
+    (keras.losses.CategoricalCrossentropy(), "one-hot", None),
+    (keras.losses.SparseCategoricalCrossentropy(reduction="sum"), "column", "reduction='sum'"),
+    ("sparse_categorical_crossentropy", "one-hot", "as class numbers; fit needs them so in y"),
+])
+def test_what_a_keras_loss_gets_in_place_of_the_labels_is_told(loss, y, note):
+    name = own.give("keras", loss, [repr(loss), y])
+    net = functional(keras.layers.Identity)
+    told = nets.task(config(functional, loss=name), net, splits(FORMS[y]))
+    assert [note in told for told in told.notes] == ([True] if note else [])
+
+
 @pytest.mark.slow
 def test_several_inputs_are_trained_as_keras_trains_them(tmp_path):
     def build(normalizer):
@@ -351,10 +403,32 @@ def test_a_net_without_trainable_weights_is_refused(tmp_path):
         run(config(model), splits(), tmp_path)
 
 
-@pytest.mark.parametrize("loss", [lambda labels, outputs: "x", lambda labels, outputs: 1 / 0])
-def test_a_loss_that_gives_no_numbers_is_refused(loss, tmp_path):
-    with pytest.raises(ConfigError, match="loss='mine': raised"):
-        run(config(functional, loss=own.give("mine", loss, repr(loss))), splits(), tmp_path)
+@pytest.mark.parametrize("loss, message", [
+    (lambda labels, outputs: "x", "raised ValueError"),
+    (lambda labels, outputs: 1 / 0, r"raised .* it got labels as in fit, of shape \(7,\),"),
+    (lambda labels, outputs: outputs.numpy(), "raised inside a graph "),
+    (lambda labels, outputs: keras.ops.mean(outputs), r"gave values of shape \(\) for labels"),
+])
+def test_a_loss_that_gives_no_numbers_is_refused(loss, message, tmp_path):
+    given = own.give("mine", loss, message)
+    with pytest.raises(ConfigError, match=f"loss='mine': {message}"):
+        run(config(functional, loss=given), splits(), tmp_path)
+    compiled = functional(keras.layers.BatchNormalization)
+    compiled.compile(loss=loss)
+    with pytest.raises(ConfigError, match=f"loss='<lambda>': {message}"):
+        run(config(compiled), splits(), tmp_path)
+
+
+def test_a_loss_that_compares_each_label_with_all_outputs_is_refused():
+    class Squared(keras.losses.Loss):
+        def call(self, labels, outputs):
+            return keras.ops.square(labels - outputs)
+
+    net = keras.Sequential([keras.Input((5,)), keras.layers.Dense(1)])
+    settings = config(functional, loss=own.give("mine", Squared(), "squared"))
+    with pytest.raises(ConfigError, match="compares each label with all outputs, in fit as well"):
+        nets.task(settings, net, splits(X[:, 0]))
+    nets.task(settings, net, splits(X[:, :1]))
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """What a program has as inputs and labels, made the arrays that a `Split` holds."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +27,13 @@ class Labels:
         sets: labels by name of the set; as in a `Split`.
         classes: as in a `Source`.
         notes: sentences on what was assumed.
+        shape: of one label before it became a class, of one-hot rows; else None.
     """
 
     sets: dict[str, NDArray[Any]]
     classes: int
     notes: tuple[str, ...] = ()
+    shape: Optional[tuple[int, ...]] = None
 
 
 # --- inputs -------------------------------------------------------------------------------------
@@ -195,6 +197,15 @@ def label_array(where: str, y: Any) -> NDArray[Any]:
     return array
 
 
+def shape_in_fit(y: Any) -> Optional[tuple[int, ...]]:
+    """(1,) for labels that `fit` gives to a loss as a column; None for others.
+
+    A column in y is one, and so is a pandas Series, which Keras gives an axis more.
+    """
+    is_series = hasattr(y, "to_numpy") and hasattr(y, "index") and getattr(y, "ndim", 0) == 1
+    return (1,) if is_series or tuple(getattr(y, "shape", ()))[1:] == (1,) else None
+
+
 def number_labels(name: str, raw: dict[str, NDArray[Any]]) -> Labels:
     """Classes numbered from 0, or numbers as float32.
 
@@ -225,7 +236,7 @@ def number_labels(name: str, raw: dict[str, NDArray[Any]]) -> Labels:
             f"{shape[0] - 1}"
         )
         _check_trained(name, labels, np.arange(shape[0]))
-        return Labels(labels, shape[0], (note,))
+        return Labels(labels, shape[0], (note,), shape)
     if kind == "whole numbers" and not shape:
         return _classes(name, raw)
     return _numbers(name, raw, kind, shape)
