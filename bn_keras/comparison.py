@@ -69,8 +69,9 @@ def compare(
         first_seed: seeds count up from here.
         optimizer: a name, or a keras.optimizers.Optimizer, of which each run gets a copy.
         loss: a registered name, Keras's name of a loss, a keras.losses.Loss or a function
-            `(y_true, y_pred) -> losses`, which gets labels as `fit` gives them. None: what the model was compiled with, or the usual one
-            for the labels and the net's last layer, which the report tells.
+            `(y_true, y_pred) -> losses`, which gets the labels as `fit` gives them. None: what the
+            model was compiled with, or the usual one for the labels and the net's last layer, which
+            the report tells.
         metrics: Keras metrics or their names, evaluated on validation and test examples in the end.
         logdir: folder in which a work directory for these settings is made.
         workers: how many nets are trained at the same time; None for as many as there are cores.
@@ -214,10 +215,11 @@ def _optimizer(optimizer: Any, set_already: Any) -> Dict[str, Any]:
         raise ConfigError(
             f"optimizer: received {optimizer!r:.80}; expected a name or a Keras optimizer"
         )
-    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    config = optimizer.get_config()
-    rate = config.pop("learning_rate")
+    config, inner = optimizer.get_config(), optimizer
+    while isinstance(inner, keras.optimizers.LossScaleOptimizer):
+        inner = inner.inner_optimizer
+    rate = inner.get_config()["learning_rate"]
+    config.pop("learning_rate", None)
     name = own.give(type(optimizer).__name__, optimizer, config)
     return optimizer_settings(name, rate, set_already, "optimizer")
 

@@ -10,7 +10,6 @@ import functools
 import inspect
 import random
 import threading
-import warnings
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
 import keras
@@ -24,7 +23,14 @@ from bn_keras.data import Splits
 from bn_keras.labels import Labels
 from bn_keras.loop import Task
 from bn_keras.models.blocks import ModelSpec
-from bn_keras.plan import APPLICATIONS, KERAS_FILE, is_own_net, loss_name
+from bn_keras.plan import (
+    APPLICATIONS,
+    KERAS_FILE,
+    compile_config,
+    is_keras_file,
+    is_own_net,
+    loss_name,
+)
 from bn_keras.registry import LOSSES, MODELS, NORMALIZERS, did_you_mean
 
 # Random weights of a user's function follow from the process's random state, of which there is one.
@@ -101,6 +107,12 @@ def task(config: RunConfig, model: keras.Model, splits: Splits) -> Told:
     source = _source(config.model) if is_own_net(config.model) else None
     if isinstance(source, keras.Model) and config.weights != "new":
         notes = ("weights: every seed starts from those of the model; weights='new' draws others",)
+    optimizer = None if own.is_given(config.model) else getattr(source, "optimizer", None)
+    if optimizer is not None and not own.is_own(config.optimizer):
+        notes += (
+            f"optimizer: {config.optimizer}, as the settings say, and not the "
+            f"{type(optimizer).__name__} that the model was compiled with",
+        )
     if isinstance(source, keras.Model) or config.model.startswith(APPLICATIONS):
         notes += _without_offsets(config, model)
     if config.loss is not None and own.is_own(config.loss):
@@ -108,10 +120,14 @@ def task(config: RunConfig, model: keras.Model, splits: Splits) -> Told:
         return dataclasses.replace(told, notes=(*notes, *told.notes))
     if config.loss is not None or not is_own_net(config.model):
         return Told(Task(LOSSES.get(loss_name(config, numbers) or "")))
-    compiled = source if isinstance(source, keras.Model) else model
-    if getattr(compiled, "compiled", False) and compiled.loss is not None:
-        name = _named(compiled.loss)
-        told = _keras_task(name, compiled.loss, model, splits)
+    if is_keras_file(config.model):
+        loss = _compiled_part(config.model, "loss")
+    else:
+        compiled = source if isinstance(source, keras.Model) else model
+        loss = compiled.loss if getattr(compiled, "compiled", False) else None
+    if loss is not None:
+        name = _named(loss)
+        told = _keras_task(name, loss, model, splits)
         notes += (f"loss: {name}, as compiled",)
     else:
         told = _guessed(model, splits)
@@ -247,24 +263,37 @@ def _source(name: str) -> Any:
         elif where.endswith(KERAS_FILE):
             _LOADED[name] = _loaded(where)
         elif objects.is_object_name(where):
-            _LOADED[name] = objects.load_object(where)
+            _LOADED[name] = _made_at_once(name, objects.load_object(where))
         else:
             own.get(name)  # says that it is of another process
     return _LOADED[name]
 
 
+def _made_at_once(name: str, found: Any) -> Any:
+    """What a name of a file or module stands for; the model of a function without arguments."""
+    if not inspect.isfunction(found) or inspect.signature(found).parameters:
+        return found
+    with _seeded(0):
+        try:
+            model = found()
+        except Exception as error:
+            raise ConfigError(
+                f"model={own.short(name)!r}: raised {objects.told(error)}; expected build("
+                "normalizer), or a function without arguments that returns a finished model"
+            ) from error
+    _check_model(model, name)
+    return model
+
+
 def _loaded(path: str) -> keras.Model:
+    """The model of a file, not compiled: what it was compiled with may be the user's own."""
     try:
-        with warnings.catch_warnings():
-            # The state of an optimizer, which no run starts from; a model that was compiled and
-            # never trained has none.
-            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer")
-            return keras.models.load_model(path, safe_mode=True)
+        return keras.models.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # a file of a stranger's fails in every way there is
         raise ConfigError(
             f"model={path}: cannot be loaded ({objects.told(error)}); "
-            "expected a file that model.save wrote. If the net has layers or an optimizer of your "
-            "own, name the function that builds it, my_net.py:build."
+            "expected a file that model.save wrote. If the net has layers of your own, name the "
+            "function that builds it, my_net.py:build, or one that loads it, my_net.py:make."
         ) from error
 
 
@@ -275,18 +304,39 @@ def compiled_optimizer(name: str) -> Any:
         name: the file's, as `RunConfig.optimizer` holds it.
 
     Raises:
-        ConfigError: the file cannot be loaded, or its model was not compiled.
+        ConfigError: the file cannot be read, its model was not compiled, or the optimizer is of a
+            class that is not known here.
     """
-    with _BUILDING:
-        optimizer = getattr(_source(name), "optimizer", None)
+    optimizer = _compiled_part(name, "optimizer")
     if optimizer is None:
         raise ConfigError(
             f"optimizer={own.short(name)!r}: the model of this file was not compiled; expected a "
             "registered name, or a file with an optimizer"
         )
-    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
     return optimizer
+
+
+def _compiled_part(name: str, part: str) -> Any:
+    """The "loss" or "optimizer" with which the model of a file was compiled; None without one.
+
+    Raises:
+        ConfigError: it cannot be made again.
+    """
+    config = compile_config(own.place(name))
+    if config is None:
+        raise ConfigError(f"{part}={own.short(name)!r}: the file cannot be read")
+    found = config.get(part)
+    try:
+        return keras.saving.deserialize_keras_object({part: found}, safe_mode=True)[part]
+    except Exception as error:
+        kind = found.get("class_name") if isinstance(found, dict) else found
+        label = found["config"] if kind == "function" else kind  # type: ignore[index]
+        raise ConfigError(
+            f"model={own.short(name)!r}: its {part} {label!r}, with which it was compiled, cannot "
+            f"be made again ({objects.told(error)}); expected another one, --{part}=NAME, or "
+            "my_net.py:make, a function that loads the model where its classes and functions are "
+            "known"
+        ) from error
 
 
 def _application(name: str) -> Callable[..., keras.Model]:
@@ -318,7 +368,7 @@ def _called(function: Callable[..., Any], config: RunConfig, splits: Splits) -> 
     if not names:
         raise ConfigError(
             f"model={own.short(config.model)!r} takes no argument; expected build(normalizer), "
-            "which puts normalizer() where a normalizer belongs"
+            "which puts normalizer() where a normalizer belongs, or the model that it returns"
         )
     arguments = {name: offers[name] for name in names if name in offers}
     if names[0] not in offers:  # whatever its name is, the first one is the normalizer
@@ -354,7 +404,7 @@ def _made(
             f"model={own.short(config.model)!r}, normalizer={config.normalizer!r}: building it "
             f"raised {objects.told(error)}"
         ) from error
-    _check_model(model, config)
+    _check_model(model, config.model)
     return model
 
 
@@ -406,7 +456,7 @@ def _exchange(model: keras.Model, config: RunConfig) -> keras.Model:
         ) from error
 
 
-def _check_model(model: Any, config: RunConfig) -> None:
+def _check_model(model: Any, name: str) -> None:
     if isinstance(model, keras.Model):
         return
     kind = type(model)
@@ -414,7 +464,7 @@ def _check_model(model: Any, config: RunConfig) -> None:
     more = "expected a keras.Model"
     if any(base.__module__.startswith("tf_keras") for base in kind.__mro__):
         more = "that is Keras 2; expected a model of Keras 3, as `import keras` has it"
-    raise ConfigError(f"model={own.short(config.model)!r} gave {named}; {more}")
+    raise ConfigError(f"model={own.short(name)!r} gave {named}; {more}")
 
 
 def _tried(model: keras.Model, config: RunConfig, splits: Splits) -> Any:

@@ -12,6 +12,8 @@ import zipfile
 import zlib
 from typing import Any, Container, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
 
+import numpy as np
+
 from bn_keras import metrics, objects, own
 from bn_keras import study as studies
 from bn_keras.config import OWN_NET, RUN_FIELDS, SEEDS, ConfigError, RunConfig, check_value
@@ -322,7 +324,7 @@ def _compiled(base: Mapping[str, Any], axes: Iterable[str]) -> Dict[str, Any]:
     name = str(base.get("optimizer", base.get("model", "")))
     if "optimizer" in axes or not is_keras_file(name):
         return {}
-    optimizer = _compiled_optimizer(own.place(name))
+    optimizer = _inside((compile_config(own.place(name)) or {}).get("optimizer"))
     if not optimizer:
         return {}
     rate = optimizer["config"].get("learning_rate")
@@ -351,20 +353,33 @@ def optimizer_settings(
             f"{whose}: its learning rate is a schedule{kind}; expected a number, or learning_rate "
             "beside it"
         )
-    return {"optimizer": name, "learning_rate": float(rate)}
+    shortest = float(str(np.float32(rate)))  # of what a float32 holds: 0.07, not 0.07000000029802322
+    same = np.float32(rate) == rate
+    return {"optimizer": name, "learning_rate": shortest if same else float(rate)}
 
 
-def _compiled_optimizer(path: str) -> Optional[Dict[str, Any]]:
-    """The config of the optimizer in a `.keras` file; None without one, or of a damaged file."""
+def _inside(optimizer: Any) -> Optional[Dict[str, Any]]:
+    """The config of an optimizer, inside of what scales the loss for it; None if it has none."""
+    while isinstance(optimizer, dict) and isinstance(optimizer.get("config"), dict):
+        if "inner_optimizer" not in optimizer["config"]:
+            return optimizer
+        optimizer = optimizer["config"]["inner_optimizer"]
+    return None
+
+
+def compile_config(path: str) -> Optional[Dict[str, Any]]:
+    """What the model of a `.keras` file was compiled with: configs of "optimizer", "loss", ….
+
+    Empty if it was not compiled; None of a damaged file.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             if archive.getinfo("config.json").file_size > MOST_CONFIG:
                 return None
-            found = json.loads(archive.read("config.json"))["compile_config"]["optimizer"]
-        while "inner_optimizer" in found["config"]:  # of a LossScaleOptimizer
-            found = found["config"]["inner_optimizer"]
-        return found if isinstance(found["config"], dict) else None
-    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, RuntimeError):
+            found = json.loads(archive.read("config.json")).get("compile_config") or {}
+        return found if isinstance(found, dict) else None
+    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError,
+            RuntimeError):
         return None  # whatever is wrong with the file, loading it will tell
 
 

@@ -200,10 +200,10 @@ class _Graph:
             )
         self.nets = Nets(net, splits, told.task, runs)
         optimizer = _optimizer(first)
-        if is_keras_file(first.optimizer):
-            kind = type(optimizer).__name__
-            self.notes += (f"optimizer: {kind}, as compiled in {own.short(first.optimizer)}",)
-        if first.dtype_policy == "mixed_float16":
+        if own.is_own(first.optimizer):
+            self.notes += (_told_of(optimizer, first),)
+        scales = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if first.dtype_policy == "mixed_float16" and not scales:
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         self.trainer = loop.Trainer(
             net, told.task, optimizer, splits.train.images, splits.train.labels, runs,
@@ -272,8 +272,51 @@ def _optimizer(config: RunConfig) -> Any:
     if not own.is_own(config.optimizer):
         return OPTIMIZERS.get(config.optimizer)(learning_rate=config.learning_rate)
     read = nets.compiled_optimizer if is_keras_file(config.optimizer) else own.get
-    given = read(config.optimizer)
-    return type(given).from_config({**given.get_config(), "learning_rate": config.learning_rate})
+    return _with_rate(read(config.optimizer), config.learning_rate)
+
+
+def _with_rate(given: Any, rate: float) -> Any:
+    """A new optimizer like another one, with another rate."""
+    settings = given.get_config()
+    if isinstance(given, keras.optimizers.LossScaleOptimizer):
+        inner = _with_rate(given.inner_optimizer, rate)
+        settings["inner_optimizer"] = keras.saving.serialize_keras_object(inner)
+        return type(given).from_config(settings)
+    return type(given).from_config({**settings, "learning_rate": rate})
+
+
+def _told_of(optimizer: Any, config: RunConfig) -> str:
+    """A sentence on an optimizer of the user's own: its settings, as far as they are not usual."""
+    source = ""
+    if is_keras_file(config.optimizer):
+        source = f", as compiled in {own.short(config.optimizer)}"
+    averaged = "" if not getattr(_inside(optimizer), "use_ema", False) else (
+        "; the averages of the weights that use_ema keeps do not take their place in the end, as "
+        "they do in fit"
+    )
+    return f"optimizer: {_described(optimizer)}, else with Keras's defaults{source}{averaged}"
+
+
+def _inside(optimizer: Any) -> Any:
+    """The optimizer itself, inside of what scales the loss for it."""
+    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        optimizer = optimizer.inner_optimizer
+    return optimizer
+
+
+def _described(optimizer: Any) -> str:
+    """Its class, with the settings that its user chose: `SGD(momentum=0.9)`."""
+    settings = optimizer.get_config()
+    for name in ("name", "learning_rate"):
+        settings.pop(name, None)
+    inner = settings.pop("inner_optimizer", None)
+    arguments = [] if inner is None else [_described(optimizer.inner_optimizer)]
+    try:
+        usual = type(optimizer)(*([optimizer.inner_optimizer] if inner else [])).get_config()
+    except TypeError:  # a class of the user's own that wants more
+        usual = {}
+    arguments += [f"{name}={of!r}" for name, of in settings.items() if usual.get(name) != of]
+    return f"{type(optimizer).__name__}({', '.join(arguments)})"
 
 
 def check_values(probe: str, method: str, values: Any, runs: int) -> None:

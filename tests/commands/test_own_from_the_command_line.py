@@ -112,18 +112,21 @@ def test_a_file_that_is_no_model_is_refused_in_one_line(folder, capsys):
 
 
 COMPILED = {
-    "momentum": (lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True), [], 0.05),
-    "its own rate": (lambda: keras.optimizers.Adam(0.05), ["--learning_rate=0.1"], 0.1),
-    "scaled": (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.25)), [], 0.25),
+    "momentum": (lambda: keras.optimizers.SGD(0.05, momentum=0.9, nesterov=True), [], 0.05,
+                 "SGD(momentum=0.9, nesterov=True), else with"),
+    "its own rate": (lambda: keras.optimizers.Adam(0.05, use_ema=True), ["--learning_rate=0.1"],
+                     0.1, "Adam(use_ema=True), else with"),
+    "scaled": (lambda: keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(0.25)), [], 0.25,
+               "LossScaleOptimizer(SGD()), else with"),
 }
 
 
-def save(folder, optimizer):
+def save(folder, optimizer, loss="sparse_categorical_crossentropy"):
     model = keras.Sequential([
         keras.Input((4, 4, 1)), keras.layers.Flatten(), keras.layers.Dense(6),
         keras.layers.BatchNormalization(), keras.layers.Dense(2, "softmax"),
     ])
-    model.compile(optimizer, "sparse_categorical_crossentropy")
+    model.compile(optimizer, loss)
     model.save(folder / "net.keras")
     return model
 
@@ -135,13 +138,15 @@ def runs_of(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", COMPILED)
 def test_a_file_is_trained_with_the_optimizer_that_it_was_compiled_with(folder, capsys, case):
-    make, flags, rate = COMPILED[case]
+    make, flags, rate, described = COMPILED[case]
     model = save(folder, make())
     flags = ["train", "--model=net.keras", "--is_bn", *FLAGS[2:], *flags]
     assert main(flags) == 0
     work_dir, = (folder / "runs").iterdir()
     run, = runs_of(work_dir)
-    assert run["config"]["learning_rate"] == pytest.approx(rate)
+    assert run["config"]["learning_rate"] == rate
+    content = json.loads((work_dir / "results.json").read_text())
+    assert any(f"Optimizer: {described}" in note for note in content["notes"])
     # From Python the same model has the same results.
     rates = {"learning_rate": rate} if flags[-1].startswith("--learning_rate") else {}
     report = bn_keras.compare(
@@ -149,6 +154,7 @@ def test_a_file_is_trained_with_the_optimizer_that_it_was_compiled_with(folder, 
         progress=False, logdir=folder / "python", **rates,
     )
     assert report.results[0].metrics["test_loss"] == run["metrics"]["test_loss"]
+    assert any(f"Optimizer: {described}" in note for note in report.notes)
     page = html.unescape((work_dir / "report.html").read_text())
     assert "(optimizer as compiled, 4 steps)" in page and "(net.keras" not in page
     # The command in the page goes on with the same runs.
@@ -156,6 +162,73 @@ def test_a_file_is_trained_with_the_optimizer_that_it_was_compiled_with(folder, 
     capsys.readouterr()
     assert "--optimizer=" in told and main(shlex.split(told)) == 0
     assert "1 of 1 runs are stored" in capsys.readouterr().out
+
+
+@keras.saving.register_keras_serializable("mine")
+def first_output(labels, outputs):
+    return keras.ops.square(keras.ops.cast(labels, "float32") - outputs[:, 0])
+
+
+@keras.saving.register_keras_serializable("mine")
+class Slower(keras.optimizers.SGD):
+    pass
+
+
+LOADS = """
+import keras
+
+@keras.saving.register_keras_serializable("mine")
+def first_output(labels, outputs):
+    return keras.ops.square(keras.ops.cast(labels, "float32") - outputs[:, 0])
+
+def make():
+    model = keras.models.load_model("net.keras", compile=False)
+    model.compile(keras.optimizers.RMSprop(), first_output)
+    return model
+
+def fails():
+    raise KeyError("no such thing")
+"""
+
+
+@pytest.fixture
+def unknown(folder, monkeypatch):
+    """A file of a model with a loss and an optimizer that no process but this one knows."""
+    save(folder, Slower(0.05), first_output)
+    names = [name for name in keras.saving.get_custom_objects() if name.startswith("mine>")]
+    assert len(names) == 2
+    for name in names:
+        monkeypatch.delitem(keras.saving.get_custom_objects(), name)
+    return ["train", "--model=net.keras", *FLAGS[2:], "--is_bn"]
+
+
+def test_a_loss_or_an_optimizer_that_is_not_known_here_is_named(unknown, capsys):
+    for flag, part, name in (("--optimizer=sgd", "loss", "mine>first_output"),
+                             ("--loss=softmax", "optimizer", "Slower")):
+        assert main([*unknown, flag]) == 2
+        errors = capsys.readouterr().err
+        assert f"its {part} {name!r}, with which it was compiled, cannot be made" in errors
+        assert f"--{part}=NAME, or my_net.py:make" in errors and errors.count("\n") == 1
+        assert "Full object config" not in errors
+
+
+@pytest.mark.slow
+def test_they_are_replaced_by_flags_or_known_where_a_function_makes_the_model(
+    unknown, folder, capsys,
+):
+    assert main([*unknown, "--loss=softmax", "--optimizer=sgd", "--learning_rate=0.05"]) == 0
+    (folder / "my_net.py").write_text(LOADS)
+    assert main([unknown[0], "--model=my_net.py:make", *unknown[2:], "--loss=softmax",
+                 "--optimizer=sgd", "--learning_rate=0.05"]) == 0
+    assert main([unknown[0], "--model=my_net.py:make", *unknown[2:]]) == 0
+    told = capsys.readouterr().out
+    assert "first_output gets the labels as in fit: class numbers" in " ".join(told.split())
+    assert "not the RMSprop that the model was compiled with" in " ".join(told.split())
+    losses = [runs_of(place)[0]["metrics"]["test_loss"] for place in
+              sorted((folder / "runs").iterdir(), key=lambda place: place.stat().st_mtime)]
+    assert losses[0] == losses[1] != losses[2]
+    assert main([unknown[0], "--model=my_net.py:fails", *unknown[2:]]) == 2
+    assert "raised KeyError: 'no such thing' (" in capsys.readouterr().err
 
 
 @pytest.mark.slow
