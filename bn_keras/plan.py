@@ -353,7 +353,7 @@ def optimizer_settings(
             f"{whose}: its learning rate is a schedule{kind}; expected a number, or learning_rate "
             "beside it"
         )
-    shortest = float(str(np.float32(rate)))  # of what a float32 holds: 0.07, not 0.07000000029802322
+    shortest = float(str(np.float32(rate)))  # Keras keeps 0.07 as 0.07000000029802322
     same = np.float32(rate) == rate
     return {"optimizer": name, "learning_rate": shortest if same else float(rate)}
 
@@ -378,8 +378,10 @@ def compile_config(path: str) -> Optional[Dict[str, Any]]:
                 return None
             found = json.loads(archive.read("config.json")).get("compile_config") or {}
         return found if isinstance(found, dict) else None
-    except (OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError,
-            RuntimeError):
+    except (
+        OSError, zipfile.BadZipFile, zlib.error, ValueError, KeyError, TypeError, AttributeError,
+        RuntimeError,
+    ):
         return None  # whatever is wrong with the file, loading it will tell
 
 

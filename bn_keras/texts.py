@@ -39,8 +39,8 @@ def in_a_line(error: BaseException) -> str:
     return plain(": ".join([type(error).__name__, *why]))
 
 
-# Keras prints the core of its messages in bold, and a whole config behind them; TensorFlow names the
-# operation, before and after.
+# Keras prints the core of its messages in bold, and a whole config behind them; TensorFlow names
+# the operation, before and after.
 _ORNAMENTS = re.compile(r"\x1b\[[0-9;]*m|\{\{.*?\}\}|\[Op:.*|Full object config: .*")
 
 
