@@ -89,7 +89,6 @@ def from_python(data: Any, name: str = "data") -> Source:
                 )
     labels = number_labels(name, raw_labels)
     splits = {which: Split(inputs[which], labels.sets[which]) for which in sets}
-
     shape = labels.shape or shapes["train"]
 
     def source_of(train: Split) -> Source:
