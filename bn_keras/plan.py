@@ -296,7 +296,7 @@ def full_name(model: str) -> str:
             `applications:NAME`; or a name that is full already.
 
     Raises:
-        ConfigError: there is no such file.
+        ConfigError: there is no such file, or it is of another kind.
         UnknownName: it is nothing of all this.
     """
     if is_own_net(model):
@@ -312,6 +312,12 @@ def full_name(model: str) -> str:
             raise ConfigError(
                 f"model={model!r}: {error.strerror or error}; expected a file that model.save wrote"
             ) from error
+    if model not in MODELS.names() and pathlib.Path(model).expanduser().exists():
+        raise ConfigError(
+            f"model={model!r}: a file or folder of another kind; expected a .keras file: load it and "
+            "save it again by model.save('net.keras'), or name a function that builds the net, "
+            "my_net.py:build"
+        )
     return MODELS.check(model)
 
 

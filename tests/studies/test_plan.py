@@ -131,6 +131,13 @@ def test_what_cannot_be_planned_is_refused(name, overrides, more, error, message
         make_plan(name, overrides, **more)
 
 
+def test_a_model_in_a_file_of_another_kind_is_told_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.h5").touch()
+    with pytest.raises(ConfigError, match="model='old.h5': .*expected a .keras file"):
+        make_plan("comparison", {"model": "old.h5"})
+
+
 def test_an_arm_that_is_named_twice_is_trained_once():
     once = make_plan("ioffe_mnist", {}, arms=["batch"])
     twice = make_plan("ioffe_mnist", {}, arms=["batch", "batch"])
