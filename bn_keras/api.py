@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Sequence, 
 import numpy as np
 
 from bn_keras import experiment
-from bn_keras.config import COUNT, INDEX, RUN_FIELDS, ConfigError, check_value
+from bn_keras.config import COUNT, INDEX, NAMES, RUN_FIELDS, ConfigError, check_value, names_of
 from bn_keras.data import absolute
 from bn_keras.plan import Plan, make_plan
 from bn_keras.registry import STUDIES, did_you_mean
@@ -190,7 +190,12 @@ def split(settings: Mapping[str, Any]) -> Tuple[Dict[str, Any], Dict[str, List[A
         name: [value.item() if isinstance(value, np.generic) else value for value in values]
         for name, values in several.items()
     }
-    return {name: v for name, v in settings.items() if name not in several}, axes
+    values = {name: value for name, value in settings.items() if name not in several}
+    if "measure" in values:
+        measure = values["measure"]
+        names = names_of(measure) if isinstance(measure, str) else measure
+        values["measure"] = check_value("measure", names, NAMES)
+    return values, axes
 
 
 def same_data_everywhere(settings: Mapping[str, Any]) -> Dict[str, Any]:

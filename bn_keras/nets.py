@@ -4,11 +4,13 @@ A net of one's own is a function of a normalizer, or a finished keras.Model in w
 are exchanged; it comes from Python, from a file, or by name from keras.applications.
 """
 
+import collections
 import contextlib
 import dataclasses
 import functools
 import inspect
 import random
+import re
 import threading
 from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Tuple
 
@@ -16,13 +18,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 from keras.src.losses.losses import LossFunctionWrapper
+from keras.src.utils import naming
 
 from bn_keras import objects, own
 from bn_keras.config import RUN_FIELDS, ConfigError, RunConfig
 from bn_keras.data import Splits
 from bn_keras.labels import Labels
 from bn_keras.loop import Task
-from bn_keras.models.blocks import ModelSpec
+from bn_keras.models.blocks import ModelSpec, at_place
 from bn_keras.plan import (
     APPLICATIONS,
     KERAS_FILE,
@@ -381,7 +384,18 @@ def _called(function: Callable[..., Any], config: RunConfig, splits: Splits) -> 
             f"model={own.short(config.model)!r} {how} the normalizer that it was given, so "
             "that all arms would be the same net; expected normalizer() where a normalizer belongs"
         )
+    _name_places(model)
     return model
+
+
+def _name_places(model: keras.Model) -> None:
+    """Notes names for the layers that Keras has named: it counts on from one net to the next."""
+    seen = collections.Counter[str]()
+    for layer in model._flatten_layers():
+        kind = naming.to_snake_case(type(layer).__name__)
+        if re.fullmatch(rf"{kind}(_\d+)?", layer.name) and not hasattr(layer, "_place_in_net"):
+            at_place(layer, f"{kind}_{seen[kind]}" if seen[kind] else kind, normalizer=False)
+            seen[kind] += 1
 
 
 def _of_the_data(splits: Splits) -> Dict[str, Any]:
@@ -419,7 +433,7 @@ def _factory(config: RunConfig) -> Tuple[Callable[..., Any], List[Any]]:
         )
 
     def normalizer(name: Optional[str] = None) -> Any:
-        made.append(make(name))
+        made.append(at_place(make(name), name or f"normalizer_{len(made) + 1}"))
         return made[-1]
 
     return normalizer, made
@@ -429,10 +443,10 @@ def _replacement(layer: keras.Layer, config: RunConfig) -> Any:
     from bn_keras.surgery.exchange import replacement
 
     if own.is_own(config.normalizer):
-        return _normalizer(config)(layer.name)
-    return replacement(
+        return at_place(_normalizer(config)(layer.name), layer.name)
+    return at_place(replacement(
         layer, config.normalizer, momentum=config.momentum, epsilon=config.epsilon
-    )
+    ), layer.name)
 
 
 def _exchanged(model: keras.Model, config: RunConfig) -> keras.Model:
@@ -446,10 +460,17 @@ def _exchanged(model: keras.Model, config: RunConfig) -> keras.Model:
 
 
 def _exchange(model: keras.Model, config: RunConfig) -> keras.Model:
+    from bn_keras.surgery.certificate import ALREADY, paths
     from bn_keras.surgery.exchange import exchanged
 
     try:
-        return exchanged(model, functools.partial(_replacement, config=config))[0]
+        copy, rows = exchanged(model, functools.partial(_replacement, config=config))
+        as_they_were = {row.path for row in rows if row.fate == ALREADY}
+        known = paths(copy)
+        for layer in copy._flatten_layers():
+            if known[id(layer)] in as_they_were:
+                at_place(layer, layer.name)
+        return copy
     except (TypeError, ValueError) as error:
         raise ConfigError(
             f"model={own.short(config.model)!r}, normalizer={config.normalizer!r}: {error}"

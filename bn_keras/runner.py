@@ -209,6 +209,7 @@ class _Graph:
             net, told.task, optimizer, splits.train.images, splits.train.labels, runs,
             jit_compile=properties.get("xla", False),
         )
+        self._model = own.short(first.model)
         self._probes: Dict[str, Probe] = {}
         self._untrained = _origin(first) if runs is None else None
 
@@ -241,7 +242,9 @@ class _Graph:
                 try:
                     self._probes[name] = make_probe(name, self.nets)
                 except (TypeError, ValueError) as error:  # a net that it cannot look into
-                    raise ConfigError(f"measure={name!r}: {error}") from error
+                    raise ConfigError(
+                        f"measure={name!r} with model={self._model!r}: {error}"
+                    ) from error
         return {name: self._probes[name] for name in names}
 
 

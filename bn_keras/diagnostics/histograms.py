@@ -1,11 +1,11 @@
 """Histograms of the inputs, outputs and statistics of every normalizer."""
 
-from typing import List, Optional
+from typing import Optional
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from bn_keras.diagnostics.inside import Inside
 from bn_keras.diagnostics.probe import Nets, Probe, Values
 from bn_keras.models.blocks import normalizers
 from bn_keras.registry import PROBES
@@ -19,34 +19,27 @@ STATISTICS = ("gamma", "beta", "moving_mean", "moving_variance")
 class Histograms(Probe):
     """Values at every normalizer, in inference mode, over the first validation images.
 
-    The tags are `PLACE/WHAT`, such as `conv2_norm/input`; WHAT is input or output (evenly spaced
+    The tags are `PLACE/WHAT`, such as `conv2_norm/input`. PLACE is the name that the net gives the
+    normalizer, or normalizer_1, normalizer_2 and so on where it gives none. WHAT is input or output (evenly spaced
     values of it, some 20,000), and gamma, beta, moving_mean and moving_variance where the
     normalizer has them.
     """
 
     def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets, argument)
-        self._layers = normalizers(nets.net)
-        ends = [end for layer in self._layers for end in (layer.input, layer.output)]
-        model = keras.Model(nets.net.input, ends)
-
-        @tf.function
-        def thinned(images: tf.Tensor) -> List[tf.Tensor]:
-            return [_thinned(end) for end in model(images, training=False)]
-
-        self._ends = thinned
+        self._inside = Inside(nets, normalizers(nets.net), "normalizer")
 
     def histograms(self, step: int) -> Values:
-        images = self.nets.inputs(self.nets.splits.validation.images[:IMAGES])
-        ends = iter(self._ends(tf.constant(images)))
+        images = self.nets.inputs(self.nets.splits.validation.first(IMAGES).images)
+        ends = iter(self._inside(images))
         values = {}
-        for layer in self._layers:
-            values[f"{layer.name}/input"] = self.nets.by_run(next(ends))
-            values[f"{layer.name}/output"] = self.nets.by_run(next(ends))
+        for place, layer in zip(self._inside.names, self._inside.layers):
+            values[f"{place}/input"] = self.nets.by_run(_thinned(next(ends)))
+            values[f"{place}/output"] = self.nets.by_run(_thinned(next(ends)))
             for name in STATISTICS:
                 weight = getattr(layer, name, None)
                 if weight is not None:
-                    values[f"{layer.name}/{name}"] = self.nets.by_run(weight)
+                    values[f"{place}/{name}"] = self.nets.by_run(weight)
         return values
 
 

@@ -6,11 +6,10 @@ units saturated, are units dead?
 
 from typing import Any, Dict, List, Optional
 
-import keras
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
+from bn_keras.diagnostics.inside import Inside
 from bn_keras.diagnostics.probe import Nets, Probe, Values
 from bn_keras.loop import Steps
 from bn_keras.registry import PROBES
@@ -48,14 +47,15 @@ class Layers(Probe):
 
     def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets, argument)
-        layers = [layer for layer in nets.net.layers if hasattr(layer, "kernel")]
-        self._names = [layer.name for layer in layers]
-        ends = [end for layer in layers for end in (layer.input, layer.output)]
-        self._model = tf.function(keras.Model(nets.net.input, ends), reduce_retracing=True)
-        self._widest = max(int(np.prod(end.shape[1:])) for end in ends)
+        layers = [
+            layer for layer in nets.net._flatten_layers() if getattr(layer, "kernel", None) is not None
+        ]
+        self._inside = Inside(nets, layers, "layer with a kernel")
+        self._names = self._inside.names
         self._grid: Optional[NDArray[Any]] = None
         inputs = nets.splits.test.images
-        if inputs.shape[1:] == (1,):  # a function of one number can be drawn as a curve
+        # A function of one number can be drawn as a curve.
+        if isinstance(inputs, np.ndarray) and inputs.shape[1:] == (1,):
             self._grid = np.linspace(inputs.min(), inputs.max(), GRID_POINTS, dtype=np.float32)
 
     def start(self) -> Values:
@@ -116,7 +116,7 @@ class Layers(Probe):
 
     def _measure(self, when: str) -> Dict[str, NDArray[Any]]:
         activation = self.nets.configs[0].activation
-        count = max(1, min(MEASURED, MAX_MEASURED // self._widest))
+        count = max(1, min(MEASURED, MAX_MEASURED // self._inside.widest))
         metrics: Dict[str, NDArray[Any]] = {}
         values_of_layers = self._values(self.nets.splits.train.first(count).images)[2::2]
         for number, values in enumerate(values_of_layers, start=1):
@@ -134,7 +134,7 @@ class Layers(Probe):
 
     def _values(self, images: NDArray[Any]) -> List[NDArray[Any]]:
         """Input and output of every layer, in turn, as float32 arrays (runs, n, values)."""
-        return self.nets.activations(self._model, images)
+        return self.nets.activations(self._inside, images)
 
 
 def _thinned(values: NDArray[Any]) -> NDArray[Any]:

@@ -14,6 +14,9 @@ class Penalty(Probe):
         found = np.zeros(self.nets.runs)
         for weight in self.nets.net.trainable_variables:
             if weight.regularizer is not None:
-                rows = weight.numpy().reshape(self.nets.runs, -1)  # one run behind the other
+                # One run behind the other; of one run alone, in the shape that a regularizer knows.
+                rows = weight.numpy().reshape(self.nets.runs, -1)
+                if self.nets.runs == 1:
+                    rows = weight.numpy()[None]
                 found += [float(weight.regularizer(row)) for row in rows]
         return {"penalty": found}

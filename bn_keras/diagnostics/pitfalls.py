@@ -149,6 +149,7 @@ class Pitfalls(Probe):
             name for name in evaluations(nets.net) if argument is None or name == argument
         ]
         self._copies: dict[str, tuple[ModelCopy, Forward, Forward]] = {}
+        correct(nets.net)  # of a net that cannot be copied this is told before it is trained
 
     def at_end(self) -> Values:
         nets, split = self.nets, self.nets.splits.test.first(IMAGES)
@@ -172,9 +173,11 @@ class Pitfalls(Probe):
         if name not in self._copies:
             copy = EVALUATIONS[name](self.nets.net)
             forward = self.nets.as_stack(copy)
-            images = self.nets.splits.test.images
             # An open batch size: of one image alone the layer would warn, and that is the bug.
-            signature = tf.TensorSpec([None, self.nets.runs, *images.shape[1:]], images.dtype)
+            signature = keras.tree.map_structure(
+                lambda of: tf.TensorSpec([None, self.nets.runs, *of.shape[1:]], of.dtype),
+                self.nets.splits.test.images,
+            )
             singly = tf.function(forward, input_signature=[signature])
             self._copies[name] = copy, forward, singly
         return self._copies[name]

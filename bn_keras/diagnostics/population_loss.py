@@ -1,11 +1,15 @@
 """The loss with exact population statistics: what the weights can do."""
 
+from typing import Optional
+
 import numpy as np
 
-from bn_keras.diagnostics.probe import Probe, Values
+from bn_keras.diagnostics.probe import Nets, Probe, Values
 from bn_keras.registry import PROBES
 from bn_keras.surgery.recalibrate import recalibrated
 from bn_keras.surgery.statistics import batch_normalizers
+
+TRIED = 2  # examples
 
 
 @PROBES.register("population_loss", metrics={
@@ -13,6 +17,11 @@ from bn_keras.surgery.statistics import batch_normalizers
 })
 class PopulationLoss(Probe):
     """Test loss of a copy whose statistics are those of all training examples."""
+
+    def __init__(self, nets: Nets, argument: Optional[str] = None):
+        super().__init__(nets, argument)
+        if batch_normalizers(nets.net):  # what cannot be recalibrated is told before it is trained
+            recalibrated(nets.net, nets.inputs(nets.splits.train.first(TRIED).images))
 
     def at_end(self) -> Values:
         nets, test = self.nets, self.nets.splits.test

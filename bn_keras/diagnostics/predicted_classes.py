@@ -18,4 +18,6 @@ class PredictedClasses(Probe):
         images = self.nets.curve_set.images
         outputs = self.nets.predict(images)
         guesses = outputs.argmax(-1)
+        if outputs.shape[-1] == 1:
+            guesses = outputs[..., 0] > self.nets.task.threshold
         return {"predicted_classes": np.array([len(np.unique(run)) for run in guesses.T])}

@@ -87,13 +87,15 @@ class Nets:
         """Values inside the net in inference mode, float32 arrays (runs, n, values).
 
         Args:
-            places: keras.Model from the net's inputs to tensors inside it.
-            images: the examples, (n, ...).
+            places: `(inputs, training=False) -> tensors inside the net`, such as an
+                `inside.Inside`.
+            images: the examples, (n, ...), an array or a nest of arrays.
         """
-        parts = []
-        for part in np.array_split(images, -(-len(images) // 500)):
+        count, parts = len(keras.tree.flatten(images)[0]), []
+        for rows in np.array_split(np.arange(count), -(-count // 500)):
+            part = keras.tree.map_structure(lambda of: of[rows[0]:rows[-1] + 1], images)
             parts.append([
-                self.by_run(end).reshape(self.runs, len(part), -1).astype(np.float32)
+                self.by_run(end).reshape(self.runs, len(rows), -1).astype(np.float32)
                 for end in keras.tree.flatten(places(self.inputs(part), training=False))
             ])
         return [np.concatenate(ends, axis=1) for ends in zip(*parts)]

@@ -2,9 +2,9 @@
 
 from typing import Any, Optional
 
-import keras
 import numpy as np
 
+from bn_keras.diagnostics.inside import Inside
 from bn_keras.diagnostics.probe import Nets, Probe, Values
 from bn_keras.loop import Steps
 from bn_keras.models.blocks import normalizers
@@ -22,12 +22,14 @@ PERCENTILES = (15, 50, 85)
 class Units(Probe):
     """Percentiles over the images of the validation curve, of the first unit.
 
+    Units are the outputs of the normalizer that is called last.
+
     `units/median_range` is how far the median has travelled so far, the mean over all units.
     """
 
     def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets, argument)
-        self._place = keras.Model(nets.net.input, normalizers(nets.net)[-1].output)
+        self._inside = Inside(nets, normalizers(nets.net), "normalizer")
 
     def start(self) -> Values:
         self._low: Any = np.inf
@@ -35,7 +37,7 @@ class Units(Probe):
         return {}
 
     def during(self, step: int, steps: Steps) -> Values:
-        units, = self.nets.activations(self._place, self.nets.curve_set.images)
+        *_, units = self.nets.activations(self._inside, self.nets.curve_set.images)
         found = np.percentile(units, PERCENTILES, axis=1)  # (percentiles, runs, units)
         median = found[PERCENTILES.index(50)]
         self._low, self._high = np.minimum(self._low, median), np.maximum(self._high, median)

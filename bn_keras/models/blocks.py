@@ -285,7 +285,7 @@ class Blocks:
         return self._spec.normalizer(name + NORMALIZER_SUFFIX, **fused)
 
     def _applied(self, normalizer: Any, x: Any) -> Any:
-        outputs = normalizer(x)
+        outputs = at_place(normalizer, normalizer.name)(x)
         population = getattr(normalizer, "population", None)
         if population is not None:  # a bad value in one run leaves the statistics of the others
             population.groups = self._spec.runs or 1
@@ -311,6 +311,27 @@ AVERAGES = {1: keras.layers.GlobalAveragePooling1D, 2: keras.layers.GlobalAverag
 MONOTONE = ("relu", "tanh", "sigmoid", "elu")
 
 
+def at_place(layer: Any, place: str, normalizer: bool = True) -> Any:
+    """Notes for a layer the name of its place in the net, which all arms and seeds share.
+
+    Args:
+        layer: it is returned.
+        place: the name.
+        normalizer: whether it stands where the net has a normalizer.
+    """
+    layer._place_in_net = place, normalizer
+    return layer
+
+
+def place_of(layer: Any) -> str:
+    """The name that `at_place` noted for a layer, or else its own."""
+    place: str = getattr(layer, "_place_in_net", (layer.name, False))[0]
+    return place
+
+
 def normalizers(model: keras.Model) -> List[Any]:
     """The layers at a model's normalizer places, in order; Identity layers in the `none` arm."""
-    return [layer for layer in model.layers if layer.name.endswith(NORMALIZER_SUFFIX)]
+    return [
+        layer for layer in model._flatten_layers()
+        if getattr(layer, "_place_in_net", ("", False))[1]
+    ]
