@@ -20,9 +20,9 @@ class Histograms(Probe):
     """Values at every normalizer, in inference mode, over the first validation images.
 
     The tags are `PLACE/WHAT`, such as `conv2_norm/input`. PLACE is the name that the net gives the
-    normalizer, or normalizer_1, normalizer_2 and so on where it gives none. WHAT is input or output (evenly spaced
-    values of it, some 20,000), and gamma, beta, moving_mean and moving_variance where the
-    normalizer has them.
+    normalizer, or normalizer_1, normalizer_2 and so on where it gives none. WHAT is input or output
+    (evenly spaced values of it, some 20,000), and gamma, beta, moving_mean and moving_variance
+    where the normalizer has them.
     """
 
     def __init__(self, nets: Nets, argument: Optional[str] = None):

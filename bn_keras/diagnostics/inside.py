@@ -4,8 +4,8 @@ The calls of the layers are watched while the net runs eagerly: in a Sequential 
 the code of a subclassed one and in wrappers, as in a graph of layers.
 """
 
-import collections
 import contextlib
+import itertools
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import keras
@@ -69,15 +69,15 @@ class Inside:
         examples = len(keras.tree.flatten(inputs)[0])
         found: Dict[int, List[Tuple[Any, Any]]] = {}
 
-        def watch(layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-            calls_so_far = found.setdefault(id(layer), [])
+        def watch(
+            layer: keras.Layer, call: Callable[..., Any], /, *args: Any, **kwargs: Any
+        ) -> Any:
+            of_layer = found.setdefault(id(layer), [])
+            before = self._checked(layer, calls.inputs_and_mask(layer, args, kwargs)[0], examples)
             outputs = call(*args, **kwargs)
             # A recurrent cell gives its states as well.
             first = outputs[0] if hasattr(layer, "state_size") else outputs
-            ends = calls.inputs_and_mask(layer, args, kwargs)[0], first
-            calls_so_far.append((
-                self._checked(layer, ends[0], examples), self._checked(layer, ends[1], examples)
-            ))
+            of_layer.append((before, self._checked(layer, first, examples)))
             return outputs
 
         with contextlib.ExitStack() as stack:
@@ -123,12 +123,8 @@ def _joined(ends: Sequence[Any]) -> Any:
 def _distinct(names: Sequence[str]) -> List[str]:
     """Names with a number behind those that occur before."""
     found: List[str] = []
-    seen = collections.Counter[str]()
     for name in names:
-        seen[name] += 1
-        new = name
-        while new in found or (new != name and new in names):
-            new = f"{name}_{seen[name]}"
-            seen[name] += new in found or new in names
-        found.append(new)
+        numbered = (f"{name}_{number}" for number in itertools.count(2))
+        taken = {*names, *found}
+        found.append(next(n for n in numbered if n not in taken) if name in found else name)
     return found

@@ -48,7 +48,8 @@ class Layers(Probe):
     def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets, argument)
         layers = [
-            layer for layer in nets.net._flatten_layers() if getattr(layer, "kernel", None) is not None
+            layer for layer in nets.net._flatten_layers()
+            if getattr(layer, "kernel", None) is not None
         ]
         self._inside = Inside(nets, layers, "layer with a kernel")
         self._names = self._inside.names

@@ -6,16 +6,19 @@ import functools
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from make import normal
 
-from bn_keras import BatchNorm, nets, own
+from bn_keras import BatchNorm, api, nets, own
 from bn_keras.config import ConfigError, RunConfig
 from bn_keras.data import from_python
 from bn_keras.data.splits import make_splits
 from bn_keras.diagnostics.keras_metric import KerasMetric
-from bn_keras.diagnostics.probe import Nets
-from bn_keras.loop import batch_indices
+from bn_keras.diagnostics.probe import Nets, make_probe
+from bn_keras.loop import Steps, batch_indices
+from bn_keras.models.blocks import normalizers
 from bn_keras.plan import full_name
+from bn_keras.registry import PROBES
 from bn_keras.results import Store
 from bn_keras.runner import Runner
 
@@ -298,13 +301,8 @@ def test_what_a_keras_loss_gets_in_place_of_the_labels_is_told(loss, y, note):
 
 @pytest.mark.slow
 def test_several_inputs_are_trained_as_keras_trains_them(tmp_path):
-    def build(normalizer):
-        left, right = keras.Input((5,), name="left"), keras.Input((2,), name="right")
-        x = keras.layers.Concatenate()([keras.layers.Dense(4)(left), right])
-        return keras.Model({"left": left, "right": right}, keras.layers.Dense(3)(normalizer()(x)))
-
     data = splits(inputs={"left": X, "right": X[:, :2]})
-    settings = config(build, normalizer="keras_batch", measure=("one_at_a_time",))
+    settings = config(several_inputs, normalizer="keras_batch", measure=("one_at_a_time",))
     found = run(settings, data, tmp_path)
     model = nets.build(settings, data)
     model.compile(
@@ -332,6 +330,85 @@ def test_images_out_are_trained_on_images(tmp_path):
     found = run(settings, data, tmp_path)
     expected = fitted(settings, data, keras.losses.MeanSquaredError())
     assert found.metrics["validation_loss"] == pytest.approx(expected, rel=1e-4)
+
+
+def several_inputs(normalizer):
+    left, right = keras.Input((5,), name="left"), keras.Input((2,), name="right")
+    x = keras.layers.Concatenate()([keras.layers.Dense(4)(left), right])
+    return keras.Model({"left": left, "right": right}, keras.layers.Dense(3)(normalizer()(x)))
+
+
+class Traced(Subclassed):
+    @tf.function
+    def call(self, inputs, training=None):
+        return super().call(inputs, training=training)
+
+
+# The place of the normalizer in the tags of its histograms; None: what does not look is refused.
+PLACES = {functional: "normalizer_1", sequential: "inside", nested: "inside",
+          subclassed: "normalizer_1", several_inputs: "normalizer_1", Traced: None}
+METRIC = own.give("error", keras.metrics.MeanAbsoluteError(), "error")
+# Those that every run has are always made.
+ASKED = [
+    {"keras_metric": f"keras_metric:{METRIC}", "pitfall_curve": "pitfall_curve:correct"}.get(
+        name, name
+    ) for name in PROBES.names()
+]
+LOOK_INSIDE = ("histograms", "layers", "units", "population_loss")
+
+
+@pytest.mark.parametrize("finished, asked", [
+    pytest.param(False, LOOK_INSIDE, id="inside a built one"),
+    pytest.param(True, LOOK_INSIDE, id="inside a finished one"),
+    pytest.param(False, ASKED, id="all of a built one", marks=pytest.mark.slow),
+    pytest.param(True, ASKED, id="all of a finished one", marks=pytest.mark.slow),
+])
+@pytest.mark.parametrize("build", PLACES)
+def test_every_probe_looks_into_a_net_of_ones_own_or_is_refused_before_training(
+    build, finished, asked
+):
+    data = splits(inputs={"left": X, "right": X[:, :2]} if build is several_inputs else X)
+    model = functools.partial(build)
+    model.__name__ = "mine"
+    if finished:
+        model = build(lambda name="normalizer_1": BatchNorm(name=name))
+        model(data.train.first(2).images)
+    for normalizer in ("none", "batch", "group"):
+        settings = config(model, normalizer=normalizer)
+        net = nets.build(settings, data)
+        made = Nets(net, data, nets.task(settings, net, data).task, None)
+        made.configs, made.batches = [settings], np.arange(12)[None, :, None]
+        steps = Steps(np.zeros((1, 1)), np.zeros((1, 1)), np.zeros(1))
+        for name in asked:
+            if PLACES[build] is None and name in LOOK_INSIDE:
+                if name != "population_loss" or normalizer == "batch":
+                    with pytest.raises(ValueError, match="inside a tf.function.*(leave|expected)"):
+                        make_probe(name, made)
+                continue
+            found = make_probe(name, made)
+            values = {**found.start(), **found.at_start(), **found.during(1, steps),
+                      **found.at_end()}
+            for metric, value in values.items():
+                assert np.shape(value) == (1,), (name, metric)
+            if name == "histograms":
+                tags = found.histograms(1)
+                place = PLACES[build]
+                assert {f"{place}/input", f"{place}/output"} <= set(tags)
+                assert (f"{place}/moving_mean" in tags) == (normalizer == "batch")
+                layer, = normalizers(net)
+                ours = tags[f"{place}/output"][0]
+                close = layer(tags[f"{place}/input"][0], training=False)
+                np.testing.assert_allclose(ours, close, atol=1e-5)
+            if name == "layers":
+                behind = [key for key in values if key.startswith("end_std")]
+                assert behind == ["end_std_layer_1", "end_std_layer_2"][:1 + (build is nested)]
+
+
+def test_one_probe_may_be_named_by_a_text():
+    assert api.split({"measure": "layers"})[0] == {"measure": ("layers",)}
+    assert api.split({"measure": "layers, units"})[0] == {"measure": ("layers", "units")}
+    with pytest.raises(ConfigError, match="measure=3: expected names"):
+        api.split({"measure": 3})
 
 
 def raises(normalizer):

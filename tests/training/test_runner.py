@@ -239,7 +239,7 @@ def test_frames_are_stored_of_the_first_run_of_every_arm(tmp_path, outside, smal
     ("pitfall_curve:never_updatd", "unknown evaluation 'never_updatd'; known: correct, "),
 ])
 def test_what_cannot_be_measured_is_refused_by_name(tmp_path, small_net, measure, words):
-    with pytest.raises(ConfigError, match=f"measure='{measure}': {words}"):
+    with pytest.raises(ConfigError, match=f"measure='{measure}' with model='.*': {words}"):
         train(tmp_path, run_config(model=small_net, measure=(measure,)))
 
 
