@@ -314,8 +314,8 @@ def full_name(model: str) -> str:
             ) from error
     if model not in MODELS.names() and pathlib.Path(model).expanduser().exists():
         raise ConfigError(
-            f"model={model!r}: a file or folder of another kind; expected a .keras file: load it and "
-            "save it again by model.save('net.keras'), or name a function that builds the net, "
+            f"model={model!r}: a file or folder of another kind; expected a .keras file: load it "
+            "and save it again by model.save('net.keras'), or name a function that builds the net, "
             "my_net.py:build"
         )
     return MODELS.check(model)

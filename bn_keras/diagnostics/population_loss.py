@@ -21,7 +21,7 @@ class PopulationLoss(Probe):
     def __init__(self, nets: Nets, argument: Optional[str] = None):
         super().__init__(nets, argument)
         if batch_normalizers(nets.net):  # what cannot be recalibrated is told before it is trained
-            recalibrated(nets.net, nets.inputs(nets.splits.train.first(TRIED).images))
+            recalibrated(nets.net, nets.inputs(nets.splits.train.first(TRIED).images), finite=False)
 
     def at_end(self) -> Values:
         nets, test = self.nets, self.nets.splits.test
