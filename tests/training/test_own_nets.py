@@ -404,6 +404,29 @@ def test_every_probe_looks_into_a_net_of_ones_own_or_is_refused_before_training(
                 assert behind == ["end_std_layer_1", "end_std_layer_2"][:1 + (build is nested)]
 
 
+def test_guesses_of_one_output_and_penalties_of_whole_kernels_are_measured():
+    regularizer = keras.regularizers.OrthogonalRegularizer(0.1)  # takes a matrix, and no row of one
+
+    def build(normalizer):
+        return keras.Sequential([
+            keras.Input((5,)), keras.layers.Dense(4, kernel_regularizer=regularizer), normalizer(),
+            keras.layers.Dense(1),
+        ])
+
+    data, settings = splits(LABELS > 0), config(build)
+    net = nets.build(settings, data)
+    made = Nets(net, data, nets.task(settings, net, data).task, None)
+    made.configs = [settings]
+    penalty = float(regularizer(net.layers[0].kernel))
+    assert make_probe("penalty", made).at_end()["penalty"] == pytest.approx([penalty])
+    for bias, classes in ((0.0, 2), (-100.0, 1)):  # logits of both signs, and negative ones
+        net.layers[-1].bias.assign([bias])
+        guesses = net.predict(made.curve_set.images, verbose=0) > 0
+        assert len(np.unique(guesses)) == classes
+        found = make_probe("predicted_classes", made).at_end()["predicted_classes"]
+        assert found.tolist() == [classes]
+
+
 def test_one_probe_may_be_named_by_a_text():
     assert api.split({"measure": "layers"})[0] == {"measure": ("layers",)}
     assert api.split({"measure": "layers, units"})[0] == {"measure": ("layers", "units")}
