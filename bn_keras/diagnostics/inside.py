@@ -39,29 +39,29 @@ class Inside:
     def __init__(self, nets: Nets, layers: Sequence[Any], what: str) -> None:
         self._nets, self._what = nets, what
         self.layers: List[Any] = list(layers)
-        tried = nets.splits.train.first(TRIED).images
-        order = self._watched(nets.inputs(tried))
-        by_id = {id(layer): layer for layer in layers}
-        unseen = [place_of(layer) for key, layer in by_id.items() if key not in order]
         if not layers:
             raise ValueError(f"{nets.net.name!r} has no {what}; leave this probe out")
+        found = self._watched(nets.inputs(nets.splits.train.first(TRIED).images))
+        by_id = {id(layer): layer for layer in layers}
+        unseen = [place_of(layer) for key, layer in by_id.items() if key not in found]
         if unseen:
             raise ValueError(
                 f"the {what} {unseen[0]!r} of {nets.net.name!r} is not seen at work in inference "
                 "mode: it is called inside a tf.function, or not at all; leave this probe out, or "
                 "take the tf.function away"
             )
-        self.layers = [by_id[key] for key in order]
+        self.layers = [by_id[key] for key in found]
         self.names = _distinct([place_of(layer) for layer in self.layers])
-        ends = self(nets.inputs(tried), training=False)
-        self.widest = max(int(np.prod(end.shape[1:])) for end in ends)
+        self.widest = max(int(np.prod(end.shape[1:])) for end in self._ends(found))
 
-    def __call__(self, inputs: Any, training: bool = False) -> List[Any]:
+    def __call__(self, inputs: Any) -> List[Any]:
         """Input and output of every layer, in turn, as tensors (n, ..., channels).
 
         The calls of a layer that is called several times stand side by side, (n, values, channels).
         """
-        found = self._watched(inputs)
+        return self._ends(self._watched(inputs))
+
+    def _ends(self, found: Dict[int, List[Tuple[Any, Any]]]) -> List[Any]:
         return [end for layer in self.layers for end in map(_joined, zip(*found[id(layer)]))]
 
     def _watched(self, inputs: Any) -> Dict[int, List[Tuple[Any, Any]]]:

@@ -87,8 +87,7 @@ class Nets:
         """Values inside the net in inference mode, float32 arrays (runs, n, values).
 
         Args:
-            places: `(inputs, training=False) -> tensors inside the net`, such as an
-                `inside.Inside`.
+            places: `inputs -> tensors inside the net`, such as an `inside.Inside`.
             images: the examples, (n, ...), an array or a nest of arrays.
         """
         count, parts = len(keras.tree.flatten(images)[0]), []
@@ -96,7 +95,7 @@ class Nets:
             part = keras.tree.map_structure(lambda of: of[rows[0]:rows[-1] + 1], images)
             parts.append([
                 self.by_run(end).reshape(self.runs, len(rows), -1).astype(np.float32)
-                for end in keras.tree.flatten(places(self.inputs(part), training=False))
+                for end in keras.tree.flatten(places(self.inputs(part)))
             ])
         return [np.concatenate(ends, axis=1) for ends in zip(*parts)]
 
