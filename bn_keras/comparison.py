@@ -215,10 +215,7 @@ def _optimizer(optimizer: Any, set_already: Any) -> Dict[str, Any]:
         raise ConfigError(
             f"optimizer: received {optimizer!r:.80}; expected a name or a Keras optimizer"
         )
-    config, inner = optimizer.get_config(), optimizer
-    while isinstance(inner, keras.optimizers.LossScaleOptimizer):
-        inner = inner.inner_optimizer
-    rate = inner.get_config()["learning_rate"]
+    config, rate = optimizer.get_config(), own.innermost(optimizer).get_config()["learning_rate"]
     config.pop("learning_rate", None)
     name = own.give(type(optimizer).__name__, optimizer, config)
     return optimizer_settings(name, rate, set_already, "optimizer")

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from bn_keras import own
 from bn_keras.registry import OPTIMIZERS
 
 
@@ -118,9 +119,7 @@ def exclude_from_weight_decay(
         TypeError: not a Keras optimizer, or not a Keras model or layer.
         ValueError: the optimizer decays nothing, or the model is not built.
     """
-    inner = optimizer
-    while hasattr(inner, "inner_optimizer"):  # the wrapper's own list has no effect
-        inner = inner.inner_optimizer
+    inner = own.innermost(optimizer)  # the wrapper's own list has no effect
     if not hasattr(inner, "weight_decay") or not hasattr(inner, "exclude_from_weight_decay"):
         raise TypeError(
             f"exclude_from_weight_decay: {_named(optimizer, inner)} has no weight_decay; expected "

@@ -89,3 +89,10 @@ def with_digest(path: pathlib.Path) -> str:
     """
     digest = hashlib.blake2b(path.read_bytes(), digest_size=4).hexdigest()
     return f"{path}@{digest}"
+
+
+def innermost(optimizer: Any) -> Any:
+    """The optimizer itself, inside of what is wrapped around it, such as `LossScaleOptimizer`."""
+    while hasattr(optimizer, "inner_optimizer"):
+        optimizer = optimizer.inner_optimizer
+    return optimizer

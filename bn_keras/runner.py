@@ -293,18 +293,11 @@ def _told_of(optimizer: Any, config: RunConfig) -> str:
     source = ""
     if is_keras_file(config.optimizer):
         source = f", as compiled in {own.short(config.optimizer)}"
-    averaged = "" if not getattr(_inside(optimizer), "use_ema", False) else (
+    averaged = "" if not getattr(own.innermost(optimizer), "use_ema", False) else (
         "; the averages of the weights that use_ema keeps do not take their place in the end, as "
         "they do in fit"
     )
     return f"optimizer: {_described(optimizer)}, else with Keras's defaults{source}{averaged}"
-
-
-def _inside(optimizer: Any) -> Any:
-    """The optimizer itself, inside of what scales the loss for it."""
-    while isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        optimizer = optimizer.inner_optimizer
-    return optimizer
 
 
 def _described(optimizer: Any) -> str:
