@@ -1,6 +1,8 @@
 """Settings that every test shares."""
 
+import gc
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -23,3 +25,11 @@ def pytest_runtest_setup() -> None:
     import keras
 
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def young_heap() -> Iterator[None]:
+    """Garbage is looked for in what the test makes, and not in all that others left."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -124,7 +124,7 @@ def dataset(x, y, size):
 
 @pytest.mark.slow
 def test_values_are_counted_in_the_batches_of_training():
-    x, y = classes()
+    x, y = classes(40)
     model = classifier(x, y, KERAS(name="norm"))
     found, = doctor(model, (x, y), train=dataset(x, y, 2), only="few_values").findings
     assert found.evidence["values"] == {"norm": 2} and found.symptom.startswith("A batch of 2 ")

@@ -29,12 +29,12 @@ def training_step(model, x):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, normalizers", [("MobileNetV2", 52), ("ResNet50", 53)])
-def test_a_large_net_predicts_and_trains_alike(name, normalizers):
-    keras.utils.set_random_seed(0)
-    model = getattr(keras.applications, name)(weights=None, input_shape=(64, 64, 3), classes=5)
+def test_a_large_net_predicts_and_trains_alike():
+    model = keras.applications.MobileNetV2(
+        weights=None, input_shape=(64, 64, 3), classes=5, alpha=0.35
+    )
     ours, _ = convert(model)
-    assert len(layers_of(ours, BatchNorm)) == normalizers == len(layers_of(model, KERAS))
+    assert len(layers_of(ours, BatchNorm)) == 52 == len(layers_of(model, KERAS))
     names = [[layer.name for layer in m.layers[1:]] for m in (ours, model)]
     assert names[0] == names[1]
     x = np.random.default_rng(0).normal(size=(8, 64, 64, 3)).astype("float32")

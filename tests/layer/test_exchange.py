@@ -160,16 +160,11 @@ def by_hand(x, kernel, gamma, beta, normalizer, axis):
     return np.moveaxis(x, -1, axis)
 
 
-RUNS = {
-    "eager": lambda f: f, "graph": tf.function, "xla": lambda f: tf.function(f, jit_compile=True),
-}
-
-
 TOLERANCES = {"float64": 1e-6, "float32": 1e-5, "mixed_float16": 2e-2, "float16": 3e-2}
 
 
 @make.product_of(
-    normalizer=["none", "layer", "batch"], dtype=TOLERANCES.keys(), axis=[1, -1], how=RUNS,
+    normalizer=["none", "layer", "batch"], dtype=TOLERANCES.keys(), axis=[1, -1], how=make.MODES,
 )
 def test_outputs_are_those_of_numpy_in_every_dtype_and_way_to_run(normalizer, dtype, axis, how):
     inputs = keras.Input((4, 3), dtype="float64" if dtype == "float64" else "float32")

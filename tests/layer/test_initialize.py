@@ -373,8 +373,8 @@ def test_reseeding_keeps_the_weights():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, options, normalizers", [
-    ("MobileNetV2", {"alpha": 0.35}, ("none", "batch", "group", "layer", "renorm")),
-    ("EfficientNetB0", {}, ("none", "batch", "group")),
+    ("MobileNetV2", {"alpha": 0.35}, ("none", "batch", "group")),
+    ("EfficientNetB0", {}, ("none", "layer")),
 ])
 def test_large_nets_start_alike_with_every_normalizer(name, options, normalizers):
     model = getattr(keras.applications, name)(

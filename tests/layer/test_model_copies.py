@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from make import MODES
 from zoo import BN, NAMES, ZOO, as_array, inputs_of
 
 from bn_keras import BatchNorm
@@ -16,11 +17,6 @@ from bn_keras.surgery.copies import copy_model
 KINDS = dict(zip(NAMES, ZOO))
 KINDS["ours in a block"] = lambda: keras.Sequential([keras.Input((3,)), Residual(BatchNorm)])
 COMPILED = ("ours in a block", "subclassed", "masked")  # these run under XLA, too: it takes seconds
-RUNS = {
-    "eager": lambda f: f,
-    "graph": tf.function,
-    "xla": lambda f: tf.function(f, jit_compile=True),
-}
 
 
 def slow(name):
@@ -74,7 +70,7 @@ def test_batch_statistics_are_those_of_a_training_pass(name):
     expected = flat(copy_model(model)(x, training=True))
     inferred = flat(model(x, training=False))
     copy = BatchStatisticsModel(model)
-    for how, run in RUNS.items():
+    for how, run in MODES.items():
         if how == "xla" and name not in COMPILED:
             continue
         call = run(lambda x: copy(x))
@@ -115,7 +111,7 @@ def test_correct_evaluation_is_plain_inference_and_every_copy_differs_as_its_bug
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", RUNS)
+@pytest.mark.parametrize("how", MODES)
 @pytest.mark.parametrize("kind", [BatchNorm, BN, BatchRenorm], ids=["ours", "keras", "renorm"])
 def test_refresh_reaches_nested_weights_in_a_traced_graph_too(kind, how):
     inner = keras.Sequential([keras.Input((3,)), layers.Dense(3), kind()])
@@ -123,7 +119,7 @@ def test_refresh_reaches_nested_weights_in_a_traced_graph_too(kind, how):
     x = tf.constant(inputs_of(""))
     copies = {"batch": BatchStatisticsModel(model), "plain": pitfalls.correct(model),
               "fresh": pitfalls.never_updated(model)}
-    calls = {name: RUNS[how](lambda x, copy=copy: copy(x)) for name, copy in copies.items()}
+    calls = {name: MODES[how](lambda x, copy=copy: copy(x)) for name, copy in copies.items()}
     for call in calls.values():
         call(x)
     for variable in model.variables:
@@ -140,7 +136,7 @@ def test_refresh_reaches_nested_weights_in_a_traced_graph_too(kind, how):
     assert_close(flat(calls["fresh"](x)), flat(model(x, training=False)))
 
 
-@pytest.mark.parametrize("how", RUNS)
+@pytest.mark.parametrize("how", MODES)
 @pytest.mark.parametrize("kind", [BatchNorm, BN, BatchRenorm], ids=["ours", "keras", "renorm"])
 def test_a_call_moves_no_statistics_so_that_the_next_one_gives_the_same(kind, how):
     """Batch renormalization would otherwise hand a batch's statistics to the next one."""
@@ -149,7 +145,7 @@ def test_a_call_moves_no_statistics_so_that_the_next_one_gives_the_same(kind, ho
     if kind is BatchRenorm:
         model.layers[0].renorm_mean.assign([1.0, 2.0, 3.0])
     copy, x = BatchStatisticsModel(model), tf.constant(inputs_of(""))
-    call = RUNS[how](lambda x: copy(x))
+    call = MODES[how](lambda x: copy(x))
     ones = flat(call(x))
     call(3 * x + 1)
     assert_close(flat(call(x)), ones, atol=0, rtol=0)
