@@ -17,7 +17,7 @@ from bn_keras.surgery.examples import length
 
 LOSS_GAP = 0.1  # of the training mode's loss
 LEAST_GAP = 0.02  # of a loss near 0
-ALONE = 4  # examples that are fed one by one
+ALONE = 2  # examples that are fed one by one
 # Kernels add up in another order for another batch size: so much of the outputs' size may change.
 ROUNDING = {"float64": 1e-6, "float32": 1e-3, "float16": 2e-2, "bfloat16": 0.1}
 FREEZE = "import bn_keras; model, _ = bn_keras.freeze(model, 'statistics')"
