@@ -112,6 +112,7 @@ def test_a_net_with_bn_moves_along_the_gradient_through_its_batch(policy, tolera
     assert found.gradient_changes[0] == pytest.approx(change, rel=tolerance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(len(ZOO)), ids=NAMES)
 def test_every_kind_of_model_has_a_landscape_and_stays_as_it_is(number):
     model, x = ZOO[number](), inputs_of(NAMES[number])

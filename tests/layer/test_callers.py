@@ -70,8 +70,8 @@ def rematerialized(where):
     return keras.Sequential([keras.Input((3,)), *layers])
 
 
+@pytest.mark.slow
 @product_of(
-    fast=1,
     where=["model in the scope", "layers in the scope"],
     jit_compile={"graph": False, "xla": True},
 )

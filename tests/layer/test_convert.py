@@ -78,6 +78,7 @@ def test_settings_that_keras_does_not_know_are_named_all_at_once():
         convert(model, to=keras.layers.Dense)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name, make", list(zip(NAMES, ZOO)), ids=NAMES)
 def test_every_kind_of_model_is_reached_and_trains_as_before(name, make):
     keras.utils.set_random_seed(0)

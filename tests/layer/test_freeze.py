@@ -32,6 +32,7 @@ def affine_of(layer):
     return [getattr(layer, name) for name in ("gamma", "beta") if getattr(layer, name) is not None]
 
 
+@pytest.mark.slow
 @make.product_of(strength=1, name=NAMES, what=["statistics", "affine", "both"])
 def test_a_frozen_half_stays_in_training_and_the_other_learns(name, what):
     model, x = shaken(KINDS[name]()), inputs_of(name)
@@ -143,6 +144,7 @@ CHOICES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers, letters", CHOICES.values(), ids=CHOICES)
 def test_layers_are_chosen_by_name_expression_and_depth(layers, letters):
     frozen, certificate = freeze(deep(), layers=layers)

@@ -19,11 +19,6 @@ KINDS["ours in a block"] = lambda: keras.Sequential([keras.Input((3,)), Residual
 COMPILED = ("ours in a block", "subclassed", "masked")  # these run under XLA, too: it takes seconds
 
 
-def slow(name):
-    """A model of the zoo, marked where it takes seconds."""
-    return pytest.param(name, marks=pytest.mark.slow) if name in ("wrapped", "frozen") else name
-
-
 class Residual(layers.Layer):
     """Asks a tensor which way to go, and hands its mode on."""
 
@@ -63,7 +58,8 @@ def assert_close(ones, others, **tolerance):
 
 
 # Keras calls a normalizer in `shared` with training=False: in a training pass it infers.
-@pytest.mark.parametrize("name", [slow(name) for name in KINDS if name != "shared"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "shared"])
 def test_batch_statistics_are_those_of_a_training_pass(name):
     model, x = made(name)
     state = [variable.numpy() for variable in model.variables]
@@ -83,7 +79,8 @@ def test_batch_statistics_are_those_of_a_training_pass(name):
         np.testing.assert_array_equal(variable.numpy(), value, err_msg=variable.path)
 
 
-@pytest.mark.parametrize("name", [slow(name) for name in KINDS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
 def test_correct_evaluation_is_plain_inference_and_every_copy_differs_as_its_bug_does(name):
     model, x = made(name)
     for variable in model.variables:

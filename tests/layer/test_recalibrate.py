@@ -161,6 +161,7 @@ def test_what_a_layer_holds_is_what_goes_into_it_in_any_kind_of_model(name):
 SLOW = {name: pytest.param(name, marks=pytest.mark.slow) for name in ("wrapped", "frozen")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [SLOW.get(n, n) for n in NAMES if n != "in_a_lambda"])
 def test_neither_batches_nor_old_statistics_nor_a_second_time_make_a_difference(name):
     model, x = shaken(KINDS_OF_MODEL[name]()), inputs_of(name)
@@ -382,6 +383,7 @@ FORMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("surgery", [recalibrate, recalibrate_in_one_pass])
 def test_examples_come_in_any_form(form, surgery):

@@ -52,6 +52,7 @@ def penalty(layer, training, wrap):
     return wrap(step)
 
 
+@pytest.mark.slow
 @product_of(shape=SHAPES, mode=MODES, phase=PHASES)
 def test_a_gradient_penalty_is_that_of_keras(shape, mode, phase):
     training, dtype = phase

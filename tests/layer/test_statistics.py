@@ -250,8 +250,9 @@ def test_held_statistics_stay_and_move_again_afterwards(what, mode, layer):
     assert all(has_moved(model, before))
 
 
+@pytest.mark.slow
 @product_of(
-    fast=1, kind=list(KINDS), first=["held", "moving"],
+    kind=list(KINDS), first=["held", "moving"],
     jit_compile={"graph": False, "xla": True},
 )
 def test_fit_within_held_moves_nothing_and_behind_it_everything(kind, first, jit_compile):

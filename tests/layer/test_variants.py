@@ -336,6 +336,7 @@ def bound(value, infinite):
     return lambda updates: value
 
 
+@pytest.mark.slow
 @product_of(name=list(BOUNDS), dtype=list(ACCURATE), how=["eager", "graph", "xla"])
 def test_renorm_is_its_formula_in_every_dtype(name, dtype, how):
     layer = BatchRenorm(momentum=0.9, renorm_momentum=0.5, dtype=dtype, **BOUNDS[name])
