@@ -2,8 +2,9 @@
 
 The layer under test is someone's code: it may call `sys.exit`, crash, loop, or print a table that
 looks like the suite's. So a child process imports and judges it, and sends one line an outcome
-through a pipe of its own; the parent believes lines that carry a random word which it gave away on
-the child's standard input only. A probe that gets no answer has failed.
+through a pipe of its own; the parent believes lines that carry a random word which it gave to that
+child only. A probe that gets no answer has failed, and the next one is asked in another child: all
+are forks of a process that has imported TensorFlow and nothing of the layer.
 
 That holds off whatever happens by accident and all that only prints, exits or replaces parts of the
 suite. It is no sandbox: code that searches the interpreter's memory for the pipe can still lie.
@@ -21,24 +22,21 @@ import os
 import secrets
 import select
 import signal
-import subprocess
 import sys
 import threading
 import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
 from bn_keras.diagnostics.severity import WRONG_NUMBERS
+from bn_keras.forks import Forks
 
 # Child processes started for one layer; the rest of its probes fail then, without being tried.
 MOST_CHILDREN = 4
 MOST_BYTES = 1 << 20  # of a line that does not end
 KERAS_LAYER = "a Keras layer"  # the kind of things that all probes are for
+# Elsewhere than on Linux, some libraries cannot be forked once they are loaded.
+FORKABLE = sys.platform == "linux"
 START_SECONDS = 300  # for TensorFlow alone; no code of the layer runs in that time
-# The child looks for modules where its parent does, without importing anything before.
-BOOT = (
-    "import json, sys; task = json.loads(sys.stdin.readline()); sys.path[:] = task.pop('path'); "
-    "from bn_keras.diagnostics import judging; judging.answer(**task)"
-)
 
 
 class Refused(Exception):
@@ -77,7 +75,7 @@ class About:
 
 
 def judge(
-    layer: str, only: Sequence[str] = (), timeout: float = 120.0
+    layer: str, only: Sequence[str] = (), timeout: float = 120.0, forks: Optional[Forks] = None
 ) -> Iterator[Union[Judgement, About]]:
     """Yields a Judgement for each probe, in the suite's order, and About if the thing tells it.
 
@@ -85,14 +83,19 @@ def judge(
         layer: `module:Class` or a dotted path.
         only: texts that select probes, as for `suite.select`; none means all.
         timeout: seconds for the import of the layer's module, and for each probe.
+        forks: starts the children; None for one of this call.
 
     Raises:
         Refused: the layer cannot be imported or is none, or `only` selects nothing.
     """
+    if forks is None:
+        with contextlib.closing(Forks()) as forks:
+            yield from judge(layer, only, timeout, forks)
+        return
     plan: List[Any] = []
     done = 0
     for _ in range(MOST_CHILDREN):
-        with contextlib.closing(_Child(layer, only, done)) as child:
+        with contextlib.closing(_Child(forks, layer, only, done)) as child:
             plan = child.receive("plan", START_SECONDS)
             try:
                 child.receive("ready", timeout)
@@ -127,25 +130,19 @@ def judge(
 class _Child:
     """The process that imports and judges the layer, seen from the parent."""
 
-    def __init__(self, layer: str, only: Sequence[str], first: int) -> None:
+    def __init__(self, forks: Forks, layer: str, only: Sequence[str], first: int) -> None:
         self._word = secrets.token_hex()
         self._pipe, theirs = os.pipe()
+        lifeline, self._life = os.pipe()  # its end tells the child that we are gone
         self._unread = b""
         self._said: Dict[str, Any] = {}
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", BOOT], stdin=subprocess.PIPE, stdout=2, pass_fds=[theirs],
-            start_new_session=True, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
+        self._fork = forks.start(
+            f"{__name__}:prepare", f"{__name__}:answer",
+            {"word": self._word, "layer": layer, "only": list(only), "first": first},
+            [theirs, lifeline],
         )
-        os.close(theirs)
-        task = {
-            "path": sys.path, "pipe": theirs, "word": self._word, "layer": layer,
-            "only": list(only), "first": first,
-        }
-        assert self._process.stdin is not None  # it is a pipe
-        self._stdin = self._process.stdin
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.write(json.dumps(task).encode() + b"\n")
-            self._stdin.flush()  # and not closed: its end tells the child that we are gone
+        for file in (theirs, lifeline):
+            os.close(file)
 
     def receive(self, key: str, seconds: float) -> Any:
         """The child's message under a key.
@@ -163,7 +160,7 @@ class _Child:
                 raise Refused(self._said["refused"])
             if key in self._said:
                 return self._said[key]
-            gone = self._process.poll() is not None  # asked before the last words are read
+            gone = self._fork.wait(0)  # asked before the last words are read
             readable = select.select([self._pipe], [], [], 0 if gone else 0.2)[0]
             read = os.read(self._pipe, 1 << 16) if readable else b""
             self._unread = (self._unread + read)[-MOST_BYTES:]
@@ -180,30 +177,39 @@ class _Child:
             return {}
 
     def _end(self) -> str:
-        try:
-            status = self._process.wait(5)
-        except subprocess.TimeoutExpired:
+        if not self._fork.wait(5):
             return "the layer closed the pipe"
+        status = self._fork.returncode
+        if status is None:
+            return "the processes that judge it have ended"
         how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
         return f"the layer ended the process ({how})"
 
     def close(self) -> None:
         """Ends the child and the processes that it started."""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-        with contextlib.suppress(BrokenPipeError):
-            self._stdin.close()
-        os.close(self._pipe)
+        self._fork.close()
+        for file in (self._life, self._pipe):
+            os.close(file)
 
 
 # ---------------------------------------------------------------- in the child
 
 
-def answer(pipe: int, word: str, layer: str, only: Sequence[str], first: int) -> None:
+def prepare(layer: str, **_: Any) -> None:
+    """Imports what a judge of the layer needs, before anything of the layer is imported."""
+    from bn_keras.diagnostics.conformance import causes, replicas, suite  # noqa: F401
+
+    sys.path.insert(0, os.getcwd())
+    if FORKABLE and suite.may_need_keras(layer):
+        suite.keras_layer()
+
+
+def answer(
+    word: str, layer: str, only: Sequence[str], first: int, files: Sequence[int]
+) -> None:
     """The child's part: sends the plan, then the outcome of each probe from the first one on."""
-    os.set_inheritable(pipe, False)
-    _end_with_the_parent()
+    pipe, lifeline = files
+    _end_with_the_parent(lifeline)
     write, dumps = os.write, json.dumps  # as they are now, before the layer's module is here
 
     def send(key: str, told: Any = True) -> None:
@@ -213,7 +219,6 @@ def answer(pipe: int, word: str, layer: str, only: Sequence[str], first: int) ->
     from bn_keras.diagnostics.conformance import causes, replicas
     from bn_keras.native_log import quiet_native_log
 
-    sys.path.insert(0, os.getcwd())
     suite = conformance.suite
     if suite.may_need_keras(layer):
         with quiet_native_log():
@@ -258,11 +263,7 @@ def answer(pipe: int, word: str, layer: str, only: Sequence[str], first: int) ->
     return None
 
 
-def _end_with_the_parent() -> None:
-    """Ends this process when the parent does, and gives the layer an empty standard input."""
-    lifeline = os.dup(0)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-
+def _end_with_the_parent(lifeline: int) -> None:
     def wait() -> None:
         os.read(lifeline, 1)
         os._exit(1)

@@ -1,10 +1,6 @@
 """A small comparison to run in processes, and a work directory that was never trained."""
 
 import contextlib
-import os
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 
@@ -12,32 +8,10 @@ from bn_keras import experiment
 from bn_keras.plan import make_plan
 from bn_keras.results import OK, RunResult, write_atomically
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
-# As users have it: what is printed waits in a buffer until that is full or flushed.
-ENVIRONMENT = {
-    **{name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"},
-    "PYTHONPATH": str(ROOT),
-}
 SETTINGS = {
     "model": "ioffe_mlp", "optimizer": "adam", "learning_rate": 0.05, "steps": 20,
     "validation_size": 10, "batch_size": 8, "eval_interval": 10, "curve_size": 10, "measure": (),
 }
-
-
-def start(*arguments, program=("train.py",), cwd=None, environment=(), **pipes):
-    """A process of a command, with pipes for what it prints."""
-    command = [sys.executable, str(ROOT / program[0]), *program[1:], *map(str, arguments)]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **pipes}
-    return subprocess.Popen(
-        command, cwd=cwd, env={**ENVIRONMENT, **dict(environment)}, **pipes
-    )
-
-
-def run(*arguments, **settings):
-    """(exit status, standard output, standard error) of a command; arguments as of `start`."""
-    process = start(*arguments, **settings)
-    output, errors = process.communicate(timeout=300)
-    return process.returncode, output, errors
 
 
 def write_csv(path, rows=60, value=0, header=None):

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import shell
+from processes import ENVIRONMENT
 
 import bn_keras
 from bn_keras import api, experiment
@@ -146,7 +147,7 @@ def test_load_and_the_forms_of_a_report_need_no_tensorflow(tmp_path):
         "       if name in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True,
-                          text=True, env=shell.ENVIRONMENT)
+                          text=True, env=ENVIRONMENT)
     assert done.stdout.splitlines() == ["[]", "[]"], done.stdout + done.stderr
 
 
@@ -172,7 +173,7 @@ def test_a_notebook_gets_lines_of_progress_a_report_and_one_picture(tmp_path, mo
     nbclient.NotebookClient(
         notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}},
         coalesce_streams=True,
-    ).execute(env={**shell.ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    ).execute(env={**ENVIRONMENT, "TF_CPP_MIN_LOG_LEVEL": "3"})
     first, second = [cell.outputs for cell in notebook.cells]
     lines = "".join(one.text for one in first if one.get("name") == "stdout").splitlines()
     assert len(lines) == 3 and lines[1].startswith("none/seed_0: ok after 2 steps"), lines

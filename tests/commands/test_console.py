@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-import shell
+from processes import ENVIRONMENT
 
 import bn_keras
 from bn_keras.__main__ import main, usage
@@ -41,7 +41,7 @@ def test_output_that_goes_nowhere_is_no_traceback(code, place):
     program = "import sys; from bn_keras.__main__ import main; sys.exit(main(sys.argv[1].split()))"
     process = subprocess.run(
         [sys.executable, "-c", program, code], stdout=target, stderr=subprocess.PIPE, text=True,
-        env=shell.ENVIRONMENT,
+        env=ENVIRONMENT,
     )
     os.close(target)
     if place == "a full disk":

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import shell
+from processes import ENVIRONMENT
 
 from bn_keras import plan as plans
 from bn_keras.__main__ import main
@@ -112,7 +113,7 @@ def test_help_and_mistakes_answer_at_once_and_load_nothing_heavy():
     )
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
-        env=shell.ENVIRONMENT,
+        env=ENVIRONMENT,
     )
     loaded, seconds = json.loads(process.stdout.splitlines()[-1])
     assert loaded == [] and seconds < 1

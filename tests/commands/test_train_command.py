@@ -5,16 +5,23 @@ import json
 import os
 import resource
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
-from shell import flags, run, start, write_csv
+from make import ROOT
+from processes import ENVIRONMENT, Program
+from shell import flags, write_csv
 
 from bn_keras import experiment
 from bn_keras.__main__ import main
 from bn_keras.commands.console import make_console
 from bn_keras.commands.report import show
 from bn_keras.results import Store
+
+
+TRAIN = ROOT / "train.py"
 
 
 @pytest.fixture
@@ -141,11 +148,13 @@ def test_the_command_ends_well_in_a_plain_terminal_and_a_hostile_folder(tmp_path
     folder = tmp_path / "[red]a b $x$^{"
     folder.mkdir()
     csv = write_csv(folder / "$\\frac$ [bold].csv")
-    status, output, errors = run(
-        *flags(csv, folder / "runs", measure=("histograms", "penalty")),
-        environment={"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "LANG": "C"},
+    done = subprocess.run(
+        [sys.executable, TRAIN, *flags(csv, folder / "runs", measure=("histograms", "penalty"))],
+        env={**ENVIRONMENT, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "LANG": "C"},
+        capture_output=True, text=True,
     )
-    assert (status, errors) == (0, "")
+    output = done.stdout
+    assert (done.returncode, done.stderr) == (0, "")
     path = work_dir(folder / "runs")
     assert output.isascii() and f"tensorboard --logdir '{path / 'tensorboard'}'" in output
     assert "4 to train, 2 at a time" in output or "4 to train, 1 at a time" in output
@@ -176,33 +185,36 @@ def test_a_command_that_was_stopped_killed_and_left_alone_ends_as_if_nothing_had
     """Ctrl-C, then kill -9, then a reader that leaves: the same digits, one process later each."""
     csv = write_csv(tmp_path / "data.csv")
     settings = {"normalizer": ("batch",), "seeds": 3, "steps": 60}
-    status, _, errors = run(*flags(csv, tmp_path / "whole", **settings))
+    status, _, errors = Program(TRAIN, *flags(csv, tmp_path / "whole", **settings)).end()
     assert (status, errors) == (0, "")
     again = flags(csv, tmp_path / "again", **settings)
 
     def started_until(results):
-        process = start(*again)
+        program = Program(TRAIN, *again)
         while len(list(tmp_path.glob("again/*/runs/*/seed_*.json"))) < results:
-            assert process.poll() is None, process.communicate()
+            assert program.running(), program.end()
             time.sleep(0.01)
-        return process
+        return program
 
-    process = started_until(1)
-    process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=300)
+    program = started_until(1)
+    program.signal(signal.SIGINT)
+    status, output, errors = program.end()
     done = len(list(tmp_path.glob("again/*/runs/*/seed_*.json")))
-    assert (process.returncode, errors) == (130, "")
+    assert (status, errors) == (130, "")
     assert 1 <= done < 6 and f"stopped: {done} of 6 runs are finished and kept" in output
     path = work_dir(tmp_path / "again")
 
-    process = started_until(done + 1)
-    process.kill()
-    process.communicate()
+    program = started_until(done + 1)
+    program.signal(signal.SIGKILL)
+    assert program.end()[0] == -signal.SIGKILL
     for stored in path.rglob("*.json"):
         json.loads(stored.read_text())
     next(path.glob("runs/none/seed_*.json")).unlink()  # as if killed between two of a stack
 
-    process = start(*again)
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *again], env=ENVIRONMENT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert "runs are stored in" in process.stdout.readline()
     process.stdout.close()  # as `head -1` does
     with process.stderr as errors:
@@ -216,10 +228,11 @@ def test_a_command_that_was_stopped_killed_and_left_alone_ends_as_if_nothing_had
 def test_a_file_that_cannot_grow_is_one_line_and_status_1(tmp_path):
     """No file may have more than 4 kB: TensorBoard's events are the first to meet the limit."""
     csv = write_csv(tmp_path / "data.csv")
-    status, output, errors = run(
-        *flags(csv, tmp_path / "runs", measure=("histograms",), seeds=1), "--is_bn",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)),
+    program = Program(
+        TRAIN, *flags(csv, tmp_path / "runs", measure=("histograms",), seeds=1), "--is_bn"
     )
+    program.limit(resource.RLIMIT_FSIZE, 4096)
+    status, output, errors = program.end()
     assert status == 1 and ": ok" not in output and "Traceback" not in errors
     assert errors.count("\n") == 1 and "; finished runs are kept in " in errors
     assert not list(tmp_path.rglob("seed_0.json"))
