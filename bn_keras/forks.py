@@ -11,6 +11,7 @@ ones before has touched, and that ends without harm to the ones after.
 This file is the server, too; it imports nothing of the package.
 """
 
+import gc
 import importlib
 import json
 import os
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 
 class Fork:
@@ -81,12 +82,12 @@ class Fork:
 class Forks:
     """A process that forks."""
 
-    def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", __file__], stdin=theirs, stdout=2, start_new_session=True,
-                env={"TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+                env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
             )
 
     def start(
@@ -131,6 +132,7 @@ def _serve() -> None:
             sys.path[:], folder, before, call, arguments = json.load(text)
         os.chdir(folder)
         _function(before)(**arguments)
+        gc.freeze()  # a child's collections need not look at what is here
         if not os.fork():
             pid = os.fork()
             if not pid:
@@ -143,7 +145,9 @@ def _serve() -> None:
             # Keeps the child's place: whoever waits for it can tell its end.
             for file in (0, *given):
                 os.close(file)
-            os.write(report, b"%d\n" % os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+            status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            with suppress(BrokenPipeError):  # nobody asks any more
+                os.write(report, b"%d\n" % status)
             os._exit(0)
         for file in (report, *given):
             os.close(file)
@@ -154,7 +158,7 @@ def _serve() -> None:
 
 def _function(path: str) -> Callable[..., Any]:
     module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+    return getattr(importlib.import_module(module), name)
 
 
 if __name__ == "__main__":

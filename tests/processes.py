@@ -13,10 +13,10 @@ import runpy
 import sys
 import tempfile
 
-from make import ROOT
-
 from bn_keras.forks import Forks
+from bn_keras.native_log import quiet_native_log
 
+ROOT = pathlib.Path(__file__).parent.parent
 # As users have it: what is printed waits in a buffer until that is full or flushed.
 ENVIRONMENT = {
     **{name: text for name, text in os.environ.items() if name != "PYTHONUNBUFFERED"},
@@ -30,6 +30,16 @@ def forks():
     server = Forks()
     atexit.register(server.close)
     return server
+
+
+class Borrowed:
+    """The one of this process, for whoever makes one and closes it."""
+
+    def start(self, *request):
+        return forks().start(*request)
+
+    def close(self):
+        pass
 
 
 class Program:
@@ -81,10 +91,8 @@ def run_code(folder, code, *arguments, **settings):
 
 
 def imports(**_):
-    import keras  # noqa: F401
-    import tensorflow  # noqa: F401
-
-    import bn_keras.batch_norm.layer  # noqa: F401
+    with quiet_native_log():
+        import bn_keras.batch_norm.layer  # noqa: F401
 
 
 def run_program(path, arguments, cwd, environment, files):

@@ -75,7 +75,7 @@ class About:
 
 
 def judge(
-    layer: str, only: Sequence[str] = (), timeout: float = 120.0, forks: Optional[Forks] = None
+    layer: str, only: Sequence[str] = (), timeout: float = 120.0
 ) -> Iterator[Union[Judgement, About]]:
     """Yields a Judgement for each probe, in the suite's order, and About if the thing tells it.
 
@@ -83,15 +83,17 @@ def judge(
         layer: `module:Class` or a dotted path.
         only: texts that select probes, as for `suite.select`; none means all.
         timeout: seconds for the import of the layer's module, and for each probe.
-        forks: starts the children; None for one of this call.
 
     Raises:
         Refused: the layer cannot be imported or is none, or `only` selects nothing.
     """
-    if forks is None:
-        with contextlib.closing(Forks()) as forks:
-            yield from judge(layer, only, timeout, forks)
-        return
+    with contextlib.closing(Forks()) as forks:
+        yield from _judge(forks, layer, only, timeout)
+
+
+def _judge(
+    forks: Forks, layer: str, only: Sequence[str], timeout: float
+) -> Iterator[Union[Judgement, About]]:
     plan: List[Any] = []
     done = 0
     for _ in range(MOST_CHILDREN):
@@ -198,10 +200,12 @@ class _Child:
 def prepare(layer: str, **_: Any) -> None:
     """Imports what a judge of the layer needs, before anything of the layer is imported."""
     from bn_keras.diagnostics.conformance import causes, replicas, suite  # noqa: F401
+    from bn_keras.native_log import quiet_native_log
 
     sys.path.insert(0, os.getcwd())
     if FORKABLE and suite.may_need_keras(layer):
-        suite.keras_layer()
+        with quiet_native_log():
+            suite.keras_layer()
 
 
 def answer(

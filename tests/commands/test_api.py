@@ -165,7 +165,7 @@ def test_a_notebook_gets_lines_of_progress_a_report_and_one_picture(tmp_path, mo
 
     cells = [
         "import bn_keras\nreport = bn_keras.run('comparison', seeds=1, steps=2, model='ioffe_mlp', "
-        "batch_size=8, train_size=64, validation_size=32, test_size=32)\nreport",
+        "batch_size=8, train_size=64, validation_size=32, test_size=32, measure=())\nreport",
         "report.figure()",
     ]
     notebook = nbformat.v4.new_notebook(cells=list(map(nbformat.v4.new_code_cell, cells)))

@@ -20,7 +20,6 @@ from bn_keras.commands.console import make_console
 from bn_keras.commands.report import show
 from bn_keras.results import Store
 
-
 TRAIN = ROOT / "train.py"
 
 

@@ -1,6 +1,7 @@
 """Parts that installed packages add: a real package, built and installed beside the others."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -110,7 +111,7 @@ def packages(tmp_path_factory):
     """Folders of installed packages: a good one alone, and the same beside a bad one."""
     folder = tmp_path_factory.mktemp("packages")
     install(folder / "good", folder / "alone", "good-parts", GOOD, PARTS)
-    install(folder / "good", folder / "both", "good-parts", GOOD, PARTS)
+    shutil.copytree(folder / "alone", folder / "both")
     install(folder / "bad", folder / "both", "x-bad-parts", BAD, {"nothing_else.py": ""})
     return folder
 
@@ -134,8 +135,8 @@ assert {"shifted", "bare", "batch", "none"} <= set(NORMALIZERS.names())
 print(NORMALIZERS.properties("shifted"), NORMALIZERS.properties("bare"))
 print(MODELS.properties("their_model"), COMMANDS.properties("greet"))
 assert not [name for name in sys.modules if name.startswith("someones")]
-assert NORMALIZERS.get("batch").__module__ == "bn_keras.normalizers.batch"
-assert "someones_norms" not in sys.modules
+assert COMMANDS.get("list").__module__ == "bn_keras.commands.list"
+assert NORMALIZERS.properties("batch") and "someones_norms" not in sys.modules
 print(NORMALIZERS.get("shifted")(3, "n"), NORMALIZERS.get("bare")(3, "n"))
 assert MODELS.get("their_model").__name__ == "TheirModel" and "someones" not in sys.modules
 print(NORMALIZERS.properties("shifted"), NORMALIZERS.properties("bare"))

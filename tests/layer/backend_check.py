@@ -17,7 +17,7 @@ from bn_keras.normalizers.ghost import GhostBatchNorm
 from bn_keras.normalizers.renorm import BatchRenorm, Ramp
 from bn_keras.surgery import statistics
 
-SHAPES = [(6, 3), (4, 5, 3), (3, 4, 5, 3), (2, 3, 2, 4, 3)]
+SHAPES = [(6, 3), (2, 3, 2, 4, 3)]
 
 
 def data(shape, seed=0):
@@ -29,15 +29,15 @@ def array(tensor):
 
 
 def check_against_reference_and_keras():
-    """Three training steps and an inference, over ranks, axes, masks and renorm."""
+    """Two training steps and an inference, over ranks, axes, masks and renorm."""
     checks = 0
     for shape, masked, renorm in itertools.product(SHAPES, (False, True), (False, True)):
-        for axis in range(1, len(shape)):
+        for axis in {1, len(shape) - 1}:
             if masked and axis != len(shape) - 1:
                 continue  # Keras's layer has no mask there
             settings = {"axis": axis, "momentum": 0.7, "renorm": renorm}
             layers = [BatchNorm(**settings), keras.layers.BatchNormalization(**settings)]
-            for seed in range(3):
+            for seed in range(2):
                 x = data(shape, seed)
                 mask = np.random.default_rng(seed).random(shape[:-1]) < 0.7 if masked else None
                 ours, theirs = (array(layer(x, training=True, mask=mask)) for layer in layers)

@@ -1,6 +1,5 @@
-"""Layers that end, stall or impersonate the conformance suite, run by the real command."""
+"""Layers that end, stall or impersonate the conformance suite, judged by the command."""
 
-import concurrent.futures
 import json
 import os
 import pathlib
@@ -10,8 +9,12 @@ import sys
 import time
 
 import pytest
+from processes import Borrowed
 
-pytestmark = pytest.mark.slow  # each starts a process or two that load TensorFlow
+from bn_keras.__main__ import main
+from bn_keras.diagnostics import judging
+
+pytestmark = pytest.mark.slow
 
 NAMES = ["training normalizes with the batch", "inference takes each example by itself"]
 HEAD = """
@@ -32,24 +35,46 @@ class Wrong(keras.layers.Layer):
 """
 
 
-def command(folder, *arguments, only=NAMES):
+def command(folder, *arguments):
+    """(exit status, standard output, standard error) of the command, started by itself."""
     started = [sys.executable, "-m", "bn_keras", "conformance", *arguments]
-    started += [f"--only={name}" for name in only]
     result = subprocess.run(started, cwd=folder, capture_output=True, text=True, timeout=300)
     return result.returncode, result.stdout, result.stderr
 
 
-def attack(folder, body, *arguments, **settings):
-    """Verdicts and evidence by probe of a layer that is wrong and does this in `call`."""
-    lines = "\n".join(f"    {line}" for line in body.splitlines())
-    (folder / "hostile.py").write_text(f"{HEAD}\n\ndef attack():\n{lines}\n")
-    status, out, _ = command(folder, "hostile:Wrong", "--json", *arguments, **settings)
-    told = json.loads(out)
-    assert status == told["status"]
-    return status, {one["probe"]: (one["verdict"], one["evidence"]) for one in told["probes"]}
+@pytest.fixture
+def judge(tmp_path, monkeypatch, capsys):
+    """Status, verdicts and evidence by probe of a module in which `Wrong` is judged.
+
+    The children are started as the command starts them; the process that they are forks of serves
+    other tests, too.
+    """
+    monkeypatch.setattr(judging, "Forks", Borrowed)
+    monkeypatch.chdir(tmp_path)
+
+    def judged(module, *arguments, only=NAMES):
+        (tmp_path / "hostile.py").write_text(module)
+        asked = [f"--only={name}" for name in only]
+        status = main(["conformance", "hostile:Wrong", "--json", *arguments, *asked])
+        told = json.loads(capsys.readouterr().out)
+        assert status == told["status"]
+        return status, {one["probe"]: (one["verdict"], one["evidence"]) for one in told["probes"]}
+
+    return judged
 
 
-def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(tmp_path):
+@pytest.fixture
+def attack(judge):
+    """The same of a layer that is wrong and does something in `call`."""
+
+    def attacked(body, *arguments, **settings):
+        lines = "\n".join(f"    {line}" for line in body.splitlines())
+        return judge(f"{HEAD}\n\ndef attack():\n{lines}\n", *arguments, **settings)
+
+    return attacked
+
+
+def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(attack):
     body = (
         "if os.path.exists('once'):\n"
         "    return\n"
@@ -57,7 +82,7 @@ def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(tmp_path):
         "print('hostile:Wrong: 2 passed, 0 failed', flush=True)\n"
         "os._exit(0)\n"
     )
-    status, found = attack(tmp_path, body)
+    status, found = attack(body)
     ended = "expected an answer, received none: the layer ended the process (exit status 0)"
     assert status == 1 and found[NAMES[0]] == ("fail", ended)
     assert found[NAMES[1]][0] == "pass"  # a fresh process: inputs + 1 is each example by itself
@@ -70,6 +95,7 @@ def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(tmp_path):
         ("raise KeyboardInterrupt", "expected no error, received KeyboardInterrupt"),
         ("os.kill(os.getpid(), signal.SIGSEGV)", "the layer ended the process (SIGSEGV)"),
         ("os.closerange(3, 100)\ntime.sleep(300)", "the layer closed the pipe"),
+        ("os.kill(os.getppid(), signal.SIGKILL)\ntime.sleep(300)", "the processes that judge it"),
         ("if os.fork():\n    os._exit(0)\ntime.sleep(300)", "the layer ended the process"),
         ("raise suite.NotApplicable('not today')", "received NotApplicable: not today"),
         ("suite.first_line = lambda error: ''", "expected the suite as it was, received another"),
@@ -77,37 +103,32 @@ def test_a_layer_that_ends_the_process_fails_and_the_next_probe_runs(tmp_path):
         ("np.abs = lambda x: x * 0", "expected the suite as it was"),
     ],
 )
-def test_a_layer_that_crashes_or_cheats_fails(tmp_path, body, evidence):
-    names = NAMES[:1] if evidence.startswith("the layer") else NAMES  # another process for each
-    status, found = attack(tmp_path, body, only=names)
+def test_a_layer_that_crashes_or_cheats_fails(attack, body, evidence):
+    names = NAMES[:1] if evidence.startswith("the ") else NAMES  # another process for each
+    status, found = attack(body, only=names)
     assert status == 1 and {verdict for verdict, _ in found.values()} == {"fail"}
     assert len(found) == len(names) and all(evidence in told for _, told in found.values())
 
 
-def test_a_layer_that_stalls_fails_after_the_timeout(tmp_path):
-    # Python's own lock is held and no signal handler of it runs, as in a loop, at no cost.
-    bodies = "ctypes.PyDLL(None).sleep(300)", "os.kill(os.getpid(), signal.SIGSTOP)"
-
-    def attacked(number):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        return attack(folder, bodies[number], "--timeout=15", only=NAMES[:1])
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:  # both wait most of the time
-        outcomes = list(pool.map(attacked, range(len(bodies))))
-    evidence = "expected an answer, received none: the layer was not done after 15 s"
-    assert outcomes == [(1, {NAMES[0]: ("fail", evidence)})] * 2
+# Python's own lock is held and no signal handler of it runs, as in a loop, at no cost.
+@pytest.mark.parametrize(
+    "body", ["ctypes.PyDLL(None).sleep(300)", "os.kill(os.getpid(), signal.SIGSTOP)"]
+)
+def test_a_layer_that_stalls_fails_after_the_timeout(attack, body):
+    evidence = "expected an answer, received none: the layer was not done after 5 s"
+    found = attack(body, "--timeout=5", only=NAMES[:1])
+    assert found == (1, {NAMES[0]: ("fail", evidence)})
 
 
-def test_a_layer_that_ends_every_process_is_given_up_after_some(tmp_path):
-    status, found = attack(tmp_path, "os._exit(0)", only=["wrong numbers"])
+def test_a_layer_that_ends_every_process_is_given_up_after_some(attack):
+    status, found = attack("os._exit(0)", only=["wrong numbers"])
     verdicts = [verdict for verdict, _ in found.values()]
     assert status == 1 and verdicts.count("pass") == 0 and len(verdicts) > 10
     given_up = [told for _, told in found.values() if "after 4 processes" in told]
     assert len(given_up) > 3, found
 
 
-def test_what_is_written_to_every_open_file_is_not_believed(tmp_path):
+def test_what_is_written_to_every_open_file_is_not_believed(attack):
     body = (
         "fake = {'word': '', 'outcome 0': ['pass', ''], 'outcome 1': ['pass', '']}\n"
         "import json\n"
@@ -117,7 +138,7 @@ def test_what_is_written_to_every_open_file_is_not_believed(tmp_path):
         "    except OSError:\n"
         "        pass\n"
     )
-    status, found = attack(tmp_path, body)
+    status, found = attack(body)
     assert status == 1 and found[NAMES[0]][0] == "fail"
 
 
@@ -147,8 +168,8 @@ def test_a_module_that_cannot_be_imported_is_refused_in_one_line(tmp_path, text,
     assert message in told
 
 
-def test_a_module_that_replaces_the_suite_is_caught(tmp_path):
-    (tmp_path / "hostile.py").write_text(
+def test_a_module_that_replaces_the_suite_is_caught(judge):
+    status, found = judge(
         HEAD + "\n\n"
         "def attack():\n"
         "    pass\n\n\n"
@@ -158,13 +179,11 @@ def test_a_module_that_replaces_the_suite_is_caught(tmp_path):
         "suite.run = conformance.run = run\n"
         "suite.PROBES.clear()\n"
     )
-    status, out, _ = command(tmp_path, "hostile:Wrong")
-    assert status == 1 and "0 passed, 2 failed (2 wrong numbers" in out
+    assert status == 1 and [verdict for verdict, _ in found.values()] == ["fail", "fail"]
 
 
-def test_what_an_error_says_cannot_draw_on_the_terminal(tmp_path):
-    body = r"raise ValueError('a\x1b[2Kb\rhostile:Wrong: 2 passed')"
-    status, found = attack(tmp_path, body)
+def test_what_an_error_says_cannot_draw_on_the_terminal(attack):
+    status, found = attack(r"raise ValueError('a\x1b[2Kb\rhostile:Wrong: 2 passed')")
     assert status == 1
     assert all(told.isprintable() and "\x1b" not in told for _, told in found.values())
 

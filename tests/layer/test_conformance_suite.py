@@ -9,9 +9,13 @@ import sys
 import keras
 import numpy as np
 import pytest
+from make import ROOT
 from planted_faults import PLANTED
+from processes import Borrowed
 
 from bn_keras import BatchNorm
+from bn_keras.__main__ import main
+from bn_keras.diagnostics import judging
 from bn_keras.diagnostics.conformance import FAIL, KINDS, PASS, PROBES, SKIP, find_layer, run
 from bn_keras.diagnostics.conformance.suite import (
     Failed,
@@ -70,12 +74,16 @@ def failed(layer_class, names=PROBES):
     return [name for name, (verdict, _) in failures(layer_class, names).items() if verdict == FAIL]
 
 
-def command(*arguments, cwd=None):
-    result = subprocess.run(
-        [sys.executable, "-m", "bn_keras", "conformance", *arguments], cwd=cwd,
-        capture_output=True, text=True,
-    )
-    return result.returncode, result.stdout, result.stderr
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """The command in this process; the one that its children are forks of serves other tests."""
+    monkeypatch.setattr(judging, "Forks", Borrowed)
+
+    def called(*arguments, cwd=None):
+        monkeypatch.chdir(cwd or ROOT)
+        return (main(["conformance", *arguments]), *capsys.readouterr())
+
+    return called
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -400,7 +408,7 @@ def test_a_class_without_settings_is_still_asked_whether_it_normalizes(plain, fo
 
 
 @pytest.mark.slow
-def test_a_layer_of_which_nothing_can_be_judged_has_not_passed(tmp_path):
+def test_a_layer_of_which_nothing_can_be_judged_has_not_passed(tmp_path, command):
     (tmp_path / "mine.py").write_text("class Mine:\n    def __call__(self, x):\n        return x\n")
     status, out, _ = command("mine:Mine", "--only=gradients flow", cwd=tmp_path)
     assert status == 2 and "0 passed, 0 failed" in out
@@ -472,9 +480,13 @@ def test_a_module_with_an_error_in_it_is_refused_with_the_error(
 
 @pytest.mark.slow
 def test_the_command_passes_the_layer_and_shows_every_kind_and_severity():
-    status, out, err = command("bn_keras.BatchNorm")
+    done = subprocess.run(
+        [sys.executable, "-m", "bn_keras", "conformance", "bn_keras.BatchNorm"],
+        capture_output=True, text=True,
+    )
+    out = done.stdout
     assert f"{len(PROBES)} passed, 0 failed (0 wrong numbers, 0 drop-in" in out
-    assert (status, err) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "")
     assert all(word in out for word in (*KINDS, *SEVERITIES))
 
 
@@ -494,7 +506,7 @@ def mine(tmp_path):
 
 
 @pytest.mark.slow
-def test_failures_stand_at_the_end_with_what_was_received(mine):
+def test_failures_stand_at_the_end_with_what_was_received(mine, command):
     asked = ["--only=guards,inference uses", "--only", "a mask is handed on"]
     status, out, err = command("mine:Mine", *asked, cwd=mine)
     assert (status, err) == (1, "")
@@ -512,7 +524,7 @@ def test_failures_stand_at_the_end_with_what_was_received(mine):
 
 
 @pytest.mark.slow
-def test_the_status_tells_the_severity_and_json_the_same_as_the_table(mine):
+def test_the_status_tells_the_severity_and_json_the_same_as_the_table(mine, command):
     status, out, err = command(
         "mine:Mine", "--only=guards", "--fail_on=wrong_numbers", "--json", cwd=mine
     )
@@ -545,7 +557,7 @@ def test_the_status_tells_the_severity_and_json_the_same_as_the_table(mine):
         ),
     ],
 )
-def test_the_command_refuses_what_it_does_not_know(arguments, message):
+def test_the_command_refuses_what_it_does_not_know(arguments, message, command):
     status, out, err = command(*arguments)
     assert (status, out) == (2, "") and "bn-keras conformance: " in err
     assert message in err

@@ -1,13 +1,11 @@
 """BatchNorm under tf.distribute against one big batch."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from make import normal
+from processes import run_code
 
 from bn_keras import BatchNorm
 from bn_keras.batch_norm import functional, kernels, reference
@@ -121,7 +119,7 @@ def test_many_steps_in_one_graph_loop_per_replica(strategy):
 
 
 @pytest.mark.slow
-def test_groups_of_replicas_share_their_statistics_only():
+def test_groups_of_replicas_share_their_statistics_only(tmp_path):
     """Four replicas in two groups; the all-reduce is real, over four devices of one process."""
     code = """
 import numpy as np, tensorflow as tf
@@ -151,8 +149,8 @@ except ValueError as error:
 else:
     raise AssertionError('a group size that does not divide was accepted')
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
+    status, _, errors = run_code(tmp_path, code)
+    assert status == 0, errors[-2000:]
 
 
 def test_outside_of_replicas_nothing_is_summed():

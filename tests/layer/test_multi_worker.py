@@ -1,20 +1,15 @@
 """BatchNorm in two worker processes, which talk over the loopback interface."""
 
 import json
-import os
 import re
+import signal
 import socket
-import subprocess
-import sys
-import time
 
 import keras
 import numpy as np
 import pytest
 import worker
-from make import ROOT
-
-TIMEOUT = 300  # seconds; all scenarios take about 30
+from processes import Program
 
 
 def free_ports(count):
@@ -34,32 +29,19 @@ def folder(tmp_path_factory):
     """Where two processes of `worker.py` have left what they saw of every scenario."""
     folder = tmp_path_factory.mktemp("workers")
     addresses = [f"localhost:{port}" for port in free_ports(2)]
-    logs = [folder / f"{index}.log" for index in range(2)]
-    processes = []
+    programs = []
     try:
         for index in range(2):
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-            environment = {
-                **os.environ,
+            programs.append(Program(worker.__file__, folder, environment={
                 "TF_CONFIG": json.dumps(task),
-                "PYTHONPATH": str(ROOT),
                 "CUDA_VISIBLE_DEVICES": "-1",  # one replica a worker, on the CPU
-            }
-            with logs[index].open("w") as log:
-                processes.append(subprocess.Popen(
-                    [sys.executable, worker.__file__, str(folder)], stdout=log,
-                    stderr=subprocess.STDOUT, env=environment,
-                ))
-        deadline = time.monotonic() + TIMEOUT
-        statuses = [process.wait(max(0.0, deadline - time.monotonic())) for process in processes]
-    except subprocess.TimeoutExpired:
-        ends = "\n".join(log.read_text()[-1500:] for log in logs)
-        pytest.fail(f"still running after {TIMEOUT} s; the workers said\n{ends}")
+            }))
+        ends = [program.end() for program in programs]
     finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert statuses == [0, 0], "\n".join(log.read_text()[-3000:] for log in logs)
+        for program in programs:
+            program.signal(signal.SIGKILL)
+    assert [status for status, *_ in ends] == [0, 0], ends
     return folder
 
 

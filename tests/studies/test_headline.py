@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 
 import pytest
 from make import ROOT
+from processes import run
 
 from bn_keras import data, runner
 from bn_keras.config import RunConfig
@@ -14,11 +13,16 @@ from bn_keras.results import OK, Store
 
 
 @pytest.mark.slow
-def test_in_every_pair_the_net_with_bn_learns_and_the_one_without_does_not(tmp_path):
-    """Two of the six pairs, and fewer images to evaluate; the settings are the headline's own."""
-    command = [sys.executable, str(ROOT / "train.py"), f"--logdir={tmp_path}", "--seeds=2",
-               "--validation_size=1000", "--test_size=1000"]
-    assert subprocess.run(command, capture_output=True, timeout=500).returncode == 0
+def test_the_net_with_bn_learns_and_the_one_without_does_not(tmp_path):
+    """One of the six pairs, and fewer images to evaluate; the settings are the headline's own.
+
+    On 500 images, 450 right ones and 100 are 22 standard deviations apart: no chance of sampling.
+    """
+    status, _, errors = run(
+        ROOT / "train.py", f"--logdir={tmp_path}", "--seeds=1", "--validation_size=500",
+        "--test_size=500",
+    )
+    assert (status, errors) == (0, "")
     (path,) = tmp_path.glob("*/results.json")
     content = json.loads(path.read_text())
     accuracies = {"none": [], "batch": []}
@@ -31,12 +35,12 @@ def test_in_every_pair_the_net_with_bn_learns_and_the_one_without_does_not(tmp_p
             assert row["metrics"]["one_at_a_time_accuracy"] >= 0.9
             assert row["metrics"]["validation_accuracy_batch_statistics"] >= 0.9
             assert row["metrics"]["steps_to_90_percent"] <= 60
-    assert len(accuracies["none"]) == len(accuracies["batch"]) == 2
+    assert len(accuracies["none"]) == len(accuracies["batch"]) == 1
     assert min(accuracies["batch"]) >= 0.9, accuracies
     assert max(accuracies["none"]) <= 0.2, accuracies
     (compared,) = content["comparisons"]
-    assert (compared["pairs"]["won"], compared["alike"]) == (2, True)
-    assert compared["adjusted_p"] is None, "two pairs are too few for a p value"
+    assert (compared["pairs"]["won"], compared["alike"]) == (1, True)
+    assert compared["adjusted_p"] is None, "one pair is too few for a p value"
 
 
 @pytest.mark.slow
