@@ -86,8 +86,8 @@ class Forks:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", __file__], stdin=theirs, stdout=2, start_new_session=True,
-                env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
+                [sys.executable, "-P", __file__], stdin=theirs.fileno(), stdout=2,
+                start_new_session=True, env={"TF_CPP_MIN_LOG_LEVEL": "3", **os.environ},
             )
 
     def start(
