@@ -4,7 +4,7 @@ import sys
 from typing import List, Optional
 
 from bn_keras import __version__
-from bn_keras.commands.console import INTERRUPTED, refuse, say
+from bn_keras.commands.console import INTERRUPTED, end_at_once, refuse, say
 from bn_keras.registry import COMMANDS, PartError, UnknownName
 
 
@@ -26,7 +26,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     Returns:
         The exit status.
     """
-    verb, *arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    if argv is None:
+        argv = sys.argv[1:]
+        end_at_once()
+    verb, *arguments = argv or ["--help"]
     try:
         if verb in ("-h", "--help", "help"):
             say(usage())

@@ -9,7 +9,7 @@ from absl import flags as absl_flags
 
 from bn_keras import api, experiment
 from bn_keras.commands import flags
-from bn_keras.commands.console import INTERRUPTED, make_console, refuse, say
+from bn_keras.commands.console import INTERRUPTED, end_at_once, make_console, refuse, say
 from bn_keras.commands.report import show
 from bn_keras.config import RUN_FIELDS, ConfigError
 from bn_keras.data import DataError
@@ -53,6 +53,7 @@ def main(arguments: Sequence[str], program: str = "bn-keras train") -> int:
 
 def script() -> int:
     """The command as `python train.py`; arguments and exit status as those of `main`."""
+    end_at_once()
     status: int = main(sys.argv[1:], program=f"python {pathlib.Path(sys.argv[0]).name}")
     return status
 

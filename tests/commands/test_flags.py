@@ -103,20 +103,24 @@ def test_a_damaged_data_file_is_named_before_anything_is_written(change, tmp_pat
 def test_help_and_mistakes_answer_at_once_and_load_nothing_heavy():
     """In one process that does nothing else; half a second is what an idle machine takes twice."""
     code = (
-        "import json, sys, time\n"
+        "import atexit, gc, json, sys, time\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
         "from bn_keras.__main__ import main\n"
         "for given in (['--help'], ['train', '--help'], ['train', '--is_bn=maybe'], ['trian'],\n"
         "              ['train', '--measure=pitfalls:corect'], ['report', '/nonexistent']):\n"
         "    main(given)\n"
         "heavy = ('tensorflow', 'keras', 'matplotlib', 'scipy', 'rich')\n"
-        "print(json.dumps([[name for name in heavy if name in sys.modules], time.process_time()]))"
+        "print(json.dumps([[name for name in heavy if name in sys.modules], time.process_time()]))\n"
+        "sys.argv[1:] = ['--version']\n"
+        "main()"
     )
     process = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True,
         env=ENVIRONMENT,
     )
-    loaded, seconds = json.loads(process.stdout.splitlines()[-1])
-    assert loaded == [] and seconds < 1
+    *_, told, _, searched_no_more = process.stdout.splitlines()
+    loaded, seconds = json.loads(told)
+    assert loaded == [] and seconds < 1 and searched_no_more == "True"
     assert re.search(
         r"unknown verb 'trian'; known: conformance, .*, train, \S+ \(did you mean 'train'\?\)",
         process.stderr,
