@@ -131,7 +131,7 @@ class Trainer:
         self._streamed = _on_disk(inputs)
         self._inputs, self._labels = inputs, labels
         if not self._streamed:
-            self._inputs, self._labels = _constants(inputs), _labels(labels)
+            self._inputs, self._labels = _constants(inputs), as_labels(labels)
         # A step of plain SGD is the gradient times the rate, so each run can have its own.
         plain_sgd = isinstance(optimizer, keras.optimizers.SGD) and not optimizer.momentum
         self._scales_gradients = plain_sgd and self.runs > 1
@@ -201,7 +201,7 @@ class Trainer:
             inputs = keras.tree.map_structure(
                 lambda array: on_disk.gather(array, wanted), self._inputs
             )
-            yield _constants(inputs), _labels(self._labels[wanted]), tf.constant(places)
+            yield _constants(inputs), as_labels(self._labels[wanted]), tf.constant(places)
 
     def _steps(
         self, all_inputs: Any, all_labels: tf.Tensor, indices: tf.Tensor
@@ -302,7 +302,7 @@ class Evaluator:
             part = keras.tree.map_structure(
                 lambda array: on_disk.rows(array, start, start + size), inputs
             )
-            part_labels = _labels(labels[start:start + size])
+            part_labels = as_labels(labels[start:start + size])
             sums = evaluate(_constants(part), part_labels, tf.constant(batch_size), *sums)
         loss, share = (sum_of.numpy() / np.float32(len(labels)) for sum_of in sums)
         return loss, share
@@ -353,7 +353,7 @@ def _kinds(inputs: Any, labels: NDArray[Any]) -> List[Any]:
         keras.tree.map_structure(
             lambda part: tf.TensorSpec([None, *part.shape[1:]], part.dtype), inputs
         ),
-        tf.TensorSpec([None, *labels.shape[1:]], _labels(labels[:1]).dtype),
+        tf.TensorSpec([None, *labels.shape[1:]], as_labels(labels[:1]).dtype),
     ]
 
 
@@ -363,7 +363,8 @@ def _rows(values: Any) -> Any:
     return tf.reshape(values, [-1, *values.shape[2:]])
 
 
-def _labels(labels: NDArray[Any]) -> Any:
+def as_labels(labels: NDArray[Any]) -> Any:
+    """Labels as tensors: classes as int32, numbers as float32."""
     numbers = np.asarray(labels).dtype.kind == "f"
     return tf.constant(labels, tf.float32 if numbers else tf.int32)
 

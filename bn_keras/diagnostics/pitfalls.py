@@ -148,7 +148,7 @@ class Pitfalls(Probe):
         self._names = [
             name for name in evaluations(nets.net) if argument is None or name == argument
         ]
-        self._copies: dict[str, tuple[ModelCopy, Forward, Forward]] = {}
+        self._copies: dict[str, tuple[ModelCopy, Forward]] = {}
         correct(nets.net)  # of a net that cannot be copied this is told before it is trained
 
     def at_end(self) -> Values:
@@ -157,29 +157,28 @@ class Pitfalls(Probe):
             "pitfall/images": np.full(nets.runs, float(len(split)))
         }
         for name in self._names:
-            copy, forward, singly = self._copy(name)
+            copy, forward = self._copy(name)
             copy.refresh()
             for key, size in BATCH_SIZES.items():
-                loss, accuracy = nets.evaluate(split, forward, size or len(split))
-                found[f"pitfall/{name}/{key}"] = accuracy
+                logits = nets.predict(split.images, forward, size or len(split))
+                loss, found[f"pitfall/{name}/{key}"] = nets.judge(split.labels, logits)
                 if size is None:
                     found[f"pitfall/{name}/loss"] = loss
-            logits = nets.predict(split.images, singly, batch_size=1)
-            found[f"pitfall/{name}/spread"] = np.ptp(logits, axis=0).max(-1)
+                if size == 1:
+                    found[f"pitfall/{name}/spread"] = np.ptp(logits, axis=0).max(-1)
         return found
 
-    def _copy(self, name: str) -> tuple[ModelCopy, Forward, Forward]:
-        """The copy, its forward pass as a stack, and the same as a graph for any batch size."""
+    def _copy(self, name: str) -> tuple[ModelCopy, Forward]:
+        """The copy, and its forward pass as a graph for stacks of any batch size."""
         if name not in self._copies:
             copy = EVALUATIONS[name](self.nets.net)
-            forward = self.nets.as_stack(copy)
             # An open batch size: of one image alone the layer would warn, and that is the bug.
             signature = keras.tree.map_structure(
                 lambda of: tf.TensorSpec([None, self.nets.runs, *of.shape[1:]], of.dtype),
                 self.nets.splits.test.images,
             )
-            singly = tf.function(forward, input_signature=[signature])
-            self._copies[name] = copy, forward, singly
+            forward = tf.function(self.nets.as_stack(copy), input_signature=[signature])
+            self._copies[name] = copy, forward
         return self._copies[name]
 
 

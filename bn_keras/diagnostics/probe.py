@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bn_keras import on_disk
-from bn_keras.loop import Evaluator, Forward, Steps, Task, as_stack
+from bn_keras.loop import Evaluator, Forward, Steps, Task, as_labels, as_stack
 from bn_keras.registry import PROBES
 
 BATCH = 200
@@ -128,6 +128,15 @@ class Nets:
             for at in starts
         )
         return np.concatenate([np.asarray(forward(self._repeated(part))) for part in parts])
+
+
+    def judge(
+        self, labels: NDArray[Any], outputs: NDArray[Any]
+    ) -> Tuple[NDArray[Any], NDArray[Any]]:
+        """(losses, accuracies) of outputs (n, runs, outputs) for labels (n,), arrays (runs,)."""
+        of_runs = as_labels(self._repeated(labels))
+        losses = np.asarray(self.task.losses(of_runs, outputs))
+        return losses.mean(0), np.asarray(self.task.accuracy(of_runs, outputs))
 
 
 class Probe:

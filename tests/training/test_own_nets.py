@@ -357,15 +357,19 @@ ASKED = [
 LOOK_INSIDE = ("histograms", "layers", "units", "population_loss")
 
 
-@pytest.mark.parametrize("finished, asked", [
-    pytest.param(False, LOOK_INSIDE, id="inside a built one"),
-    pytest.param(True, LOOK_INSIDE, id="inside a finished one"),
-    pytest.param(False, ASKED, id="all of a built one", marks=pytest.mark.slow),
-    pytest.param(True, ASKED, id="all of a finished one", marks=pytest.mark.slow),
+OTHERS = [name for name in ASKED if name not in LOOK_INSIDE]
+
+
+@pytest.mark.parametrize("finished, asked, arms", [
+    pytest.param(False, LOOK_INSIDE, ("none", "batch", "group"), id="inside a built one"),
+    pytest.param(True, LOOK_INSIDE, ("none", "batch", "group"), id="inside a finished one"),
+    # These run the net as it stands, whatever its normalizer: `batch` has most for them to do.
+    pytest.param(False, OTHERS, ("batch",), id="all of a built one", marks=pytest.mark.slow),
+    pytest.param(True, OTHERS, ("batch",), id="all of a finished one", marks=pytest.mark.slow),
 ])
 @pytest.mark.parametrize("build", PLACES)
 def test_every_probe_looks_into_a_net_of_ones_own_or_is_refused_before_training(
-    build, finished, asked
+    build, finished, asked, arms
 ):
     data = splits(inputs={"left": X, "right": X[:, :2]} if build is several_inputs else X)
     model = functools.partial(build)
@@ -373,7 +377,7 @@ def test_every_probe_looks_into_a_net_of_ones_own_or_is_refused_before_training(
     if finished:
         model = build(lambda name="normalizer_1": BatchNorm(name=name))
         model(data.train.first(2).images)
-    for normalizer in ("none", "batch", "group"):
+    for normalizer in arms:
         settings = config(model, normalizer=normalizer)
         net = nets.build(settings, data)
         made = Nets(net, data, nets.task(settings, net, data).task, None)
