@@ -213,7 +213,10 @@ SMALLEST = {"plain_cnn": 3, "resnet": 8, "denoiser": 3, "deep_mlp": 1, "deep_mlp
 
 
 def small(model, normalizer, seed=3):
-    return build(model, normalizer, (10, 10, 1), classes=3, depth=SMALLEST.get(model), seed=seed)
+    # Without dropout every step lowers the loss.
+    dropout = 0.0 if model == "mnist_cnn" else None
+    return build(model, normalizer, (10, 10, 1), classes=3, depth=SMALLEST.get(model), seed=seed,
+                 dropout=dropout)
 
 
 @functools.cache
@@ -223,7 +226,7 @@ def start_without(model, seed):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model, normalizer", PAIRS)
-def test_a_model_trains_with_a_normalizer_and_comes_back_from_a_file(model, normalizer, tmp_path):
+def test_a_model_learns_with_a_normalizer_and_comes_back_from_a_file(model, normalizer, tmp_path):
     net = small(model, normalizer)
     assert kernel_digest(net) == start_without(model, 3) != start_without(model, 4)
     properties, data = MODELS.properties(model), splits((10, 10, 1), classes=3).train
@@ -231,8 +234,10 @@ def test_a_model_trains_with_a_normalizer_and_comes_back_from_a_file(model, norm
     if properties["loss"] == "squared":
         shape = (12, 10, 10, 3) if properties.get("images_out") else (12, 3)
         labels = normal(shape, seed=1)
-    losses = train(net, data.images, labels, properties["loss"])
-    assert losses.shape == (3,) and np.isfinite(losses).all()
+    # Behind a dense layer filter response is little more than a sign: large steps jump over it.
+    rate = 1e-6 if normalizer == "filter_response" else 1e-4
+    losses = train(net, data.images, labels, properties["loss"], rate)
+    assert losses[-1] < losses[0]
     net.save(tmp_path / "net.keras")
     again = keras.models.load_model(tmp_path / "net.keras")
     np.testing.assert_array_equal(again(data.images), net(data.images))
