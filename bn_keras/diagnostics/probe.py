@@ -129,7 +129,6 @@ class Nets:
         )
         return np.concatenate([np.asarray(forward(self._repeated(part))) for part in parts])
 
-
     def judge(
         self, labels: NDArray[Any], outputs: NDArray[Any]
     ) -> Tuple[NDArray[Any], NDArray[Any]]:

@@ -76,7 +76,7 @@ def test_a_run_of_any_stack_ends_where_it_ends_alone(tmp_path, what, small_net):
     runs = [
         run_config(**{
             "model": model, "normalizer": normalizer, "optimizer": optimizer, "seed": seed,
-            "learning_rate": rate, "steps": 20, **others,
+            "learning_rate": rate, "steps": 12, **others,
         })
         for seed, rate in zip((3, 4), rates)
     ]
