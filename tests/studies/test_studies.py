@@ -11,6 +11,8 @@ import subprocess
 import sys
 import types
 
+import keras
+import numpy as np
 import pytest
 from reports import result
 from rich.console import Console
@@ -18,8 +20,10 @@ from rich.console import Console
 from bn_keras import metrics
 from bn_keras import study as studies
 from bn_keras.__main__ import main
+from bn_keras.experiment import prepare
 from bn_keras.expressions import names_in
-from bn_keras.plan import Plan, make_plan
+from bn_keras.nets import build
+from bn_keras.plan import Plan, groups, make_plan
 from bn_keras.registry import FIGURES, FILES, PROBES, STUDIES, TABLES
 from bn_keras.report import report
 from bn_keras.results import DIVERGED, OK, Store, write_atomically
@@ -396,6 +400,20 @@ def test_the_quick_version_runs_reports_and_is_not_repeated(name, tmp_path, capf
     assert plan == make_plan(name, smaller, quick=True, arms=arms)
     assert folder.name == plan.folder_name()
     assert all(map(Store(folder).find, plan.runs)), "a run would be trained again"
+    if name == "comparison":
+        status, output, _ = run(*flags, logdir=tmp_path, capfd=capfd)
+        assert status == 0 and "loading TensorFlow" not in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDY_NAMES)
+def test_the_net_of_every_arm_is_built_and_has_finite_outputs(name, tmp_path):
+    plan = make_plan(name, {"validation_size": 20, "test_size": 20}, seeds=1)
+    work = prepare(plan, tmp_path)
+    for (first, *_), *_ in groups(plan.runs):
+        images = keras.tree.map_structure(lambda part: part[:2], work.load(first).train.images)
+        outputs = build(first, work.load(first))(images)
+        assert np.isfinite(keras.ops.cast(outputs, "float32")).all(), first.arm_name
 
 
 def measured_in(*flags, logdir, capfd):

@@ -85,6 +85,7 @@ def test_pooling_comes_first_only_where_the_function_stays_the_same(activation, 
     np.testing.assert_allclose(model(images), expected, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS.names())
 @pytest.mark.parametrize(
     "dtype, logits", [("mixed_bfloat16", "float32"), ("mixed_float16", "float32"),

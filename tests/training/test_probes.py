@@ -602,10 +602,10 @@ def test_every_pitfall_is_known_by_its_name():
         assert pitfalls.evaluation(name) is pitfalls.EVALUATIONS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", ["mixed_bfloat16", "mixed_float16"])
 @pytest.mark.parametrize("name", [
-    pytest.param(name, marks=pytest.mark.slow if name == "pitfalls" else ())
-    for name in PROBES.names() if name not in ("pitfall_curve", "keras_metric")
+    name for name in PROBES.names() if name not in ("pitfall_curve", "keras_metric")
 ])
 def test_probes_measure_nets_in_half_precision(name, policy):
     nets, (own,) = half_nets(policy)
