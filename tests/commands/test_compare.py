@@ -55,24 +55,24 @@ def test_arms_seeds_and_settings_are_those_of_the_call(compare):
 
 @pytest.mark.slow
 def test_the_same_call_goes_on_and_another_net_or_other_data_start_anew(compare, tmp_path):
-    first = compare()
-    again = compare(seeds=2)
+    first = compare(arms=["batch"])
+    again = compare(arms=["batch"], seeds=2)
     assert [result.seconds for result in again.results if result.config.seed == 0] == [
         result.seconds for result in first.results
     ]
     assert len(list((tmp_path / "runs").iterdir())) == 1
-    compare(data=(X[:100] + 1, *DATA[1:]))
-    compare(model=lambda normalizer: build(normalizer))
+    compare(data=(X[:100] + 1, *DATA[1:]), arms=["batch"])
+    compare(model=lambda normalizer: build(normalizer), arms=["batch"])
     assert len(list((tmp_path / "runs").iterdir())) == 3
 
 
 @pytest.mark.slow
 def test_a_finished_net_whose_weights_have_changed_is_another_one(compare, tmp_path):
     model = finished()
-    compare(model)
-    compare(model)
+    compare(model, arms=["batch"])
+    compare(model, arms=["batch"])
     model.layers[0].kernel.assign_add(np.ones((4, 6)))
-    compare(model)
+    compare(model, arms=["batch"])
     assert len(list((tmp_path / "runs").iterdir())) == 2
 
 
@@ -82,16 +82,15 @@ def test_a_compiled_net_gives_optimizer_rate_loss_and_metrics(compare):
         optimizer=keras.optimizers.RMSprop(0.03), loss="sparse_categorical_crossentropy",
         metrics=["accuracy", keras.metrics.SparseTopKCategoricalAccuracy(1, name="sparse_top")],
     )
-    report = compare(model)
+    report = compare(model, arms=["batch"], seeds=2)
     assert list(settings_of(report, "learning_rate")) == [pytest.approx(0.03)]
     assert {own.place(name) for name in settings_of(report, "optimizer")} == {"RMSprop"}
     for row in report.rows:
         assert row.metrics["test_metric_sparse_top"] == pytest.approx(row.metrics["test_accuracy"])
     losses = {own.place(name) for name in settings_of(report, "loss")}
     assert losses == {"sparse_categorical_crossentropy"}
-    assert any("All seeds start from the same weights" in note for note in compare(
-        model, seeds=2).notes)
-    given = compare(model, learning_rate=0.5, optimizer="sgd")
+    assert any("All seeds start from the same weights" in note for note in report.notes)
+    given = compare(model, arms=["batch"], learning_rate=0.5, optimizer="sgd")
     assert settings_of(given, "learning_rate") == {0.5}
     assert settings_of(given, "optimizer") == {"sgd"}
 

@@ -161,7 +161,9 @@ def late(path):
     x = np.random.default_rng(0).normal(2, 1, (600, 4)).astype("float32")
     y = x[:, :3].argmax(1)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    net.compile(keras.optimizers.Adam(0.02), loss, metrics=["accuracy"])
+    optimizer = keras.optimizers.Adam(0.02)
+    optimizer.build(net.trainable_variables)  # before fit: else it traces its step twice
+    net.compile(optimizer, loss, metrics=["accuracy"])
     net.fit(x, y, batch_size=50, epochs=12, verbose=0)
     net.get_layer("bn").moving_mean.assign_add([5.0] * 8)
     net.save(path)

@@ -68,25 +68,22 @@ def test_streamed_data_give_the_results_of_the_same_data_in_memory(case, tmp_pat
 
     def compare(folder):
         return bn_keras.compare(
-            model, data(), ["batch"], seeds=3, steps=5, batch_size=16, progress=False,
-            validation_size=60, curve_size=40, eval_interval=2, log_interval=3, measure=measure,
+            model, data(), ["batch"], seeds=2, steps=4, batch_size=16, progress=False,
+            validation_size=60, curve_size=40, eval_interval=2, log_interval=2, measure=measure,
             workers=1, logdir=tmp_path / folder,
         )
 
     resident = compare("resident")
     monkeypatch.setattr(tf_data, "MAX_BYTES", 3000)
     monkeypatch.setattr(on_disk, "PIECE_BYTES", PIECE)
-    streamed, found = compare("streamed"), compare("resident")
-    assert len(streamed.results) == 3
+    streamed = compare("streamed")
+    assert len(streamed.results) == 2
     for one, other in zip(resident.results, streamed.results):
         assert "read into memory: 150 examples" in " ".join(one.notes)
         assert "streamed from disk: 150 examples" in " ".join(other.notes)
         assert (one.start, one.data, one.metrics, one.curves) == (
             other.start, other.data, other.metrics, other.curves)
         assert one.metrics["test_loss"] > 0
-    # A stored result is found again, however the data were read.
-    assert [result.seconds for result in resident.results] == [
-        result.seconds for result in found.results]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -95,7 +92,7 @@ def test_streamed_sets_are_those_that_memory_holds(case, request):
     resident = make_splits(from_python(data()))
     request.getfixturevalue("lowered")
     streamed = make_splits(from_python(data()))
-    assert streamed.digest() == resident.digest()
+    assert streamed.digest() == resident.digest()  # so a stored result is found again
     for _, array in leaves(streamed.validation.images):
         assert isinstance(array, np.memmap)
 
@@ -265,9 +262,10 @@ def test_texts_and_large_numbers_of_a_streamed_dataset_are_told(lowered):
 PEAK = """
     import resource, sys
     import bn_keras, keras, tensorflow as tf
+    from bn_keras import on_disk
     from bn_keras.data.reading import tf_data
 
-    tf_data.MAX_BYTES = 5 * 10**7
+    tf_data.MAX_BYTES, on_disk.PIECE_BYTES = 5 * 10**6, 4 * 10**6
 
     def build(normalizer):
         return keras.Sequential([keras.Input((2500,)), normalizer(), keras.layers.Dense(2)])
@@ -276,10 +274,10 @@ PEAK = """
         x = tf.random.stateless_normal((500, 2500), tf.stack([number, 0]))
         return x, tf.cast(x[:, 0] > 0, tf.int64)
 
-    for examples in (6_000, 60_000):  # 60 and 600 MB
+    for examples in (1_000, 10_000):  # 10 and 100 MB
         data = tf.data.Dataset.range(examples // 500).map(batch).unbatch().batch(500)
         report = bn_keras.compare(
-            build, data, ["batch"], seeds=1, steps=100, batch_size=64, progress=False,
+            build, data, ["batch"], seeds=1, steps=20, batch_size=64, progress=False,
             measure=["population_loss"], logdir=sys.argv[1] + str(examples),
         )
         assert "streamed" in report.results[0].notes[0]
@@ -298,4 +296,4 @@ def test_ten_times_the_data_do_not_need_more_memory(tmp_path):
     )
     assert not ended.returncode, ended.stderr
     small, large = map(int, ended.stdout.split())
-    assert large < small + 150, "megabytes; in memory it is more than 1200"
+    assert large < small + 100, "megabytes; in memory it is more than 300"

@@ -74,7 +74,10 @@ def half():
 
 def compiled(model, optimizer=None, **settings):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer or keras.optimizers.SGD(0.1), loss, **settings)
+    optimizer = optimizer or keras.optimizers.SGD(0.1)
+    if model.built:
+        optimizer.build(model.trainable_variables)  # before fit: else it traces its step twice
+    model.compile(optimizer, loss, **settings)
     return model
 
 
