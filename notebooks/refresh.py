@@ -1,4 +1,4 @@
-"""Runs notebooks anew and stores their outputs: `python notebooks/refresh.py`, 1 to 90 CPU s each.
+"""Runs notebooks anew and stores their outputs: `python notebooks/refresh.py`, 1 to 30 CPU s each.
 
 Names of files after the command run these only. What differs from run to run or from machine to
 machine is not stored: times, the version of Python, TensorFlow's log.
@@ -24,19 +24,30 @@ METADATA = {
 LOG = re.compile(r"(WARNING: All log messages before absl|[IW]\d{4} |\[IPKernelApp\]).*\n?")
 
 
-def execute(path):
-    """The notebook with the outputs of a fresh kernel; an error in a cell is raised."""
+def execute(path, manager=None):
+    """The notebook with the outputs of a fresh kernel; an error in a cell is raised.
+
+    Args:
+        path: of the notebook.
+        manager: a jupyter_client.AsyncKernelManager, whose kernel is used and left running.
+    """
     notebook = nbformat.read(path, as_version=4)
     # The package is that of this checkout, whichever is installed.
     search = os.pathsep.join([str(FOLDER.parent), os.environ.get("PYTHONPATH", "")])
-    NotebookClient(
+    client = NotebookClient(
         notebook,
+        km=manager,
         timeout=900,
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
         resources={"metadata": {"path": str(FOLDER)}},
-    ).execute(env={**os.environ, "PYTHONPATH": search, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    )
+    try:
+        client.execute(env={**os.environ, "PYTHONPATH": search, "TF_CPP_MIN_LOG_LEVEL": "3"})
+    finally:
+        if manager is not None:
+            client.kc.stop_channels()
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
         if cell.cell_type == "code":

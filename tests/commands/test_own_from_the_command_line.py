@@ -95,7 +95,8 @@ def test_a_dry_run_tells_the_plan_and_keeps_nothing(folder, capsys):
 
 @pytest.mark.parametrize("flag, message", [
     ("--model=my_net.py:raises", "building it raised KeyError: 'no such thing' ("),
-    ("--model=my_net.py:biuld", "has no 'biuld'; it defines build, of_numbers, raises (did you mean 'build'?)"),
+    ("--model=my_net.py:biuld",
+     "has no 'biuld'; it defines build, of_numbers, raises (did you mean 'build'?)"),
     ("--model=my_nets.py:build", "my_nets.py: no such file (did you mean 'my_net.py'?)"),
     ("--model=net.keras", "model='net.keras': No such file or directory; expected a file that"),
     ("--model=applications:MobileNetV9", "did you mean 'MobileNetV2'?"),

@@ -1,4 +1,4 @@
-"""Every notebook runs in a fresh kernel and prints what is stored in it."""
+"""Every notebook runs and prints what is stored in it."""
 
 import pathlib
 import re
@@ -8,7 +8,11 @@ import sys
 
 import nbformat
 import pytest
+from jupyter_client import AsyncKernelManager
+from jupyter_core.utils import run_sync
 from make import ROOT
+
+import bn_keras
 
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.name)
@@ -18,6 +22,8 @@ NUMBER = re.compile(rf"{VALUE}(?!\w)")
 TIME = re.compile(rf"{VALUE} ?(?:µs|ms|s|min|h|seconds|minutes)\b")
 NOT_CLAIMED = re.compile(r"section \d\.\d|https?:\S+")
 ADDRESS = re.compile(r"\b0x[0-9a-f]+\b")
+# What makes a kernel as good as new, but for the modules that are loaded.
+ANEW = "%reset -f\nimport keras\nkeras.utils.clear_session()\ndel keras"
 NOISE = 1e-8  # numbers below are rounding, or the error of finite differences
 # A cell's tag: how far its decimal numbers may be off, `within:0.1` or `within:50%`. Training adds
 # up what rounds differently on another processor.
@@ -146,11 +152,30 @@ def test_a_lesson_has_questions_with_answers_to_unfold_and_ends_with_something_t
     assert not re.search(r"\bmain\(|%%capture|redirect_stdout|subprocess", source)
 
 
+@every_notebook
+def test_only_public_names_of_the_package_are_used(path):
+    """In a kernel of its own a notebook finds no module that another one has loaded."""
+    code = "\n".join(cell.source for cell in code_cells(path))
+    assert set(re.findall(r"\bbn_keras\.(\w+)(?!.* import )", code)) <= set(bn_keras.__all__)
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    """One for all: it loads TensorFlow once."""
+    manager = AsyncKernelManager(kernel_name="python3")
+    yield manager
+    run_sync(manager.shutdown_kernel)(now=True)
+
+
 @pytest.mark.slow
 @every_notebook
-def test_a_fresh_kernel_prints_what_is_stored(path):
+def test_a_kernel_prints_what_is_stored(path, kernel, tmp_path):
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(ANEW))
+    nbformat.write(notebook, tmp_path / path.name)
     execute = runpy.run_path(str(ROOT / "notebooks/refresh.py"))["execute"]
-    for stored, fresh in zip(code_cells(path), code_cells(execute(path)), strict=True):
+    cells = code_cells(execute(tmp_path / path.name, kernel))[1:]
+    for stored, fresh in zip(code_cells(path), cells, strict=True):
         kinds = [[output.output_type for output in cell.outputs] for cell in (stored, fresh)]
         assert kinds[0] == kinds[1], f"{stored.id}: {printed(fresh)}"
         assert same_text(printed(stored), printed(fresh), tolerances(stored)), (
