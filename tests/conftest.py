@@ -2,7 +2,6 @@
 
 import gc
 import os
-from collections.abc import Iterator
 
 import pytest
 
@@ -20,16 +19,18 @@ def pytest_configure(config: pytest.Config) -> None:
         make_logical_devices()
 
 
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays: garbage is looked for in what the tests make.
+
+    So it is found early, which also ends the iterators of `fit` early: TensorFlow may wait at their
+    end for as long as they have lived.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_runtest_setup() -> None:
     """Every test starts from one random state, alone and among others, fixtures included."""
     import keras
 
     keras.utils.set_random_seed(0)
-
-
-@pytest.fixture
-def young_heap() -> Iterator[None]:
-    """Garbage is looked for in what the test makes, and not in all that others left."""
-    gc.freeze()
-    yield
-    gc.unfreeze()

@@ -22,9 +22,10 @@ from bn_keras.data.reading.arrays import (
     shape_in_fit,
     to_inputs,
 )
-from bn_keras.data.reading.tf_data import is_dataset, read_dataset
+from bn_keras.data.reading.tf_data import read_dataset
 from bn_keras.data.splits import DataError, Source, Split, draw_test
 from bn_keras.texts import plain
+from bn_keras.tf_datasets import is_dataset
 
 SETS = ("train", "validation", "test")
 FORMS = (

@@ -21,6 +21,7 @@ from bn_keras.data.reading.pixels import to_pixels
 from bn_keras.data.splits import DataError, Source, Split
 from bn_keras.registry import DATASETS
 from bn_keras.texts import in_a_line, plain
+from bn_keras.tf_datasets import untuned
 
 # TFDS asks another site for a set of a namespace, as in huggingface:mnist; a version is no name.
 NAMESPACE = re.compile(r"\w+:(?![\d*])")
@@ -147,7 +148,7 @@ def _read(
     labels = np.empty(count, np.int32)
     batches = builder.as_dataset(split=split, batch_size=1000, shuffle_files=False)
     stop = 0
-    for batch in tensorflow_datasets.as_numpy(batches):
+    for batch in tensorflow_datasets.as_numpy(untuned(batches)):
         start, stop = stop, stop + len(batch["label"])
         images[start:stop], labels[start:stop] = batch["image"], batch["label"]
     if stop != count:  # TFDS checks this too; the rest of `images` would be what the memory held

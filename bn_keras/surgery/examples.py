@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bn_keras import on_disk
 from bn_keras.surgery import calls
+from bn_keras.tf_datasets import is_dataset, untuned
 
 DATA = (
     "an array, a tuple (x, y) or (x, y, sample_weight) of arrays, a list, tuple or dict of arrays "
@@ -81,7 +82,8 @@ class Examples:
                     f"{caller}: received a tf.data.Dataset without an end; expected one pass over "
                     "the examples, such as dataset.take(steps_per_epoch)."
                 )
-            self._batches, self.once = data, iter(data) is data
+            self._batches = untuned(data) if is_dataset(data) else data
+            self.once = iter(self._batches) is self._batches
         self.count = getattr(self._batches, "length", None)
         batches = iter(self._batches)
         first = next((batch for batch in map(self._parts, batches) if length(batch.x)), None)

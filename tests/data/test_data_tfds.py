@@ -4,11 +4,14 @@ import functools
 import re
 import shutil
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from bn_keras import data
+from bn_keras import BatchNorm, data
 from bn_keras.data.splits import DataError
+from bn_keras.surgery.recalibrate import recalibrate
 
 # TFDS 4.9 opens files and event loops that it leaves to the garbage collector.
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::DeprecationWarning")
@@ -25,7 +28,6 @@ def store(folder, name, images, labels=None, feature=None, features=None):
         feature: of the image; None is Image, of the images' shape and type.
         features: of a set whose examples are other than an image and a label.
     """
-    import tensorflow as tf
     import tensorflow_datasets as tfds
 
     labels = np.arange(len(images)) % 3 if labels is None else labels
@@ -63,6 +65,23 @@ def by_bytes(images):
 def load(name, folder):
     splits = data.load(f"tfds:{name}", str(folder), validation_size=5)
     return splits, np.concatenate([splits.train.images, splits.validation.images])
+
+
+def test_every_dataset_is_read_by_iterators_that_end_at_once(tiny, monkeypatch):
+    seen, iterate = [], tf.data.Dataset.__iter__
+
+    def iterated(dataset):
+        seen.append(dataset.options().autotune.enabled)
+        return iterate(dataset)
+
+    monkeypatch.setattr(tf.data.Dataset, "__iter__", iterated)
+    load("tiny", tiny)
+    assert seen
+    x = tf.data.Dataset.from_tensor_slices(np.eye(4, dtype="float32")).batch(2)
+    pairs = tf.data.Dataset.zip(x, x.map(lambda rows: rows[:, 0]))
+    data.from_python((pairs, pairs))
+    recalibrate(keras.Sequential([keras.Input((4,)), BatchNorm()]), x)
+    assert len(seen) > 3 and set(seen) == {False}
 
 
 @pytest.mark.slow

@@ -439,7 +439,6 @@ def test_an_unfit_mask_names_both_shapes():
         BatchNorm()(data((2, 3)), training=True, mask=tf.ones((2, 3), tf.bool))
 
 
-@pytest.mark.usefixtures("young_heap")
 @pytest.mark.parametrize("jit_compile", [False, True], ids=["graph", "xla"])
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("kind", LAYERS)

@@ -38,7 +38,6 @@ def test_a_copy_is_equal_and_independent(name, make):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("young_heap")
 @pytest.mark.parametrize("name, make", list(zip(NAMES, ZOO)), ids=NAMES)
 def test_nothing_in_the_copy_keeps_the_model_alive(name, make):
     model = make()

@@ -10,17 +10,13 @@ from bn_keras.data import scratch
 from bn_keras.data.nests import Nest, each, leaves
 from bn_keras.data.splits import DataError
 from bn_keras.objects import told
+from bn_keras.tf_datasets import untuned
 
 MAX_BYTES = 2 * 10**9  # read into memory at most, of each set; inputs beyond go to the disk
 BATCH = 256  # single examples read at a time: ten times as fast as one by one
 PAIRS = (
     "expected pairs (inputs, labels), as dataset.map(lambda e: (e['image'], e['label'])) makes them"
 )
-
-
-def is_dataset(value: Any) -> bool:
-    """Whether a value is a tf.data.Dataset."""
-    return hasattr(value, "element_spec") and hasattr(value, "as_numpy_iterator")
 
 
 def read_dataset(where: str, dataset: Any, notes: list[str]) -> tuple[Nest, Any]:
@@ -53,7 +49,7 @@ def read_dataset(where: str, dataset: Any, notes: list[str]) -> tuple[Nest, Any]
             f"{where}: this dataset is endless; expected a finite one. Leave out .repeat(), or cut "
             "it by .take(steps)."
         )
-    batches = dataset if _is_batched(where, spec) else dataset.batch(BATCH)
+    batches = untuned(dataset if _is_batched(where, spec) else dataset.batch(BATCH))
     try:
         inputs, labels = _read(where, batches)
     except (DataError, MemoryError):
