@@ -14,7 +14,7 @@ HERE = pathlib.Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["tensorflow", "jax", "torch"])
+@pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_the_layer_is_the_same_on_every_backend(backend):
     if backend == "torch" and importlib.util.find_spec("torch") is None:
         pytest.skip("torch is not installed; the test extra brings jax")

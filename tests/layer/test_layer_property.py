@@ -20,7 +20,7 @@ from bn_keras.batch_norm import reference
 LATER = "traced, then xla"
 # How many examples the fast run draws, and the slow one. Compiling takes some .5 s for each.
 FAST = {"eager": 30, "graph": 6}
-SLOW = {"eager": 100, "graph": 20, "open sizes": 20, "xla": 12, LATER: 12}
+SLOW = {"eager": 100, "graph": 14, "open sizes": 14, "xla": 8, LATER: 8}
 RANKS = (2, 3, 4, 5)
 POLICIES = ("float32", "float64", "float16", "mixed_float16", "mixed_bfloat16")
 INPUTS = ("floating", "wider", "uint8", "int32", "bool")
