@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from contextlib import suppress
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
@@ -133,7 +134,11 @@ def _serve() -> None:
         os.chdir(folder)
         _function(before)(**arguments)
         gc.freeze()  # a child's collections need not look at what is here
-        if not os.fork():
+        with warnings.catch_warnings():
+            # Python 3.12 warns of threads: those of libraries, which wait and hold nothing.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            forked = os.fork()
+        if not forked:
             pid = os.fork()
             if not pid:
                 requests.detach()
