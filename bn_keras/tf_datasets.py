@@ -9,7 +9,7 @@ def is_dataset(value: Any) -> bool:
 
 
 def untuned(dataset: Any) -> Any:
-    """A dataset whose iterators end at once.
+    """A dataset whose iterators end at once, unless its own options ask for tuning.
 
     TensorFlow 2.21 tunes a dataset's parallel calls and buffers in a thread that sleeps for as long
     as its iterator has lived, up to a minute. Now and then the end of the iterator does not wake
@@ -20,6 +20,8 @@ def untuned(dataset: Any) -> Any:
     """
     import tensorflow as tf
 
+    if dataset.options().autotune.enabled is not None:
+        return dataset
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.with_options(options)

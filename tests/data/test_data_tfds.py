@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from bn_keras import BatchNorm, data
+from bn_keras import BatchNorm, data, tf_datasets
 from bn_keras.data.splits import DataError
 from bn_keras.surgery.recalibrate import recalibrate
 
@@ -82,6 +82,10 @@ def test_every_dataset_is_read_by_iterators_that_end_at_once(tiny, monkeypatch):
     data.from_python((pairs, pairs))
     recalibrate(keras.Sequential([keras.Input((4,)), BatchNorm()]), x)
     assert len(seen) > 3 and set(seen) == {False}
+    options = tf.data.Options()
+    options.autotune.enabled = True  # TensorFlow logs a warning where that is changed
+    asked_for = x.with_options(options)
+    assert tf_datasets.untuned(asked_for) is asked_for
 
 
 @pytest.mark.slow

@@ -355,8 +355,6 @@ ASKED = [
     ) for name in PROBES.names()
 ]
 LOOK_INSIDE = ("histograms", "layers", "units", "population_loss")
-
-
 OTHERS = [name for name in ASKED if name not in LOOK_INSIDE]
 
 
@@ -365,8 +363,8 @@ OTHERS = [name for name in ASKED if name not in LOOK_INSIDE]
     pytest.param(False, LOOK_INSIDE, ("none", "batch", "group"), id="inside a built one"),
     pytest.param(True, LOOK_INSIDE, ("none", "batch", "group"), id="inside a finished one"),
     # These run the net as it stands, whatever its normalizer: `batch` has most for them to do.
-    pytest.param(False, OTHERS, ("batch",), id="all of a built one"),
-    pytest.param(True, OTHERS, ("batch",), id="all of a finished one"),
+    pytest.param(False, OTHERS, ("batch",), id="others of a built one"),
+    pytest.param(True, OTHERS, ("batch",), id="others of a finished one"),
 ])
 @pytest.mark.parametrize("build", PLACES)
 def test_every_probe_looks_into_a_net_of_ones_own_or_is_refused_before_training(
