@@ -144,7 +144,10 @@ def _serve() -> None:
                 requests.detach()
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.setsid()
-                os.write(report, b"%d\n" % os.getpid())
+                try:
+                    os.write(report, b"%d\n" % os.getpid())
+                except BrokenPipeError:  # who asked has ended while this process imported
+                    os._exit(0)
                 os.close(report)
                 return _function(call)(**arguments, files=given)
             # Keeps the child's place: whoever waits for it can tell its end.
